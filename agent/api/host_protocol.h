@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the agent and its two companions on the host say to each other, as JSON lines (one object, '\n') over Unix sockets:
+//   godwit-runtime -> agent   /run/godwit/agent.sock            RuntimeRequest, answered by RuntimeReply
+//   agent -> godwit-guard     <work folder>/guard.sock          GuardCommand, answered by GuardReply
+// Host paths throughout; the agent sees the host through /proc/1/root where it does not mount the same path.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "agent/api/messages.h"
+#include "base/json.h"
+
+namespace godwit::agent_api {
+
+inline constexpr char kInstallFolder[] = "/opt/godwit";      // bin/, criu/, etc/runtime.json; written by the installer
+inline constexpr char kStateFolder[] = "/var/lib/godwit";    // permits/, migrations/, checkpoints/, restores/, journal/
+inline constexpr char kRuntimeSocket[] = "/run/godwit/agent.sock";
+inline constexpr char kMigrationAnnotation[] = "godwit.io/migration";  // value: UID of the Migration or Restore behind a pod
+
+// --- godwit-runtime -> agent -------------------------------------------------------------------------------------
+
+enum class RuntimeOp { kCreate, kRestored, kFailed };
+constexpr std::array<std::pair<RuntimeOp, absl::string_view>, 3> JsonNames(RuntimeOp) {
+  return {{{RuntimeOp::kCreate, "Create"}, {RuntimeOp::kRestored, "Restored"}, {RuntimeOp::kFailed, "Failed"}}};
+}
+// kCreate opens the conversation and is answered when the agent knows what to do (one connection a `create`; the agent
+// takes a closed connection for a runtime that died). After kRestore the runtime answers kRestored or kFailed, and the
+// agent says kDone (create succeeds, the container stands still) or kRefuse (the runtime destroys the container).
+struct RuntimeRequest {
+  RuntimeOp op = RuntimeOp::kCreate;
+  std::string sandbox_uid;   // io.kubernetes.cri.sandbox-uid, set by the container runtime, not by the pod
+  std::string container;     // io.kubernetes.cri.container-name
+  std::string container_id;
+  std::string bundle;
+  std::string cgroup;        // below the host's cgroup2 mount, from linux.cgroupsPath, with both drivers resolved
+  int64_t pid = 0;           // kRestored: the restored init process, in the host's pid namespace
+  std::string message;       // kFailed
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("op", self.op);
+    field("sandboxUID", self.sandbox_uid);
+    field("container", self.container);
+    field("containerID", self.container_id);
+    field("bundle", self.bundle);
+    field("cgroup", self.cgroup);
+    field("pid", self.pid);
+    field("message", self.message);
+  }
+};
+
+enum class RuntimeAction { kRun, kRestore, kDone, kRefuse };
+constexpr std::array<std::pair<RuntimeAction, absl::string_view>, 4> JsonNames(RuntimeAction) {
+  return {{{RuntimeAction::kRun, "Run"},
+           {RuntimeAction::kRestore, "Restore"},
+           {RuntimeAction::kDone, "Done"},
+           {RuntimeAction::kRefuse, "Refuse"}}};
+}
+struct RuntimeReply {
+  RuntimeAction action = RuntimeAction::kRefuse;
+  std::string images;   // kRestore: folder of CRIU images
+  std::string work;     // kRestore: folder for CRIU's logs
+  std::string message;  // kRefuse: becomes the container's failure message that kubectl describe shows
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("action", self.action);
+    field("images", self.images);
+    field("work", self.work);
+    field("message", self.message);
+  }
+};
+
+// kStateFolder/permits/<sandbox uid>/<container>: what `create` may do without asking, also when the agent is down.
+// Written by the agent with rename and fsync before the act. godwit-runtime reads it first:
+//   absent, no annotation  -> ordinary start
+//   absent, annotation     -> ask the agent (which refuses: no state for it)
+//   Waiting                -> ask the agent
+//   Aborted                -> fail at once with its message
+//   Spent                  -> the restored copy ran: ordinary fresh start
+enum class PermitState { kWaiting, kAborted, kSpent };
+constexpr std::array<std::pair<PermitState, absl::string_view>, 3> JsonNames(PermitState) {
+  return {{{PermitState::kWaiting, "Waiting"}, {PermitState::kAborted, "Aborted"}, {PermitState::kSpent, "Spent"}}};
+}
+struct PermitFile {
+  PermitState state = PermitState::kWaiting;
+  std::string migration_uid;  // of the Migration or Restore
+  std::string message;        // kAborted
+  absl::Duration create_limit;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("state", self.state);
+    field.Required("migrationUID", self.migration_uid);
+    field("message", self.message);
+    field("createLimit", self.create_limit);
+  }
+};
+
+// kInstallFolder/etc/runtime.json, written by the installer.
+struct RuntimeConfig {
+  std::string runtime;        // the node's ordinary OCI runtime, e.g. /usr/sbin/runc
+  std::string cgroup_root;    // where cgroup2 is mounted on the host
+  bool systemd_cgroup = false;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("runtime", self.runtime);
+    field("cgroupRoot", self.cgroup_root);
+    field("systemdCgroup", self.systemd_cgroup);
+  }
+};
+
+// --- agent -> godwit-guard ---------------------------------------------------------------------------------------
+
+// One container as the guard needs it.
+struct GuardContainer {
+  std::string name;
+  std::string id;         // the OCI runtime's id
+  std::string cgroup;     // absolute path of its cgroup2 folder on the host
+  std::string runc_root;  // runc --root
+  int64_t init_pid = 0;   // host pid namespace; the guard checks that it is still in `cgroup`
+  std::string images;     // where the dump goes
+  std::string work;       // CRIU's log
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("name", self.name);
+    field.Required("id", self.id);
+    field.Required("cgroup", self.cgroup);
+    field.Required("runcRoot", self.runc_root);
+    field.Required("initPID", self.init_pid);
+    field.Required("images", self.images);
+    field.Required("work", self.work);
+  }
+};
+
+// godwit-guard --spec FILE. One guard for each freeze of a pod. It thaws by itself when its agent's connection ends or the
+// freeze limit passes, unless it has ceded. It alone writes `journal` (agent/journal records: FROZEN, CEDED, ABORTED, DONE).
+struct GuardSpec {
+  std::string migration_uid;  // of the Migration or Checkpoint
+  std::string socket;         // where it listens
+  std::string journal;        // file
+  std::string log;            // file for its own log
+  std::string runtime;        // runc
+  std::string criu_folder;    // put first in PATH for runc: kInstallFolder/criu
+  absl::Duration freeze_limit;
+  std::vector<GuardContainer> containers;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("migrationUID", self.migration_uid);
+    field.Required("socket", self.socket);
+    field.Required("journal", self.journal);
+    field.Required("log", self.log);
+    field.Required("runtime", self.runtime);
+    field.Required("criuFolder", self.criu_folder);
+    field.Required("freezeLimit", self.freeze_limit);
+    field.Required("containers", self.containers);
+  }
+};
+
+// kFreeze: freezes all cgroups. kDump: dumps `container`, which stays frozen. kCede: writes CEDED; from then on it
+// thaws only on kTargetAborted. kThaw: journals ABORTED, thaws (also the ordinary end of a checkpoint). kKill: only when ceded: cgroup.kill,
+// waits until the processes are gone, writes DONE. kStatus changes nothing. After kThaw, kTargetAborted and kKill it exits.
+enum class GuardOp { kFreeze, kDump, kCede, kThaw, kTargetAborted, kKill, kStatus };
+constexpr std::array<std::pair<GuardOp, absl::string_view>, 7> JsonNames(GuardOp) {
+  return {{{GuardOp::kFreeze, "Freeze"},
+           {GuardOp::kDump, "Dump"},
+           {GuardOp::kCede, "Cede"},
+           {GuardOp::kThaw, "Thaw"},
+           {GuardOp::kTargetAborted, "TargetAborted"},
+           {GuardOp::kKill, "Kill"},
+           {GuardOp::kStatus, "Status"}}};
+}
+struct GuardCommand {
+  GuardOp op = GuardOp::kStatus;
+  std::string container;  // kDump
+  std::string message;    // kThaw, kTargetAborted: why
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("op", self.op);
+    field("container", self.container);
+    field("message", self.message);
+  }
+};
+struct GuardReply {
+  bool ok = false;
+  SourceState state = SourceState::kNone;
+  std::string reason;   // CamelCase, when not ok: "PendingSignal", "ExecInFlight", "DumpFailed", "FreezeLimit", ...
+  std::string message;  // when not ok; for a failed dump with the telling lines of CRIU's log
+  absl::Time frozen_at;
+  absl::Duration frozen_for;  // since the freeze began, monotonic
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("ok", self.ok);
+    field.Required("state", self.state);
+    field("reason", self.reason);
+    field("message", self.message);
+    field("frozenAt", self.frozen_at);
+    field("frozenFor", self.frozen_for);
+  }
+};
+
+}  // namespace godwit::agent_api

@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: Apache-2.0
+// What controller and agent say to each other: JSON over HTTPS with client certificates (docs/agent-api.md).
+// The controller names everything; an agent knows of Kubernetes only what stands here. Every request can be repeated:
+// the same PUT twice is one piece of work. Sizes are bytes, durations Go notation ("1.5s"), times RFC 3339.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "base/json.h"
+
+namespace godwit::agent_api {
+
+inline constexpr int kDefaultApiPort = 9551;      // HTTPS, controller only
+inline constexpr int kDefaultStreamPort = 9552;   // TLS, agent to agent (agent/transfer)
+inline constexpr int kDefaultMetricsPort = 9553;  // HTTP, Prometheus
+
+// The error body of every answer that is not 2xx: {"error":{"reason":"NotFound","message":"..."}}.
+struct ErrorBody {
+  struct Error {
+    std::string reason;   // absl status code in CamelCase: NotFound, FailedPrecondition, ResourceExhausted, ...
+    std::string message;  // for a person
+    template <class Self, class V>
+    static void Fields(Self& self, V& field) {
+      field.Required("reason", self.reason);
+      field.Required("message", self.message);
+    }
+    bool operator==(const Error&) const = default;
+  };
+  Error error;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("error", self.error);
+  }
+};
+
+struct PodName {
+  std::string name_space;
+  std::string name;
+  std::string uid;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("namespace", self.name_space);
+    field.Required("name", self.name);
+    field.Required("uid", self.uid);
+  }
+  bool operator==(const PodName&) const = default;
+};
+
+// One container of a running pod, as its status in the API server says.
+struct ContainerRef {
+  std::string name;
+  std::string id;  // as in status.containerStatuses[].containerID, e.g. "containerd://3f2a..."
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("name", self.name);
+    field("id", self.id);
+  }
+  bool operator==(const ContainerRef&) const = default;
+};
+
+// Something preflight found. Blocking findings refuse the migration or checkpoint.
+enum class Severity { kInfo, kWarning, kBlocking };
+constexpr std::array<std::pair<Severity, absl::string_view>, 3> JsonNames(Severity) {
+  return {{{Severity::kInfo, "Info"}, {Severity::kWarning, "Warning"}, {Severity::kBlocking, "Blocking"}}};
+}
+struct Finding {
+  std::string id;  // stable, CamelCase: "IoUring", "DeviceFile", "ArchitectureMismatch"
+  Severity severity = Severity::kInfo;
+  std::string container;  // empty: the pod or the node
+  std::string message;    // a sentence: what was found, and where
+  std::string remedy;     // a sentence: what a person can do
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("id", self.id);
+    field.Required("severity", self.severity);
+    field("container", self.container);
+    field.Required("message", self.message);
+    field("remedy", self.remedy);
+  }
+  bool operator==(const Finding&) const = default;
+};
+
+// GET /v1/node
+struct NodeInfo {
+  std::string node;          // the name in the agent's certificate
+  std::string version;       // Godwit's
+  std::string architecture;  // amd64 or arm64
+  std::string kernel;        // uname -r
+  std::string criu_version;
+  std::string runc_version;
+  bool runtime_ready = false;     // the container runtime knows the handler "godwit"
+  int64_t memory_available = 0;   // MemAvailable
+  int64_t storage_available = 0;  // free bytes where images are written
+  int64_t images_bytes = 0;       // bytes that Godwit holds there
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("node", self.node);
+    field.Required("version", self.version);
+    field.Required("architecture", self.architecture);
+    field.Required("kernel", self.kernel);
+    field("criuVersion", self.criu_version);
+    field("runcVersion", self.runc_version);
+    field("runtimeReady", self.runtime_ready);
+    field("memoryAvailable", self.memory_available);
+    field("storageAvailable", self.storage_available);
+    field("imagesBytes", self.images_bytes);
+  }
+};
+
+// POST /v1/preflight: looks at a pod that runs here, before anything is touched.
+struct PreflightRequest {
+  PodName pod;
+  std::vector<ContainerRef> containers;
+  std::vector<std::string> empty_dirs;  // names of the pod's emptyDir volumes
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("pod", self.pod);
+    field.Required("containers", self.containers);
+    field("emptyDirs", self.empty_dirs);
+  }
+};
+struct PreflightReport {
+  std::vector<Finding> findings;
+  int64_t memory_bytes = 0;  // resident anonymous and shared memory that would move
+  int64_t file_bytes = 0;    // writable layers and emptyDirs that would move
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("findings", self.findings);
+    field("memoryBytes", self.memory_bytes);
+    field("fileBytes", self.file_bytes);
+  }
+};
+
+// PUT /v1/migrations/{uid}/target: the permit. From now on `create` of these containers in this pod waits for the state
+// of migration {uid}, which only the agent of `source_node` may bring.
+struct TargetSpec {
+  PodName migration;
+  PodName pod;  // the target pod; its uid is the sandbox UID that the container runtime reports
+  std::vector<std::string> containers;  // in the order in which kubelet starts them
+  std::string source_node;
+  int64_t expected_bytes = 0;    // memory_bytes + file_bytes of preflight; checked against what is free here
+  absl::Duration create_limit;   // the longest that one `create` may wait (below kubelet's runtimeRequestTimeout)
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("migration", self.migration);
+    field.Required("pod", self.pod);
+    field.Required("containers", self.containers);
+    field.Required("sourceNode", self.source_node);
+    field("expectedBytes", self.expected_bytes);
+    field("createLimit", self.create_limit);
+  }
+  bool operator==(const TargetSpec&) const = default;
+};
+
+// PUT /v1/migrations/{uid}/source: freeze, dump, send, and commit or abort with the target agent. Sent when the first
+// container of the target pod waits in `create`.
+struct SourceSpec {
+  PodName migration;
+  PodName pod;
+  PodName target_pod;
+  std::vector<ContainerRef> containers;  // in the order in which kubelet starts them
+  std::vector<std::string> empty_dirs;
+  std::string target_node;     // the name that the target agent's certificate must carry
+  std::string target_address;  // ip:port of its stream
+  absl::Duration freeze_limit;  // the longest freeze; the source thaws by itself then (design: tightest liveness probe)
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("migration", self.migration);
+    field.Required("pod", self.pod);
+    field.Required("targetPod", self.target_pod);
+    field.Required("containers", self.containers);
+    field("emptyDirs", self.empty_dirs);
+    field.Required("targetNode", self.target_node);
+    field.Required("targetAddress", self.target_address);
+    field.Required("freezeLimit", self.freeze_limit);
+  }
+  bool operator==(const SourceSpec&) const = default;
+};
+
+// One step of a freeze, in the order in which they ran. Offset and duration are from a monotonic clock.
+struct FreezeStep {
+  std::string name;  // "freeze", "dump", "files", "send", "restore", "commit", ...
+  std::string container;
+  absl::Duration offset;  // from the beginning of the freeze
+  absl::Duration duration;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("name", self.name);
+    field("container", self.container);
+    field("offset", self.offset);
+    field("duration", self.duration);
+  }
+  bool operator==(const FreezeStep&) const = default;
+};
+
+enum class SourceState { kNone, kOpen, kFrozen, kCeded, kDone, kAborted };
+constexpr std::array<std::pair<SourceState, absl::string_view>, 6> JsonNames(SourceState) {
+  return {{{SourceState::kNone, "None"},
+           {SourceState::kOpen, "Open"},
+           {SourceState::kFrozen, "Frozen"},
+           {SourceState::kCeded, "Ceded"},
+           {SourceState::kDone, "Done"},
+           {SourceState::kAborted, "Aborted"}}};
+}
+enum class TargetState { kNone, kOpen, kPrepared, kRunning, kAborted };
+constexpr std::array<std::pair<TargetState, absl::string_view>, 5> JsonNames(TargetState) {
+  return {{{TargetState::kNone, "None"},
+           {TargetState::kOpen, "Open"},
+           {TargetState::kPrepared, "Prepared"},
+           {TargetState::kRunning, "Running"},
+           {TargetState::kAborted, "Aborted"}}};
+}
+
+// GET /v1/migrations/{uid}/source
+struct SourceStatus {
+  SourceState state = SourceState::kNone;
+  bool target_running = false;  // the target has said that RUNNING is durable there
+  std::string reason;           // CamelCase, when aborted
+  std::string message;          // for a person, when aborted
+  absl::Time frozen_at;
+  absl::Duration freeze;  // so far, or in all when the target runs or the source is thawed
+  std::vector<FreezeStep> steps;
+  int64_t memory_bytes = 0;  // sent: page images
+  int64_t file_bytes = 0;    // sent: writable layers, emptyDirs
+  int64_t wire_bytes = 0;    // sent: everything, frames included
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("state", self.state);
+    field("targetRunning", self.target_running);
+    field("reason", self.reason);
+    field("message", self.message);
+    field("frozenAt", self.frozen_at);
+    field("freeze", self.freeze);
+    field("steps", self.steps);
+    field("memoryBytes", self.memory_bytes);
+    field("fileBytes", self.file_bytes);
+    field("wireBytes", self.wire_bytes);
+  }
+};
+
+// GET /v1/migrations/{uid}/target and GET /v1/restores/{uid}
+struct TargetStatus {
+  TargetState state = TargetState::kNone;
+  std::string reason;
+  std::string message;
+  std::vector<std::string> waiting;   // containers whose `create` waits now
+  std::vector<std::string> restored;  // containers that stand restored and still
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("state", self.state);
+    field("reason", self.reason);
+    field("message", self.message);
+    field("waiting", self.waiting);
+    field("restored", self.restored);
+  }
+};
+
+// POST /v1/migrations/{uid}/source/abort and .../target/abort, POST /v1/restores/{uid}/abort
+struct AbortRequest {
+  std::string reason;
+  std::string message;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("reason", self.reason);
+    field("message", self.message);
+  }
+};
+
+// POST /v1/migrations/{uid}/source/finish (no body): kills the frozen source with cgroup.kill; only in state Ceded with
+// target_running, else FailedPrecondition. DELETE /v1/migrations/{uid}/source, .../target: forgets a finished or aborted
+// side and removes what it wrote; the permit of a running pod stays as "fresh start" until its sandbox is gone.
+
+// PUT /v1/checkpoints/{uid}: freeze, dump, thaw, then write one archive a container.
+struct CheckpointSpec {
+  PodName checkpoint;
+  PodName pod;
+  std::vector<ContainerRef> containers;
+  std::vector<std::string> empty_dirs;
+  absl::Duration freeze_limit;
+  json::Raw pod_manifest;  // the pod as the controller wants it made again; kept in the archive, opaque to the agent
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("checkpoint", self.checkpoint);
+    field.Required("pod", self.pod);
+    field.Required("containers", self.containers);
+    field("emptyDirs", self.empty_dirs);
+    field.Required("freezeLimit", self.freeze_limit);
+    field("podManifest", self.pod_manifest);
+  }
+};
+
+enum class CheckpointState { kNone, kRunning, kReady, kFailed };
+constexpr std::array<std::pair<CheckpointState, absl::string_view>, 4> JsonNames(CheckpointState) {
+  return {{{CheckpointState::kNone, "None"},
+           {CheckpointState::kRunning, "Running"},
+           {CheckpointState::kReady, "Ready"},
+           {CheckpointState::kFailed, "Failed"}}};
+}
+
+// One archive: a tar file that `checkpointctl` reads.
+struct Archive {
+  std::string container;
+  std::string path;    // on the node
+  int64_t size = 0;    // bytes
+  std::string digest;  // "sha256:<hex>" of the file
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("container", self.container);
+    field.Required("path", self.path);
+    field.Required("size", self.size);
+    field.Required("digest", self.digest);
+  }
+  bool operator==(const Archive&) const = default;
+};
+
+// GET /v1/checkpoints/{uid}; GET /v1/checkpoints/{uid}/manifest gives the pod manifest; DELETE removes the archives.
+struct CheckpointStatus {
+  CheckpointState state = CheckpointState::kNone;
+  std::string reason;
+  std::string message;
+  absl::Time frozen_at;
+  absl::Duration freeze;
+  std::string criu_version;
+  int64_t memory_bytes = 0;
+  std::vector<Archive> archives;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("state", self.state);
+    field("reason", self.reason);
+    field("message", self.message);
+    field("frozenAt", self.frozen_at);
+    field("freeze", self.freeze);
+    field("criuVersion", self.criu_version);
+    field("memoryBytes", self.memory_bytes);
+    field("archives", self.archives);
+  }
+};
+
+// PUT /v1/restores/{uid}: a permit that is filled from a checkpoint's archives: those here, or those of another node,
+// fetched over the stream and verified against their digests before anything is restored. DELETE forgets it.
+struct RestoreSpec {
+  PodName restore;
+  PodName pod;  // the new pod
+  std::string checkpoint_uid;
+  std::vector<Archive> archives;  // as in the Checkpoint's status, in the order in which kubelet starts the containers
+  std::string archive_node;
+  std::string archive_address;  // ip:port of that node's agent's stream; unused when it is this node
+  absl::Duration create_limit;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("restore", self.restore);
+    field.Required("pod", self.pod);
+    field.Required("checkpointUID", self.checkpoint_uid);
+    field.Required("archives", self.archives);
+    field.Required("archiveNode", self.archive_node);
+    field("archiveAddress", self.archive_address);
+    field("createLimit", self.create_limit);
+  }
+  bool operator==(const RestoreSpec&) const = default;
+};
+
+}  // namespace godwit::agent_api

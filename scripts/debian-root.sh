@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Makes one of the Debian 13 root file systems that everything is built and tested in, and prints its path.
+#   debian-root.sh build      compilers and libraries (amd64), with the arm64 cross compiler and Go
+#   debian-root.sh node       what a node and the control plane of the test cluster run
+#   debian-root.sh sysroot    arm64 headers and libraries for the cross build (unpacked only, nothing runs in it)
+# A root lies in the cache under a name that holds a hash of its recipe: changing the recipe makes a new one.
+# CRIU and runc come from Debian testing: trixie's criu 4.1.1 cannot dump sockets on kernels >= 6.16.
+. "$(dirname "$0")/lib.sh"
+
+MIN_CRIU=4.2.1 MIN_RUNC=1.3.6
+
+BUILD_PACKAGES="build-essential g++ g++-aarch64-linux-gnu cmake ninja-build ccache pkgconf git ca-certificates
+ clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev golang-go python3 python3-yaml jq xz-utils zstd cpio patchelf protobuf-compiler
+ protobuf-c-compiler spin"
+LIBRARY_PACKAGES="libcpp-httplib-dev libabsl-dev prometheus-cpp-dev rapidjson-dev libcurl4-openssl-dev libssl-dev
+ libgtest-dev libgmock-dev libprotobuf-dev libyaml-cpp-dev libarchive-dev libzstd-dev liblz4-dev libxxhash-dev
+ libcli11-dev zlib1g-dev libbrotli-dev libstdc++-14-dev"
+NODE_PACKAGES="iproute2 nftables iptables kmod procps jq curl openssl ca-certificates util-linux busybox-static python3 psmisc
+ containernetworking-plugins etcd-server docker-registry prometheus checkpointctl skopeo redis-server redis-tools
+ postgresql conntrack socat strace less"
+TESTING_PACKAGES="criu libcompel1 libnet9 runc"
+
+name=${1:?usage: debian-root.sh build|node|sysroot}
+case $name in
+  build) recipe="$BUILD_PACKAGES $LIBRARY_PACKAGES" arch=amd64 ;;
+  node) recipe="$NODE_PACKAGES testing:$TESTING_PACKAGES" arch=amd64 ;;
+  sysroot) recipe="$LIBRARY_PACKAGES libc6-dev" arch=arm64 ;;
+  *) die "no such root: $name" ;;
+esac
+hash=$(echo "trixie 1 $arch $recipe" | sha256sum | cut -c1-12)
+root=$CACHE/roots/$name-$hash
+[ ! -e "$root/.complete" ] || { echo "$root"; exit 0; }
+
+need_root
+ensure_host_packages debootstrap=debootstrap xz=xz-utils
+mkdir -p "$CACHE/roots" "$CACHE/log"
+exec 9>"$CACHE/roots/$name.lock"; flock 9
+[ ! -e "$root/.complete" ] || { echo "$root"; exit 0; }
+log=$CACHE/log/root-$name.log
+say "making the Debian 13 root '$name' (a few minutes; log in $log)"
+rm -rf --one-file-system "$root"
+
+# In the root: run a command with /proc there and no service ever started.
+in_root() { unshare -m --propagation private sh -c 'mount -t proc proc "$0/proc"; r=$0; exec chroot "$r" "$@"' "$root" "$@"; }
+
+# A mirror's copy of testing can be older than its Release file's validity: what we took is recorded by hash instead.
+testing_packages() {
+  printf 'deb %s trixie main\ndeb [check-valid-until=no] %s testing main\n' "$MIRROR" "$MIRROR" >"$root/etc/apt/sources.list"
+  printf 'Package: *\nPin: release n=trixie\nPin-Priority: 900\n\nPackage: *\nPin: release a=testing\nPin-Priority: 100\n' >"$root/etc/apt/preferences.d/godwit"
+  in_root apt-get update -qq
+  in_root apt-get install -y -qq --no-install-recommends -t testing $TESTING_PACKAGES
+  local have
+  have=$(in_root dpkg-query -W -f '${Version}' criu)
+  dpkg --compare-versions "$have" ge "$MIN_CRIU" || die "Debian testing offers criu $have; Godwit needs $MIN_CRIU or newer"
+  have=$(in_root dpkg-query -W -f '${Version}' runc)
+  dpkg --compare-versions "$have" ge "$MIN_RUNC" || die "Debian testing offers runc $have; Godwit needs $MIN_RUNC or newer"
+  in_root sh -c "dpkg-query -W $TESTING_PACKAGES; sha256sum /usr/sbin/criu /usr/sbin/runc" >"$root/.testing-versions"
+}
+
+make_root() {
+  if [ "$name" = sysroot ]; then
+    # Foreign architecture: unpack the packages and their dependencies, run nothing.
+    debootstrap --arch=arm64 --foreign --variant=minbase --include="$(echo $recipe | tr ' ' ',')" trixie "$root" "$MIRROR"
+    for deb in "$root"/var/cache/apt/archives/*.deb; do dpkg-deb -x "$deb" "$root"; done
+    rm -rf "$root"/var/cache/apt/archives/*.deb "$root/debootstrap" "$root"/usr/share/doc "$root"/usr/share/man
+    # Absolute links would lead out of the sysroot.
+    find "$root/usr/lib" -type l -lname '/*' | while read -r link; do ln -sfn "$root$(readlink "$link")" "$link"; done
+  else
+    debootstrap --variant=minbase trixie "$root" "$MIRROR"
+    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"; chmod 755 "$root/usr/sbin/policy-rc.d"
+    cp -L /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null || true
+    in_root apt-get update -qq
+    in_root apt-get install -y -qq --no-install-recommends $(echo "$recipe" | sed 's/testing:.*//')
+    [ "$name" != node ] || testing_packages
+    in_root apt-get clean
+    # The machine's own certificate authorities, so that downloads through its proxies work in the root too.
+    [ ! -d /usr/local/share/ca-certificates ] || cp -rL /usr/local/share/ca-certificates "$root/usr/local/share/" 2>/dev/null || true
+    in_root update-ca-certificates || true
+    rm -rf "$root"/usr/share/doc "$root"/usr/share/man
+  fi
+}
+
+set +e # so that errexit works inside the subshell (it is off in a tested command)
+(set -e; make_root) >"$log" 2>&1 </dev/null 9>&-
+status=$?
+set -e
+[ $status = 0 ] || { tail -20 "$log" >&2; die "could not make the root '$name': see $log"; }
+touch "$root/.complete"
+say "root '$name' is ready: $root"
+echo "$root"
