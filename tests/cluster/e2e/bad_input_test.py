@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can be wrong before or in a migration: a clear message, and the source pod untouched."""
+
+import json
+
+from cluster import SYSTEM, ClusterTest, counts, kubectl, on_node, wait
+
+# What CRIU cannot dump: a process that holds an io_uring.
+IO_URING = r"""
+import ctypes, time
+libc = ctypes.CDLL(None, use_errno=True); params = (ctypes.c_char * 120)()
+fd = libc.syscall(425, 4, params); print("io_uring", fd, flush=True); n = 0
+while True: n += 1; print("count", n, "at", time.time(), flush=True); time.sleep(0.05)
+"""
+
+
+class BadInputTest(ClusterTest):
+    def untouched(self, pod):
+        """The source runs on: the same containers, no restart, still counting."""
+        now = counts(self.log(pod))[-1][0]
+        wait(f"{pod} to count on", lambda: counts(self.log(pod))[-1][0] > now + 10)
+        for status in self.get("pod", pod)["status"]["containerStatuses"]:
+            self.assertEqual(status["restartCount"], 0)
+
+    def refuses(self, name, pod, node, *words, **spec):
+        self.apply(self.migration(name, pod, node, **spec))
+        reason, message = self.failed("migration", name)
+        print(f"    {reason}: {message}")
+        for word in words:
+            self.assertIn(word, message)
+        self.assertFalse([p for p in self.list("pods") if p["metadata"].get("annotations", {}).get("godwit.io/migration")
+                          and not p["metadata"].get("deletionTimestamp")], "a target pod is left")
+
+    def test_nonsense_is_refused_at_apply(self):
+        node = self.nodes[0]
+        both = self.migration("x", "p", node)
+        both["spec"]["target"]["nodeSelector"] = {"a": "b"}
+        neither = self.migration("x", "p", node)
+        neither["spec"]["target"] = {}
+        nobody = self.migration("x", "", node)
+        for obj, word in ((both, "nodeName"), (neither, "nodeName"), (nobody, "podRef.name"),
+                          (self.migration("x", "p", node, strategy="Teleport"), "strategy"),
+                          (self.migration("x", "p", node, timeout="soon"), "timeout")):
+            message = self.refused(obj)
+            print("   ", message.strip().splitlines()[-1])
+            self.assertIn(word, message)
+
+    def test_the_spec_of_a_migration_stays_as_it_was(self):
+        self.apply(self.migration("fixed", "p", self.nodes[0]))
+        self.assertIn("immutable", self.refused(self.migration("fixed", "q", self.nodes[0])))
+
+    def test_no_such_pod(self):
+        self.refuses("ghost", "nobody", self.nodes[1], "nobody")
+
+    def test_a_pod_that_does_not_run(self):
+        self.apply(self.pod("done", self.nodes[0], {**self.container(), "command": ["true"]}, restartPolicy="Never"))
+        wait("it to end", lambda: self.get("pod", "done")["status"].get("phase") == "Succeeded")
+        self.refuses("move-done", "done", self.nodes[1], "not running")
+
+    def test_bad_targets(self):
+        a = self.nodes[0]
+        self.start(self.pod("stay", a))
+        self.refuses("to-nowhere", "stay", "no-such-node", "no-such-node")
+        self.refuses("to-itself", "stay", a, "already")
+        # A Node object without a machine behind it: not ready, no agent.
+        kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "hollow"}}))
+        self.addCleanup(kubectl, "delete", "node", "hollow", check=False)
+        self.refuses("to-hollow", "stay", "hollow", "hollow", "not ready")
+        self.untouched("stay")
+
+    def test_a_second_migration_of_the_same_pod(self):
+        a, b = self.nodes[:2]
+        self.start(self.pod("wanted", a, self.container(env={"MIB": 256})))
+        self.apply(self.migration("first", "wanted", b), self.migration("second", "wanted", b))
+        outcomes = {n: self.finished("migration", n) for n in ("first", "second")}
+        phases = sorted(o["status"]["phase"] for o in outcomes.values())
+        self.assertEqual(phases, ["Failed", "Succeeded"])
+        loser = next(o for o in outcomes.values() if o["status"]["phase"] == "Failed")
+        self.assertRegex(json.dumps(loser["status"]["conditions"]), "first|second")
+        self.assertRunsOnce("wanted")
+
+    def test_what_criu_cannot_dump(self):
+        a, b = self.nodes[:2]
+        pod = self.start(self.pod("uring", a, self.container("app", IO_URING)))
+        if "io_uring -1" in self.log("uring"):
+            self.skipTest("this kernel refuses io_uring to containers")
+        self.refuses("move-uring", "uring", b, "io_uring")
+        self.untouched("uring")
+
+    def test_volumes_and_owners_that_stay(self):
+        a, b = self.nodes[:2]
+        mount = [{"name": "v", "mountPath": "/v"}]
+        self.start(self.pod("rooted", a, self.container(volumeMounts=mount), volumes=[{"name": "v", "hostPath": {"path": "/tmp"}}]))
+        self.refuses("move-rooted", "rooted", b, "hostPath")
+        self.untouched("rooted")
+        self.apply({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"}, "spec": {
+            "replicas": 1, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
+            "template": {"metadata": {"labels": {"app": "db"}}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [self.container()]}}}})
+        self.running("db-0")
+        at = self.get("pod", "db-0")["spec"]["nodeName"]
+        self.refuses("move-db", "db-0", b if at == a else a, "StatefulSet")
+
+    def test_the_image_is_missing_on_the_target(self):
+        a, b = self.nodes[:2]
+        # The target can never pull it: the pull policy forbids it, and only the source has this name.
+        on_node(a, "ctr", "-n", "k8s.io", "images", "tag", self.container()["image"], f"only-here.test/{self.namespace}:1")
+        self.start(self.pod("pinned", a, self.container(image=f"only-here.test/{self.namespace}:1", imagePullPolicy="Never")))
+        self.refuses("move-pinned", "pinned", b, "image")
+        self.untouched("pinned")
+
+    def test_no_room_on_the_target(self):
+        a, b = self.nodes[:2]
+        self.start(self.pod("fat", a, self.container(env={"MIB": 512})))
+        # Where the images would go, the target has a small disk.
+        on_node(b, "mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", "/var/lib/godwit/migrations")
+        self.addCleanup(on_node, b, "umount", "/var/lib/godwit/migrations")
+        self.refuses("move-fat", "fat", b, "MiB")
+        self.untouched("fat")
+
+    def test_an_annotation_without_a_migration_behind_it(self):
+        pod = self.pod("impostor", self.nodes[0], metadata={"annotations": {"godwit.io/migration": "00000000-0000-0000-0000-000000000000"}},
+                       runtimeClassName="godwit")
+        self.apply(pod)
+
+        def refused():
+            statuses = self.get("pod", "impostor")["status"].get("containerStatuses", [])
+            return next((t["message"] for s in statuses for t in (s["state"].get("terminated"), s["state"].get("waiting"), s["lastState"].get("terminated"))
+                         if t and "no state" in t.get("message", "")), None)
+        print("   ", wait("the refusal", refused))
+
+    def test_the_agent_is_unreachable(self):
+        a, b = self.nodes[:2]
+        self.start(self.pod("lonely", a))
+        # The target's agent stops answering (the process stands still), so does its port.
+        pid = on_node(b, "sh", "-c", "for p in /proc/[0-9]*; do [ \"$(cat $p/comm)\" = godwit-agent ] && echo ${p#/proc/}; done; true").split()
+        self.assertTrue(pid)
+        on_node(b, "kill", "-STOP", *pid)
+        try:
+            self.refuses("move-lonely", "lonely", b, "agent")
+        finally:
+            on_node(b, "kill", "-CONT", *pid)
+        self.untouched("lonely")
+        wait("the agent to be ready again", lambda: json.loads(kubectl("-n", SYSTEM, "get", "ds", "godwit-agent", "-o", "json"))["status"].get("numberReady") ==
+             json.loads(kubectl("-n", SYSTEM, "get", "ds", "godwit-agent", "-o", "json"))["status"].get("desiredNumberScheduled"), 120)

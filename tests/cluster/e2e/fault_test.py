@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens when things die, or take too long, in the middle."""
+
+import json
+import os
+import random
+import time
+
+from cluster import SYSTEM, ClusterTest, counts, kubectl, on_node, wait
+
+
+class FaultTest(ClusterTest):
+    def switching(self, name):
+        wait(f"{name} to be under way", lambda: self.get("migration", name).get("status", {}).get("phase") in ("Preparing", "Switching"), 60, 0.02)
+
+    def goes_on(self, pod):
+        now = counts(self.log(pod))[-1][0]
+        wait(f"{pod} to count on", lambda: counts(self.log(pod))[-1][0] > now + 10)
+
+    def test_the_controller_dies_at_random_moments(self):
+        a, b = self.nodes[:2]
+        rounds = int(os.environ.get("GODWIT_CONTROLLER_KILLS", "3"))
+        self.start(self.pod("steady", a, self.container(env={"MIB": 64})))
+        outcomes = []
+        for i in range(rounds):
+            pod = self.assertRunsOnce("steady")
+            name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+            self.apply(self.migration(f"kill-{i}", name, b if node == a else a))
+            time.sleep(random.uniform(0, 4))
+            victims = kubectl("-n", SYSTEM, "get", "pods", "-l", "app.kubernetes.io/component=controller", "-o", "name").split()
+            kubectl("-n", SYSTEM, "delete", "--grace-period=0", "--force", *victims)
+            phase = self.finished("migration", f"kill-{i}", 240)["status"]["phase"]
+            outcomes.append(phase)
+            survivor = wait("one pod", lambda: len([p for p in self.list("pods") if p["status"].get("phase") == "Running"]) == 1, 60) and self.assertRunsOnce("steady")
+            self.assertEqual(survivor["status"]["containerStatuses"][0]["restartCount"], 0)
+            self.goes_on(survivor["metadata"]["name"])
+        print("   ", outcomes)
+
+    def test_a_migration_deleted_halfway_leaves_one_pod(self):
+        a, b = self.nodes[:2]
+        self.start(self.pod("undecided", a, self.container(env={"MIB": 256})))
+        self.apply(self.migration("halfway", "undecided", b))
+        self.switching("halfway")
+        kubectl("-n", self.namespace, "delete", "migration", "halfway", "--timeout=120s")
+        wait("one pod to be left", lambda: len([p for p in self.list("pods")]) == 1, 60)
+        self.goes_on(self.assertRunsOnce("undecided")["metadata"]["name"])
+
+    def test_the_target_pod_deleted_while_it_waits_goes_away(self):
+        a, b = self.nodes[:2]
+        self.start(self.pod("patient", a, self.container(env={"MIB": 512})))
+        self.apply(self.migration("interrupted", "patient", b))
+        target = wait("the target pod", lambda: (self.get("migration", "interrupted").get("status") or {}).get("targetPodName"), 60, 0.05)
+        kubectl("-n", self.namespace, "delete", "pod", target, "--wait=false")
+        phase = self.finished("migration", "interrupted")["status"]["phase"]
+        self.assertEqual(phase, "Failed")
+        wait("the target pod to go", lambda: self.get("pod", target) is None, 60)
+        self.goes_on("patient")
+
+    def test_the_source_pod_deleted_in_the_middle(self):
+        a, b = self.nodes[:2]
+        self.start(self.pod("leaving", a, self.container(env={"MIB": 512})))
+        self.apply(self.migration("too-late", "leaving", b))
+        self.switching("too-late")
+        kubectl("-n", self.namespace, "delete", "pod", "leaving", "--wait=false")
+        done = self.finished("migration", "too-late")
+        print("   ", done["status"]["phase"], done["status"]["conditions"][-1].get("message"))
+        self.assertLessEqual(len([p for p in self.list("pods") if p["status"].get("phase") == "Running"]), 1)
+
+    def agents(self, node):
+        pods = json.loads(kubectl("-n", SYSTEM, "get", "pods", "-l", "app.kubernetes.io/component=agent", "-o", "json"))["items"]
+        return [p for p in pods if p["spec"]["nodeName"] == node]
+
+    def test_an_agent_that_dies_in_the_middle_leaves_one_copy(self):
+        a, b = self.nodes[:2]
+        for victim in (a, b):
+            with self.subTest(agent=victim):
+                name = f"shaken-{victim}"
+                self.start(self.pod(name, a, self.container(env={"MIB": 512})))
+                self.apply(self.migration(f"move-{name}", name, b))
+                wait("the switch", lambda: self.get("migration", f"move-{name}").get("status", {}).get("phase") == "Switching", 60, 0.02)
+                pid = on_node(victim, "sh", "-c", "for p in /proc/[0-9]*; do [ \"$(cat $p/comm)\" = godwit-agent ] && echo ${p#/proc/}; done; true").split()
+                on_node(victim, "kill", "-9", *pid)
+                done = self.finished("migration", f"move-{name}", 240)
+                print("   ", victim, done["status"]["phase"], done["status"]["conditions"][-1].get("message"))
+                wait("one copy", lambda: len([p for p in self.list("pods") if p["metadata"]["name"].startswith(name) and p["status"].get("phase") == "Running"]) == 1, 90)
+                self.goes_on(self.assertRunsOnce(name)["metadata"]["name"])
+                wait("the agent to be back", lambda: all(p["status"].get("containerStatuses") and p["status"]["containerStatuses"][0]["ready"] for p in self.agents(victim)), 120)
+
+    def test_the_time_limit_of_create_is_a_clear_failure(self):
+        a, b = self.nodes[:2]
+        self.start(self.pod("slow", a))
+        # A migration that may take five seconds only: the target's create is refused then, the source goes on.
+        self.apply(self.migration("hasty", "slow", b, timeout="1s"))
+        reason, message = self.failed("migration", "hasty")
+        print("   ", reason, message)
+        self.assertIn("1s", message)
+        self.goes_on("slow")
