@@ -10,7 +10,8 @@ certificate() {
   new_key "$name.key"
   openssl req -new -key "$name.key" -subj "$2" -out "$name.csr"
   openssl x509 -req -in "$name.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -days 365 -out "$name.crt" \
-    -extfile <(echo "subjectAltName=$3") 2>/dev/null
+    -extfile <(printf '%s\n' "subjectAltName=$3" basicConstraints=CA:FALSE keyUsage=critical,digitalSignature \
+      extendedKeyUsage=serverAuth,clientAuth subjectKeyIdentifier=hash authorityKeyIdentifier=keyid) 2>/dev/null
   rm "$name.csr"
 }
 
@@ -35,7 +36,8 @@ YAML
 control_plane_certificates() {
   mkdir -p "$STATE/pki"; cd "$STATE/pki"
   new_key ca.key
-  [ -s ca.crt ] || openssl req -x509 -new -key ca.key -days 365 -subj /CN=godwit-test-cluster -out ca.crt
+  [ -s ca.crt ] || openssl req -x509 -new -key ca.key -days 365 -subj /CN=godwit-test-cluster \
+    -addext keyUsage=critical,keyCertSign,cRLSign -out ca.crt
   new_key service-account.key
   openssl ec -in service-account.key -pubout -out service-account.pub 2>/dev/null
   certificate apiserver /CN=kube-apiserver \
