@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "absl/strings/string_view.h"
 #include "base/json.h"
 
 #include <cmath>
 
+#include "absl/strings/string_view.h"
 #include "rapidjson/error/en.h"
 #include "rapidjson/reader.h"
 #include "rapidjson/stringbuffer.h"
@@ -42,9 +42,9 @@ absl::StatusOr<rapidjson::Document> Parse(absl::string_view text, const Limits& 
   reader.Parse<kParseFlags>(scan, meter);
   if (reader.HasParseError()) {
     const bool too_deep = reader.GetParseErrorCode() == rapidjson::kParseErrorTermination;
-    return absl::InvalidArgumentError(
-        absl::StrCat("not valid JSON at byte ", reader.GetErrorOffset(), ": ",
-                     too_deep ? "nested too deeply" : rapidjson::GetParseError_En(reader.GetParseErrorCode())));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "not valid JSON at byte ", reader.GetErrorOffset(), ": ",
+        too_deep ? "nested too deeply" : rapidjson::GetParseError_En(reader.GetParseErrorCode())));
   }
   rapidjson::Document document;
   document.Parse<kParseFlags>(text.data(), text.size());
@@ -102,7 +102,8 @@ absl::Status ReadScalar(const Value& in, absl::string_view path, absl::Time& out
   if (!status.ok()) return status;
   std::string error;
   if (!absl::ParseTime(absl::RFC3339_full, text, &out, &error)) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": \"", text, "\" is not an RFC 3339 time: ", error));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": \"", text, "\" is not an RFC 3339 time: ", error));
   }
   return absl::OkStatus();
 }
@@ -112,7 +113,8 @@ absl::Status ReadScalar(const Value& in, absl::string_view path, absl::Duration&
   absl::Status status = ReadScalar(in, path, text);
   if (!status.ok()) return status;
   if (!absl::ParseDuration(text, &out)) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": \"", text, "\" is not a duration such as 90s or 100ms"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": \"", text, "\" is not a duration such as 90s or 100ms"));
   }
   return absl::OkStatus();
 }
@@ -122,7 +124,8 @@ absl::Status ReadScalar(const Value& in, absl::string_view, Raw& out) {
   return absl::OkStatus();
 }
 
-absl::Status ReadInteger(const Value& in, absl::string_view path, int64_t low, uint64_t high, uint64_t& bits) {
+absl::Status ReadInteger(const Value& in, absl::string_view path, int64_t low, uint64_t high,
+                         uint64_t& bits) {
   if (in.IsInt64() && in.GetInt64() < 0) {
     bits = static_cast<uint64_t>(in.GetInt64());
     if (in.GetInt64() >= low) return absl::OkStatus();

@@ -12,11 +12,14 @@
 //   };
 //
 // and json::Decode<Point>(text) and json::Encode(point) do the rest. The rules:
-//   - unknown fields are ignored (an older reader meets a newer writer); a field of the wrong type is an error
+//   - unknown fields are ignored (an older reader meets a newer writer); a field of the wrong type is an
+//   error
 //     that names its path, e.g. "containers[1].pid: expected an integer, got a string".
-//   - field(...): absent or null leaves the default; a value equal to the type's empty value ("", 0, false, [], {},
+//   - field(...): absent or null leaves the default; a value equal to the type's empty value ("", 0, false,
+//   [], {},
 //     nullopt) is not written, as Kubernetes' omitempty. Required(...): must be present; always written.
-//   - integers must fit their type; absl::Time is RFC 3339; absl::Duration is Go's notation ("1.5s", "100ms");
+//   - integers must fit their type; absl::Time is RFC 3339; absl::Duration is Go's notation ("1.5s",
+//   "100ms");
 //     an enum is a string from its JsonNames table; json::Raw keeps any JSON value as it came.
 #pragma once
 
@@ -58,7 +61,8 @@ struct Raw {
 };
 
 // An enum takes part by a function found by argument-dependent lookup:
-//   constexpr auto JsonNames(Phase) { return std::array<std::pair<Phase, absl::string_view>, N>{{{Phase::kA, "A"}, ...}}; }
+//   constexpr auto JsonNames(Phase) { return std::array<std::pair<Phase, absl::string_view>, N>{{{Phase::kA,
+//   "A"}, ...}}; }
 template <class E>
 concept NamedEnum = std::is_enum_v<E> && requires(E e) { JsonNames(e); };
 

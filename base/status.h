@@ -2,7 +2,6 @@
 // Status vocabulary: absl::Status with errno, and early return.
 #pragma once
 
-
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -32,6 +31,6 @@ absl::Status Annotate(const absl::Status& status, absl::string_view context);
 #define GODWIT_ASSIGN_OR_RETURN(declaration, expression) \
   GODWIT_ASSIGN_OR_RETURN_INNER(GODWIT_CONCAT(godwit_statusor_, __LINE__), declaration, expression)
 #define GODWIT_ASSIGN_OR_RETURN_INNER(temporary, declaration, expression) \
-  auto temporary = (expression);                                         \
-  if (!temporary.ok()) return std::move(temporary).status();             \
+  auto temporary = (expression);                                          \
+  if (!temporary.ok()) return std::move(temporary).status();              \
   declaration = *std::move(temporary)
