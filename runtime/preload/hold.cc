@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/preload/hold.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+namespace godwit::preload {
+namespace {
+
+constexpr long kFreezeLimitMs = 2000;  // a frozen task needs microseconds; one in an uninterruptible sleep may need longer
+
+long NowMs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+// errno, or 0.
+int WriteControl(const char* cgroup, const char* file, const char* value) {
+  char path[kMaxPath + 32];
+  snprintf(path, sizeof(path), "%s/%s", cgroup, file);
+  const int fd = open(path, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return errno;
+  const int error = syscall(SYS_write, fd, value, strlen(value)) < 0 ? errno : 0;
+  close(fd);
+  return error;
+}
+
+// cgroup.events changes are announced by POLLPRI (kernel: Documentation/admin-guide/cgroup-v2.rst). errno, or 0.
+int WaitFrozen(const char* cgroup) {
+  char path[kMaxPath + 32];
+  snprintf(path, sizeof(path), "%s/cgroup.events", cgroup);
+  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return errno;
+  const long deadline = NowMs() + kFreezeLimitMs;
+  int error = ETIMEDOUT;
+  while (true) {
+    char events[256];
+    const ssize_t size = pread(fd, events, sizeof(events) - 1, 0);
+    if (size < 0) {
+      error = errno;
+      break;
+    }
+    events[size] = '\0';
+    if (strstr(events, "frozen 1") != nullptr) {
+      error = 0;
+      break;
+    }
+    const long left = deadline - NowMs();
+    if (left <= 0) break;
+    pollfd change{fd, POLLPRI, 0};
+    poll(&change, 1, static_cast<int>(left));
+  }
+  close(fd);
+  return error;
+}
+
+// For kernels before 5.14, which have no cgroup.kill. Not this process, which may be in the cgroup still.
+void KillOneByOne(const char* cgroup) {
+  char path[kMaxPath + 32];
+  snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup);
+  FILE* file = fopen(path, "re");
+  if (file == nullptr) return;
+  int pid = 0;
+  while (fscanf(file, "%d", &pid) == 1) {
+    if (pid > 0 && pid != getpid()) kill(pid, SIGKILL);
+  }
+  fclose(file);
+}
+
+}  // namespace
+
+bool HoldContainer(const Settings& settings) {
+  const char* what = "cannot move CRIU out of the container's cgroup to";
+  const char* where = settings.outside_cgroup;
+  int error = settings.outside_cgroup[0] == '\0' ? 0 : WriteControl(settings.outside_cgroup, "cgroup.procs", "0");
+  const bool outside = error == 0;
+  if (error == 0) {
+    what = "cannot freeze";
+    where = settings.hold_cgroup;
+    error = WriteControl(settings.hold_cgroup, "cgroup.freeze", "1");
+  }
+  if (error == 0) error = WaitFrozen(settings.hold_cgroup);
+  if (error == 0) return true;
+  Say(what, where, error);
+  Say("killing the restored container: it must not run before it is told to", settings.hold_cgroup, 0);
+  // cgroup.kill would take this process along while it is inside, before it could tell runc.
+  if (!outside || WriteControl(settings.hold_cgroup, "cgroup.kill", "1") != 0) KillOneByOne(settings.hold_cgroup);
+  return false;
+}
+
+bool PassGate(const Settings& settings) {
+  if (settings.gate[0] == '\0') return true;
+  int fd = -1;
+  do {
+    fd = open(settings.gate, O_RDONLY | O_CLOEXEC);  // a FIFO: returns when somebody opens the other end
+  } while (fd < 0 && errno == EINTR);
+  if (fd < 0) {
+    Say("cannot open the gate", settings.gate, errno);
+    return false;
+  }
+  char word = 0;
+  ssize_t size = 0;
+  do {
+    size = read(fd, &word, 1);
+  } while (size < 0 && errno == EINTR);
+  close(fd);
+  if (size != 1) Say("the gate was closed without a word: the request is refused", settings.gate, size < 0 ? errno : 0);
+  return size == 1;
+}
+
+}  // namespace godwit::preload

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// Holding a restored container at the last moment before its tasks run code of their own.
+#pragma once
+
+#include "runtime/preload/settings.h"
+
+namespace godwit::preload {
+
+// Moves this process out of the container's cgroup (a process cannot freeze the cgroup it is in and go on), freezes the
+// cgroup and returns when it is frozen. False: the container was killed instead, and why is in the messages file.
+bool HoldContainer(const Settings& settings);
+
+// Waits at the gate, if there is one. False: it was closed without a word.
+bool PassGate(const Settings& settings);
+
+}  // namespace godwit::preload

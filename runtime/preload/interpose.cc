@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// The libc calls through which CRIU talks to runc and writes pages. Each does what its namesake does, by the same system
+// call, and looks at what passes. CRIU 4.2: criu/cr-service.c, criu/page-xfer.c, criu/pagemap-cache.c.
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "runtime/preload/hold.h"
+#include "runtime/preload/rpc.h"
+#include "runtime/preload/settings.h"
+
+#define GODWIT_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using godwit::preload::Active;
+using godwit::preload::Settings;
+
+// PAGEMAP_SCAN, _IOWR('f', 16, struct pm_scan_arg of 12 u64); the kernel headers at hand may be older than it (6.7).
+constexpr unsigned long kPagemapScan = (3UL << 30) | (96UL << 16) | ('f' << 8) | 16;
+
+ssize_t Fail(int error) {
+  errno = error;
+  return -1;
+}
+
+// A message from CRIU to runc. False: it must not be sent.
+bool MaySend(int fd, const void* data, size_t size) {
+  const Settings* settings = Active();
+  if (settings == nullptr || fd != settings->socket || settings->hold_cgroup[0] == '\0') return true;
+  if (!godwit::preload::IsNotification(data, size, "pre-resume")) return true;
+  return godwit::preload::HoldContainer(*settings);
+}
+
+ssize_t AfterReceive(int fd, const void* data, size_t buffer_size, ssize_t size, int flags) {
+  const Settings* settings = Active();
+  if (settings == nullptr || fd != settings->socket || size <= 0 || (flags & MSG_PEEK) != 0) return size;
+  // With MSG_TRUNC the length is the whole message's, also beyond the buffer.
+  const size_t have = static_cast<size_t>(size) < buffer_size ? static_cast<size_t>(size) : buffer_size;
+  const uint64_t type = godwit::preload::MessageType(data, have);
+  if (type != godwit::preload::kRequestDump && type != godwit::preload::kRequestRestore) return size;
+  if (settings->broken || !godwit::preload::PassGate(*settings)) return Fail(ECANCELED);
+  return size;
+}
+
+}  // namespace
+
+GODWIT_EXPORT ssize_t recv(int fd, void* buffer, size_t size, int flags) {
+  const ssize_t got = syscall(SYS_recvfrom, fd, buffer, size, flags, nullptr, nullptr);
+  return AfterReceive(fd, buffer, size, got, flags);
+}
+
+// What recv becomes under _FORTIFY_SOURCE.
+GODWIT_EXPORT ssize_t __recv_chk(int fd, void* buffer, size_t size, size_t buffer_size, int flags) {
+  if (size > buffer_size) return Fail(EFAULT);
+  return recv(fd, buffer, size, flags);
+}
+
+GODWIT_EXPORT ssize_t write(int fd, const void* data, size_t size) {
+  if (fd == STDOUT_FILENO || fd == STDERR_FILENO) {
+    // Of CRIU's main process these are a restored container's own.
+    if (Active() != nullptr && godwit::preload::AppendMessages(data, size)) return static_cast<ssize_t>(size);
+  }
+  if (!MaySend(fd, data, size)) return Fail(ECANCELED);
+  return syscall(SYS_write, fd, data, size);
+}
+
+GODWIT_EXPORT ssize_t send(int fd, const void* data, size_t size, int flags) {
+  if (!MaySend(fd, data, size)) return Fail(ECANCELED);
+  return syscall(SYS_sendto, fd, data, size, flags, nullptr, 0);
+}
+
+GODWIT_EXPORT ssize_t sendmsg(int fd, const struct msghdr* message, int flags) {
+  for (size_t i = 0; message != nullptr && i < message->msg_iovlen; ++i) {
+    if (!MaySend(fd, message->msg_iov[i].iov_base, message->msg_iov[i].iov_len)) return Fail(ECANCELED);
+  }
+  return syscall(SYS_sendmsg, fd, message, flags);
+}
+
+GODWIT_EXPORT ssize_t splice(int in, off64_t* in_offset, int out, off64_t* out_offset, size_t size, unsigned flags) {
+  if (godwit::preload::AbortRequested()) return Fail(ECANCELED);
+  return syscall(SYS_splice, in, in_offset, out, out_offset, size, flags);
+}
+
+GODWIT_EXPORT int ioctl(int fd, unsigned long request, ...) {
+  va_list arguments;
+  va_start(arguments, request);
+  void* argument = va_arg(arguments, void*);
+  va_end(arguments);
+  if (request == kPagemapScan && godwit::preload::AbortRequested()) return static_cast<int>(Fail(ECANCELED));
+  return static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
+}
