@@ -47,7 +47,7 @@ class BadInputTest(ClusterTest):
 
     def test_the_spec_of_a_migration_stays_as_it_was(self):
         self.apply(self.migration("fixed", "p", self.nodes[0]))
-        self.assertIn("immutable", self.refused(self.migration("fixed", "q", self.nodes[0])))
+        self.assertIn("cannot be changed", self.refused(self.migration("fixed", "q", self.nodes[0])))
 
     def test_no_such_pod(self):
         self.refuses("ghost", "nobody", self.nodes[1], "nobody")

@@ -6,7 +6,7 @@ import re
 import subprocess
 import unittest
 
-from cluster import COUNTER, KUBECTL, REPO, ClusterTest, counts, kubectl, on_node, wait
+from cluster import KUBECTL, REPO, ClusterTest, counts, kubectl, on_node, wait
 
 # Writes into the writable layer, deletes and changes files of the image, keeps a file open, and tells what it sees.
 FILES = r"""
@@ -77,7 +77,6 @@ class MigrationTest(ClusterTest):
             self.assertIn(phase, described)
         self.assertRegex(kubectl("-n", self.namespace, "get", "mig"), rf"move-counter\s+counter\s+{a}\s+{b}\s+Succeeded")
         # It answers exec, and sees its own pod's name.
-        self.assertIn("count", COUNTER)
         name = target["metadata"]["name"]
         hostname = kubectl("-n", self.namespace, "exec", name, "--", "hostname").strip()
         self.assertEqual(hostname, name)
@@ -183,7 +182,6 @@ class MigrationTest(ClusterTest):
         self.start(self.pod("mortal", a))
         _, target, _ = self.move("mortal", b)
         name = target["metadata"]["name"]
-        kubectl("-n", self.namespace, "exec", name, "--", "kill", "-9", "1", check=False)
         on_node(b, "sh", "-c", "kill -9 $(cat /run/containerd/io.containerd.runtime.v2.task/k8s.io/%s/init.pid)" %
                 target["status"]["containerStatuses"][0]["containerID"].split("//")[1])
         wait("the restart", lambda: self.get("pod", name)["status"]["containerStatuses"][0]["restartCount"] == 1)
