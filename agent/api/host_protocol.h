@@ -90,12 +90,14 @@ struct PermitFile {
   std::string migration_uid;  // of the Migration or Restore
   std::string message;        // kAborted
   absl::Duration create_limit;
+  std::string copy_cgroup;    // kWaiting, since a `create` came: where its restored copy would be, to be destroyed on abort
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("state", self.state);
     field.Required("migrationUID", self.migration_uid);
     field("message", self.message);
     field("createLimit", self.create_limit);
+    field("copyCgroup", self.copy_cgroup);
   }
 };
 
