@@ -31,8 +31,8 @@ absl::StatusOr<sockaddr_un> AddressOf(const std::string& path) {
   return address;
 }
 
-// Waits until `fd` is ready for `events`; an error or a hang-up counts as ready.
-absl::Status WaitReady(int fd, short events, absl::Time deadline, absl::string_view what) {
+// Waits until `fd` is ready for `events`; an error or a hang-up counts as ready. The events that came.
+absl::StatusOr<short> WaitReady(int fd, short events, absl::Time deadline, absl::string_view what) {
   while (true) {
     int timeout = -1;
     if (deadline != absl::InfiniteFuture()) {
@@ -41,7 +41,7 @@ absl::Status WaitReady(int fd, short events, absl::Time deadline, absl::string_v
     }
     pollfd source = {fd, events, 0};
     const int ready = poll(&source, 1, timeout);
-    if (ready > 0) return absl::OkStatus();
+    if (ready > 0) return source.revents;
     if (ready < 0 && errno != EINTR) return ErrnoStatus(what);
     if (absl::Now() >= deadline)
       return absl::DeadlineExceededError(absl::StrCat(what, ": nothing happened in time"));
@@ -75,13 +75,18 @@ absl::StatusOr<UniqueFd> ListenUnix(const std::string& path, mode_t mode) {
 absl::StatusOr<UniqueFd> AcceptUnix(int listener, absl::Duration limit) {
   const absl::Time deadline = absl::Now() + limit;
   while (true) {
-    GODWIT_RETURN_IF_ERROR(WaitReady(listener, POLLIN, deadline, "cannot accept a connection"));
+    GODWIT_ASSIGN_OR_RETURN(const short events,
+                            WaitReady(listener, POLLIN, deadline, "cannot accept a connection"));
     UniqueFd socket(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (socket.ok()) return socket;
-    if (errno == EINVAL)
+    const int error = errno;
+    // A non-blocking accept does not tell that the listener was shut down; poll does.
+    if (error == EINVAL || (error == EAGAIN && (events & POLLHUP) != 0)) {
       return absl::CancelledError("cannot accept a connection: the listener was shut down");
-    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-      return ErrnoStatus("cannot accept a connection");
+    }
+    if (error != EAGAIN && error != EINTR && error != ECONNABORTED) {
+      return ErrnoStatus(error, "cannot accept a connection");
+    }
   }
 }
 
@@ -125,7 +130,7 @@ absl::StatusOr<std::string> LineChannel::ReadLine(absl::Duration limit) {
       return absl::ResourceExhaustedError(
           absl::StrCat("the peer sent a line of more than ", max_line_, " bytes"));
     }
-    GODWIT_RETURN_IF_ERROR(WaitReady(socket_.get(), POLLIN, deadline, "cannot read a line"));
+    GODWIT_RETURN_IF_ERROR(WaitReady(socket_.get(), POLLIN, deadline, "cannot read a line").status());
     char chunk[16384];
     const ssize_t n = recv(socket_.get(), chunk, sizeof chunk, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
@@ -149,7 +154,7 @@ absl::Status LineChannel::WriteLine(absl::string_view line, absl::Duration limit
     if (n >= 0) {
       left.remove_prefix(static_cast<size_t>(n));
     } else if (errno == EAGAIN) {
-      GODWIT_RETURN_IF_ERROR(WaitReady(socket_.get(), POLLOUT, deadline, "cannot write a line"));
+      GODWIT_RETURN_IF_ERROR(WaitReady(socket_.get(), POLLOUT, deadline, "cannot write a line").status());
     } else if (errno == EPIPE || errno == ECONNRESET) {
       return absl::UnavailableError("cannot write a line: the peer has closed the connection");
     } else if (errno != EINTR) {
