@@ -19,6 +19,10 @@ ensure_host_packages() {
   command -v apt-get >/dev/null || die "missing: ${missing[*]}, and this machine has no apt-get to install them with"
   need_root
   say "installing on this machine: ${missing[*]}"
-  apt-get update -qq >/dev/null
-  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  mkdir -p "$CACHE"
+  ( # one at a time: scripts that run side by side may all find something missing
+    flock 8
+    apt-get update -qq >/dev/null
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  ) 8>"$CACHE/apt.lock"
 }

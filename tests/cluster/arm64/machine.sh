@@ -5,14 +5,16 @@
 
 # start_arm64_machine NAME: idempotent; returns when qemu runs. A machine that died boots again with its old disk.
 start_arm64_machine() {
-  local name=$1 dir=$STATE/machines/$1 cp
+  local name=$1 dir=$STATE/machines/$1 cp cgroup
   ! machine_pid "$name" >/dev/null || return 0
   mkdir -p "$dir"/{upper,work,root,log}
   [ -s "$dir/disk.img" ] || make_disk "$name" "$dir"
   connect_tap "$name"
   # Emulated pointer authentication would be on in newer CPUs, on which CRIU hangs (criu#2709): neoverse-n1 has none.
-  cp=$(machine_pid cp)
-  setsid nsenter -t "$cp" -n -- qemu-system-aarch64 -M virt -cpu neoverse-n1 -accel tcg,thread=multi,tb-size=512 -smp 2 -m "${ARM64_MEMORY:-2048}" \
+  cp=$(machine_pid cp) cgroup=$(cgroup2_root)/$CLUSTER_ID/$name
+  mkdir -p "$cgroup"
+  setsid bash -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$cgroup" nsenter -t "$cp" -n -- \
+    qemu-system-aarch64 -M virt -cpu neoverse-n1 -accel tcg,thread=multi,tb-size=512 -smp 2 -m "${ARM64_MEMORY:-2048}" \
     -nographic -nodefaults -no-reboot -serial "file:$dir/log/console.log" \
     -kernel "$ARM64_BOOT/vmlinuz" -initrd "$ARM64_BOOT/initrd.gz" \
     -append "console=ttyAMA0 loglevel=4 panic=-1 mitigations=off nokaslr audit=0 apparmor=0" \

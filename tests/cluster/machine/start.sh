@@ -51,6 +51,7 @@ connect_machine() {
   else
     cp=$(machine_pid cp)
     # From outside, so that both process ids mean what they mean here.
+    nsenter -t "$cp" -n ip link delete "to-$name" 2>/dev/null || true # of the boot before, if it is not buried yet
     nsenter -t "$cp" -n ip link add "to-$name" type veth peer name eth0 netns "$pid"
     nsenter -t "$cp" -n ip link set "to-$name" master br0 up
   fi
@@ -66,9 +67,10 @@ stop_machine() {
   rm -f "$STATE/machines/$1/pid"
 }
 
-# remove_cgroups FOLDER: empty by now, but the kernel may still be burying processes.
+# remove_cgroups FOLDER: kills whatever is left in it (a machine whose start was interrupted has no recorded process).
 remove_cgroups() {
   [ -d "$1" ] || return 0
+  echo 1 >"$1/cgroup.kill"
   wait_until 30 "cgroups under $1 to be empty" eval \
     "find '$1' -depth -type d -exec rmdir {} + 2>/dev/null; [ ! -d '$1' ]"
 }
