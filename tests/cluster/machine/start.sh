@@ -11,9 +11,10 @@ start_machine() {
   rm -f "$dir/booted"
   fill_machine "$name" "$dir/upper" amd64
   cgroup2=$(cgroup2_root)
+  remove_cgroups "$cgroup2/$CLUSTER_ID/$name" # of the boot before
   mkdir -p "$cgroup2/$CLUSTER_ID/$name"
   # The cgroup namespace's root is where the process stands when it makes the namespace.
-  setsid bash -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$cgroup2/$CLUSTER_ID/$name" \
+  setsid bash -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$cgroup2/$CLUSTER_ID/$name" \
     unshare --net --mount --pid --uts --ipc --cgroup $(uptime_options "$name") --fork --propagation private \
     "$HERE/machine/boot" "$dir" "$NODE_ROOT" "$cgroup2" "$CLUSTER_ID/$name" </dev/null >"$dir/log/boot.log" 2>&1 9>&- &
   wait_until 30 "machine $name to boot" test -s "$dir/booted"
