@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 # What every script of the test cluster shares: where things lie, names and addresses, how to reach a machine.
 # Source it, do not run it.
 #

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 # The cluster's certificates and kubeconfigs, in $STATE/pki. Source it after lib.sh. Everything is made once and kept.
 
 new_key() { [ -s "$1" ] || openssl ecparam -name prime256v1 -genkey -noout -out "$1"; }

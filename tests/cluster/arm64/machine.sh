@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 # Starts the ARM64 machines: virtual machines under emulation whose network card is a port of the cluster's bridge.
 # Source it after lib.sh, pki.sh and machine/fill.sh; ARM64_ROOT, ARM64_BOOT, ... are set (arm64/parts). They are ended
 # like the others (stop_machine): their process is qemu.

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 # Writes what makes a machine this machine (names, addresses, services, certificates, programs) into its file system.
 # The same for namespaces and VMs. Source it after lib.sh and pki.sh.
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 # Starts and ends the machines that are namespaces. Source it after lib.sh, pki.sh and machine/fill.sh.
 # Nothing of a machine is visible outside its namespaces but its processes and its cgroup: when PID 1 is killed, the
 # kernel removes the rest (processes, mounts, network devices).
