@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/transfer/file_sender.h"
+
+#include <algorithm>
+
+#include "agent/transfer/frame.h"
+#include "base/status.h"
+
+namespace godwit::transfer {
+
+absl::StatusOr<std::unique_ptr<FileSender::File>> FileSender::Begin(FileKind kind, const std::string& name) {
+  const uint32_t id = stream_.NextFileId();
+  GODWIT_RETURN_IF_ERROR(stream_.SendMessage(
+      FrameType::kFileBegin, FileBegin{.id = id, .container = container_, .kind = kind, .name = name}, deadline_));
+  ++files_;
+  return std::unique_ptr<File>(new File(*this, id));
+}
+
+absl::Status FileSender::End() {
+  return stream_.SendMessage(FrameType::kContainerEnd, ContainerEnd{container_, files_, bytes_}, deadline_);
+}
+
+absl::Status FileSender::File::Write(absl::string_view bytes) {
+  while (!bytes.empty()) {
+    const absl::string_view piece = bytes.substr(0, kMaxDataBytes);
+    const auto prefix = EncodeFileDataPrefix(id_, static_cast<uint64_t>(size_));
+    GODWIT_RETURN_IF_ERROR(sender_.stream_.Send(
+        FrameType::kFileData, {absl::string_view(prefix.data(), prefix.size()), piece}, sender_.deadline_));
+    checksum_.Update(piece);
+    size_ += static_cast<int64_t>(piece.size());
+    sender_.bytes_ += static_cast<int64_t>(piece.size());
+    bytes.remove_prefix(piece.size());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FileSender::File::Finish() {
+  return sender_.stream_.SendMessage(FrameType::kFileEnd, FileEnd{id_, size_, checksum_.Text()}, sender_.deadline_);
+}
+
+}  // namespace godwit::transfer

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sends the files of one container over a stream: any number of files at a time, from any number of threads.
+//
+//   FileSender sender(stream, "app", deadline);
+//   GODWIT_ASSIGN_OR_RETURN(auto file, sender.Begin(FileKind::kRootfs, ""));
+//   GODWIT_RETURN_IF_ERROR(file->Write(bytes));
+//   GODWIT_RETURN_IF_ERROR(file->Finish());
+//   GODWIT_RETURN_IF_ERROR(sender.End());       // CONTAINER_END, after all files
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "agent/transfer/checksum.h"
+#include "agent/transfer/messages.h"
+#include "agent/transfer/stream.h"
+
+namespace godwit::transfer {
+
+class FileSender {
+ public:
+  class File {
+   public:
+    // Appends to the file; any length.
+    absl::Status Write(absl::string_view bytes);
+    // Sends FILE_END. A file that goes without it was not sent: the receiver never takes it for complete.
+    absl::Status Finish();
+    int64_t size() const { return size_; }
+
+   private:
+    friend class FileSender;
+    File(FileSender& sender, uint32_t id) : sender_(sender), id_(id) {}
+    FileSender& sender_;
+    const uint32_t id_;
+    Checksum checksum_;
+    int64_t size_ = 0;
+  };
+
+  // `stream` must outlive it. `deadline` is that of every frame sent.
+  FileSender(Stream& stream, std::string container, absl::Time deadline)
+      : stream_(stream), container_(std::move(container)), deadline_(deadline) {}
+
+  absl::StatusOr<std::unique_ptr<File>> Begin(FileKind kind, const std::string& name);
+  absl::Status End();
+
+  const std::string& container() const { return container_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  Stream& stream_;
+  const std::string container_;
+  const absl::Time deadline_;
+  std::atomic<int64_t> files_ = 0;
+  std::atomic<int64_t> bytes_ = 0;
+};
+
+}  // namespace godwit::transfer

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// The JSON payloads of the stream's frames (docs/stream.md). Names and sizes in them are a peer's word: file_receiver.h
+// and agent/migration check them.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "agent/api/messages.h"
+#include "base/json.h"
+
+namespace godwit::transfer {
+
+// kMigration: the source brings a pod's state. kFetch: the caller asks for one archive of a checkpoint.
+enum class Role { kMigration, kFetch };
+constexpr std::array<std::pair<Role, absl::string_view>, 2> JsonNames(Role) {
+  return {{{Role::kMigration, "migration"}, {Role::kFetch, "fetch"}}};
+}
+
+// HELLO: the first frame of whoever connected.
+struct Hello {
+  Role role = Role::kMigration;
+  std::string uid;        // of the Migration, or of the Checkpoint for kFetch
+  std::string from_node;  // must be the node of the certificate
+  std::string to_node;
+  bool ask = false;       // kMigration: the source has ceded and only wants to know the target's state, and to commit
+  std::string container;  // kFetch: whose archive
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("role", self.role);
+    field.Required("uid", self.uid);
+    field.Required("from", self.from_node);
+    field.Required("to", self.to_node);
+    field("ask", self.ask);
+    field("container", self.container);
+  }
+  bool operator==(const Hello&) const = default;
+};
+
+// HELLO_OK: accepted; what the target's journal says. Nothing is frozen before the source has read this.
+struct HelloOk {
+  agent_api::TargetState state = agent_api::TargetState::kOpen;
+  std::string reason;   // kAborted
+  std::string message;  // kAborted
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("state", self.state);
+    field("reason", self.reason);
+    field("message", self.message);
+  }
+};
+
+enum class FileKind { kImage, kRootfs, kVolume, kArchive };
+constexpr std::array<std::pair<FileKind, absl::string_view>, 4> JsonNames(FileKind) {
+  return {{{FileKind::kImage, "image"},
+           {FileKind::kRootfs, "rootfs"},
+           {FileKind::kVolume, "volume"},
+           {FileKind::kArchive, "archive"}}};
+}
+
+// FILE_BEGIN: the frames with this id bring one file.
+struct FileBegin {
+  uint32_t id = 0;        // unique in the stream
+  std::string container;  // kVolume: the container before which the volume must be there
+  FileKind kind = FileKind::kImage;
+  std::string name;  // kImage: of CRIU's image file; kVolume: of the emptyDir; otherwise empty
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("id", self.id);
+    field.Required("container", self.container);
+    field.Required("kind", self.kind);
+    field("name", self.name);
+  }
+  bool operator==(const FileBegin&) const = default;
+};
+
+// FILE_END: the file is complete.
+struct FileEnd {
+  uint32_t id = 0;
+  int64_t size = 0;  // bytes
+  std::string xxh3;  // XXH3-64 of the whole file, 16 hex digits
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("id", self.id);
+    field.Required("size", self.size);
+    field.Required("xxh3", self.xxh3);
+  }
+  bool operator==(const FileEnd&) const = default;
+};
+
+// CONTAINER_END: all files of the container have been sent. The receiver compares.
+struct ContainerEnd {
+  std::string container;
+  int64_t files = 0;
+  int64_t bytes = 0;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("container", self.container);
+    field.Required("files", self.files);
+    field.Required("bytes", self.bytes);
+  }
+  bool operator==(const ContainerEnd&) const = default;
+};
+
+// PREPARED and RUNNING: what took how long on the target. The clocks of two nodes are not compared: every offset is from
+// the moment in which the target had the stream's first file frame in hand; the source adds its own.
+struct Timings {
+  std::vector<agent_api::FreezeStep> steps;
+  absl::Duration since_first_frame;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("steps", self.steps);
+    field("sinceFirstFrame", self.since_first_frame);
+  }
+};
+
+// ABORT and REFUSED.
+//   ABORT from the source: it has decided ABORTED. ABORT from the target: ABORTED is in its journal, its copy never runs.
+//   REFUSED: the answer to a HELLO that cannot be accepted; it decides nothing.
+struct Reason {
+  std::string reason;   // CamelCase
+  std::string message;  // for a person
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("reason", self.reason);
+    field("message", self.message);
+  }
+  bool operator==(const Reason&) const = default;
+};
+
+}  // namespace godwit::transfer

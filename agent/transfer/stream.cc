@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/transfer/stream.h"
+
+#include <openssl/err.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/transfer/tcp.h"
+#include "base/status.h"
+
+namespace godwit::transfer {
+
+Stream::Stream(UniqueFd socket, tls::ContextPointer context, tls::SslPointer ssl)
+    : socket_(std::move(socket)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), context_(std::move(context)), ssl_(std::move(ssl)) {}
+
+Stream::~Stream() { Shutdown(); }
+
+absl::StatusOr<std::unique_ptr<Stream>> Stream::Connect(tls::Identity& identity, const std::string& address,
+                                                        const std::string& node, absl::Time deadline) {
+  const std::string what = absl::StrCat("cannot connect to the agent of node ", node, " at ", address);
+  GODWIT_ASSIGN_OR_RETURN(tls::ContextPointer context, identity.ClientContext());
+  absl::StatusOr<UniqueFd> socket = ConnectTcp(address, deadline);
+  if (!socket.ok()) return Annotate(socket.status(), what);
+  tls::SslPointer ssl(SSL_new(context.get()));
+  if (ssl == nullptr || SSL_set_fd(ssl.get(), socket->get()) != 1) {
+    return absl::InternalError(absl::StrCat(what, ": ", tls::OpenSslErrors()));
+  }
+  const std::string name = tls::AgentName(node);
+  SSL_set_tlsext_host_name(ssl.get(), name.c_str());
+  std::unique_ptr<Stream> stream(new Stream(*std::move(socket), std::move(context), std::move(ssl)));
+  absl::Status status = stream->Handshake(/*as_client=*/true, deadline);
+  if (status.ok()) {
+    absl::MutexLock lock(&stream->ssl_mutex_);
+    status = tls::CheckPeerName(stream->ssl_.get(), name);
+  }
+  if (!status.ok()) return Annotate(status, what);
+  stream->peer_node_ = node;
+  return stream;
+}
+
+absl::StatusOr<std::unique_ptr<Stream>> Stream::Accept(SSL_CTX* context, UniqueFd socket, absl::Time deadline) {
+  GODWIT_RETURN_IF_ERROR(SetSocketOptions(socket.get()));
+  tls::SslPointer ssl(SSL_new(context));
+  if (ssl == nullptr || SSL_set_fd(ssl.get(), socket.get()) != 1) {
+    return absl::InternalError(absl::StrCat("cannot make a TLS session: ", tls::OpenSslErrors()));
+  }
+  std::unique_ptr<Stream> stream(new Stream(std::move(socket), nullptr, std::move(ssl)));
+  GODWIT_RETURN_IF_ERROR(stream->Handshake(/*as_client=*/false, deadline));
+  absl::MutexLock lock(&stream->ssl_mutex_);
+  GODWIT_ASSIGN_OR_RETURN(stream->peer_node_, tls::PeerNode(stream->ssl_.get()));
+  return stream;
+}
+
+void Stream::Shutdown() {
+  if (shut_down_.exchange(true)) return;
+  {
+    absl::MutexLock lock(&ssl_mutex_);
+    ERR_clear_error();
+    SSL_shutdown(ssl_.get());  // says goodbye where the socket takes it at once
+    ERR_clear_error();
+  }
+  const uint64_t one = 1;
+  (void)!write(wake_.get(), &one, sizeof(one));
+  shutdown(socket_.get(), SHUT_WR);
+}
+
+absl::Status Stream::AwaitSocket(short events, absl::Time deadline) {
+  for (;;) {
+    const absl::Duration left = deadline - absl::Now();
+    pollfd polled[] = {{socket_.get(), events, 0}, {wake_.get(), POLLIN, 0}};
+    const int64_t limit = std::clamp<int64_t>(absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1))), 0, 60'000);
+    const int ready = poll(polled, 2, static_cast<int>(limit));
+    if (ready < 0 && errno != EINTR) return ErrnoStatus("cannot wait for the stream");
+    if (shut_down_) return absl::CancelledError("the stream was shut down");
+    if (ready > 0) return absl::OkStatus();
+    if (absl::Now() >= deadline) return absl::DeadlineExceededError("the peer was too slow");
+  }
+}
+
+absl::Status Stream::Step(const std::function<int(SSL*)>& call, Direction direction, absl::Time deadline, bool& done) {
+  int error = SSL_ERROR_NONE;
+  int error_number = 0;
+  std::string text;
+  {
+    absl::MutexLock lock(&ssl_mutex_);
+    if (shut_down_) return absl::CancelledError("the stream was shut down");
+    ERR_clear_error();
+    errno = 0;
+    const int result = call(ssl_.get());
+    error_number = errno;
+    error = SSL_get_error(ssl_.get(), result);
+    if (error == SSL_ERROR_SSL) {
+      const long verified = SSL_get_verify_result(ssl_.get());
+      text = verified == X509_V_OK ? tls::OpenSslErrors() : X509_verify_cert_error_string(verified);
+    }
+  }
+  done = error == SSL_ERROR_NONE;
+  switch (error) {
+    case SSL_ERROR_NONE: return absl::OkStatus();
+    case SSL_ERROR_WANT_READ: return AwaitSocket(POLLIN, deadline);
+    case SSL_ERROR_WANT_WRITE: return AwaitSocket(POLLOUT, deadline);
+    case SSL_ERROR_ZERO_RETURN: return absl::UnavailableError("the peer closed the connection");
+    case SSL_ERROR_SYSCALL:
+      if (error_number == 0) return absl::UnavailableError("the connection was cut");
+      return absl::UnavailableError(ErrnoStatus(error_number, direction == Direction::kRead ? "cannot receive" : "cannot send").message());
+    default: return absl::UnavailableError(absl::StrCat("TLS: ", text));
+  }
+}
+
+absl::Status Stream::Handshake(bool as_client, absl::Time deadline) {
+  for (bool done = false; !done;) {
+    const absl::Status status = Step(
+        [as_client](SSL* ssl) { return as_client ? SSL_connect(ssl) : SSL_accept(ssl); }, Direction::kRead, deadline, done);
+    if (!status.ok()) return Annotate(status, "TLS handshake");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Stream::Write(absl::string_view bytes, absl::Time deadline) {
+  while (!bytes.empty()) {
+    size_t written = 0;
+    bool done = false;
+    GODWIT_RETURN_IF_ERROR(Step(
+        [&](SSL* ssl) { return SSL_write_ex(ssl, bytes.data(), bytes.size(), &written); }, Direction::kWrite, deadline, done));
+    if (done) bytes.remove_prefix(written);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Stream::Send(FrameType type, absl::Span<const absl::string_view> parts, absl::Time deadline) {
+  const HeaderBytes header = EncodeHeader(type, parts);
+  // Small parts travel with the header in one TLS record.
+  std::string head(header.data(), header.size());
+  size_t next = 0;
+  while (next < parts.size() && parts[next].size() <= 4096) absl::StrAppend(&head, parts[next++]);
+  absl::MutexLock lock(&send_mutex_);
+  absl::Status status = Write(head, deadline);
+  int64_t sent = static_cast<int64_t>(head.size());
+  for (; status.ok() && next < parts.size(); ++next) {
+    status = Write(parts[next], deadline);
+    sent += static_cast<int64_t>(parts[next].size());
+  }
+  if (!status.ok()) {
+    Shutdown();  // half a frame may be out: nothing that follows could be understood
+    return Annotate(status, absl::StrCat("cannot send ", FrameTypeName(type)));
+  }
+  bytes_sent_ += sent;
+  return absl::OkStatus();
+}
+
+absl::Status Stream::Fill(char* to, size_t size, size_t& filled, absl::Time deadline) {
+  while (filled < size) {
+    size_t got = 0;
+    bool done = false;
+    GODWIT_RETURN_IF_ERROR(Step(
+        [&](SSL* ssl) { return SSL_read_ex(ssl, to + filled, size - filled, &got); }, Direction::kRead, deadline, done));
+    if (done) filled += got;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Frame> Stream::Receive(absl::Time deadline) {
+  for (;;) {
+    if (header_filled_ < header_.size()) {
+      GODWIT_RETURN_IF_ERROR(Fill(header_.data(), header_.size(), header_filled_, deadline));
+      GODWIT_ASSIGN_OR_RETURN(decoded_, DecodeHeader({header_.data(), header_.size()}));
+      payload_.resize(decoded_.length);
+      payload_filled_ = 0;
+    }
+    GODWIT_RETURN_IF_ERROR(Fill(payload_.data(), payload_.size(), payload_filled_, deadline));
+    GODWIT_RETURN_IF_ERROR(CheckPayload({header_.data(), header_.size()}, decoded_, payload_));
+    header_filled_ = 0;
+    bytes_received_ += static_cast<int64_t>(kFrameHeaderBytes + payload_.size());
+    if (decoded_.type == FrameType::kPing) continue;
+    return Frame{decoded_.type, std::exchange(payload_, {})};
+  }
+}
+
+}  // namespace godwit::transfer

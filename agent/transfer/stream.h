@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// One connection between two agents: frames over TLS 1.3, both sides proven by certificate.
+// Threads: any may Send (a frame is never torn by another), one at a time may Receive, any may Shut down.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "agent/tls/identity.h"
+#include "agent/transfer/frame.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/status.h"
+
+namespace godwit::transfer {
+
+class Stream {
+ public:
+  // Connects to "ip:port" or "[ip6]:port" and checks that the agent of `node` is there.
+  static absl::StatusOr<std::unique_ptr<Stream>> Connect(tls::Identity& identity, const std::string& address,
+                                                         const std::string& node, absl::Time deadline);
+
+  // The server's end of an accepted TCP connection. The peer must be the agent of some node: peer_node().
+  static absl::StatusOr<std::unique_ptr<Stream>> Accept(SSL_CTX* context, UniqueFd socket, absl::Time deadline);
+
+  ~Stream();
+
+  // Sends one frame whose payload is the parts joined. DeadlineExceeded and every other error leave the stream useless.
+  absl::Status Send(FrameType type, absl::Span<const absl::string_view> parts, absl::Time deadline);
+  template <class Message>
+  absl::Status SendMessage(FrameType type, const Message& message, absl::Time deadline) {
+    return Send(type, {json::Encode(message)}, deadline);
+  }
+
+  // The next frame that is not a PING. DeadlineExceeded may be followed by another Receive; Unavailable: the connection
+  // ended; InvalidArgument and DataLoss: the peer sent nonsense. After these the stream is useless.
+  absl::StatusOr<Frame> Receive(absl::Time deadline);
+
+  // Ends both directions; whoever waits in Send or Receive returns Cancelled. Safe from any thread.
+  void Shutdown();
+
+  // A number for a file to be sent that no other on this stream has.
+  uint32_t NextFileId() { return ++last_file_id_; }
+
+  const std::string& peer_node() const { return peer_node_; }
+  int64_t bytes_sent() const { return bytes_sent_; }
+  int64_t bytes_received() const { return bytes_received_; }
+
+ private:
+  enum class Direction { kRead, kWrite };
+
+  Stream(UniqueFd socket, tls::ContextPointer context, tls::SslPointer ssl);
+  absl::Status Handshake(bool as_client, absl::Time deadline);
+  absl::Status Fill(char* to, size_t size, size_t& filled, absl::Time deadline);
+  absl::Status Write(absl::string_view bytes, absl::Time deadline);
+  // One call of an SSL_* function under the lock; then, where it could not go on, waits for the socket.
+  absl::Status Step(const std::function<int(SSL*)>& call, Direction direction, absl::Time deadline, bool& done);
+  absl::Status AwaitSocket(short events, absl::Time deadline);
+
+  UniqueFd socket_;
+  UniqueFd wake_;  // an eventfd: readable once the stream was shut down
+  std::atomic<bool> shut_down_ = false;
+  tls::ContextPointer context_;  // of a client; servers share theirs
+  absl::Mutex send_mutex_ ABSL_ACQUIRED_BEFORE(ssl_mutex_);
+  absl::Mutex ssl_mutex_;  // held for single calls only, so that a slow reader does not hold up a writer
+  tls::SslPointer ssl_ ABSL_GUARDED_BY(ssl_mutex_);
+  std::string peer_node_;
+  std::atomic<uint32_t> last_file_id_ = 0;
+  std::atomic<int64_t> bytes_sent_ = 0;
+  std::atomic<int64_t> bytes_received_ = 0;
+
+  // The frame that Receive is at; kept over a DeadlineExceeded.
+  HeaderBytes header_{};
+  size_t header_filled_ = 0;
+  FrameHeader decoded_;
+  std::string payload_;
+  size_t payload_filled_ = 0;
+};
+
+// Reads a JSON payload.
+template <class Message>
+absl::StatusOr<Message> DecodeMessage(const Frame& frame) {
+  absl::StatusOr<Message> message = json::Decode<Message>(frame.payload, {.max_bytes = kMaxMessageBytes, .max_depth = 8});
+  if (!message.ok()) {
+    return Annotate(message.status(), absl::StrCat("payload of a ", FrameTypeName(frame.type), " frame"));
+  }
+  return message;
+}
+
+// Listens and hands each connection that proved to be an agent's to `serve`, in a thread of its own.
+class StreamServer {
+ public:
+  using Serve = std::function<void(std::shared_ptr<Stream>)>;
+
+  // Port 0 takes a free one. An empty address is every one of this machine.
+  static absl::StatusOr<std::unique_ptr<StreamServer>> Start(tls::Identity& identity, const std::string& address,
+                                                             uint16_t port, Serve serve);
+  // Shuts all streams down and waits until every Serve has returned.
+  ~StreamServer();
+
+  uint16_t port() const { return port_; }
+
+ private:
+  StreamServer(UniqueFd listener, uint16_t port, tls::ContextPointer context, Serve serve);
+  void AcceptLoop();
+  void ServeOne(UniqueFd socket);
+  bool Enter();  // false: too many connections, or stopping
+  void Leave(const std::shared_ptr<Stream>& stream);
+  bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return connections_ == 0; }
+
+  UniqueFd listener_;
+  const uint16_t port_;
+  tls::ContextPointer context_;
+  const Serve serve_;
+  absl::Mutex mutex_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  int connections_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<std::shared_ptr<Stream>> streams_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+}  // namespace godwit::transfer

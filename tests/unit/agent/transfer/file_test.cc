@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <random>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "agent/transfer/file_receiver.h"
+#include "agent/transfer/file_sender.h"
+#include "agent/transfer/image_sender.h"
+#include "base/file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/unit/agent/transfer/stream_pair.h"
+
+namespace godwit::transfer {
+namespace {
+
+using testing::HasSubstr;
+
+ReceiveRules Rules(const std::string& folder) {
+  return {.folder = folder,
+          .containers = {"app", "side"},
+          .kinds = {FileKind::kImage, FileKind::kRootfs, FileKind::kVolume},
+          .max_bytes = 64 << 20};
+}
+
+template <class Message>
+Frame MessageFrame(FrameType type, const Message& message) {
+  return {type, json::Encode(message)};
+}
+Frame BeginFrame(uint32_t id, const std::string& container, FileKind kind, const std::string& name) {
+  return MessageFrame(FrameType::kFileBegin, FileBegin{id, container, kind, name});
+}
+Frame DataFrame(uint32_t id, uint64_t offset, absl::string_view bytes) {
+  const auto prefix = EncodeFileDataPrefix(id, offset);
+  return {FrameType::kFileData, absl::StrCat(absl::string_view(prefix.data(), prefix.size()), bytes)};
+}
+Frame EndFrame(uint32_t id, absl::string_view content) {
+  Checksum checksum;
+  checksum.Update(content);
+  return MessageFrame(FrameType::kFileEnd, FileEnd{id, static_cast<int64_t>(content.size()), checksum.Text()});
+}
+
+std::string RandomText(size_t size, int seed) {
+  std::mt19937_64 random(seed);
+  std::string text(size, '\0');
+  for (char& c : text) c = static_cast<char>(random());
+  return text;
+}
+
+class FileReceiverTest : public testing::Test {
+ protected:
+  const std::string folder_ = tls::TestFolder();
+  FileReceiver receiver_{Rules(folder_)};
+};
+
+TEST_F(FileReceiverTest, FilesLieWhereTheyBelong) {
+  ASSERT_TRUE(receiver_.Take(BeginFrame(1, "app", FileKind::kImage, "core-1.img")).ok());
+  ASSERT_TRUE(receiver_.Take(BeginFrame(2, "app", FileKind::kRootfs, "")).ok());
+  ASSERT_TRUE(receiver_.Take(DataFrame(2, 0, "tar")).ok());
+  ASSERT_TRUE(receiver_.Take(DataFrame(1, 0, "im")).ok());
+  ASSERT_TRUE(receiver_.Take(DataFrame(1, 2, "age")).ok());
+  ASSERT_TRUE(receiver_.Take(EndFrame(1, "image")).ok());
+  ASSERT_TRUE(receiver_.Take(EndFrame(2, "tar")).ok());
+  ASSERT_TRUE(receiver_.Take(BeginFrame(3, "app", FileKind::kVolume, "cache")).ok());
+  ASSERT_TRUE(receiver_.Take(EndFrame(3, "")).ok());
+  ASSERT_TRUE(receiver_.Take(MessageFrame(FrameType::kContainerEnd, ContainerEnd{"app", 3, 8})).ok());
+  EXPECT_EQ(*ReadFile(folder_ + "/app/images/core-1.img"), "image");
+  EXPECT_EQ(*ReadFile(folder_ + "/app/rootfs.tar"), "tar");
+  EXPECT_EQ(*ReadFile(folder_ + "/volumes/cache.tar"), "");
+  EXPECT_THAT(receiver_.complete(), testing::ElementsAre("app"));
+  EXPECT_THAT(receiver_.volumes(), testing::ElementsAre("cache"));
+  EXPECT_EQ(receiver_.totals().image_bytes, 5);
+  EXPECT_EQ(receiver_.totals().file_bytes, 3);
+}
+
+TEST_F(FileReceiverTest, NamesThatCouldLeaveTheFolderAreRefused) {
+  uint32_t id = 0;
+  for (const char* name : {"", ".", "..", "../x", "a/b", "/etc/passwd", ".hidden", "a\nb", "a b", "\xff"}) {
+    const absl::Status status = FileReceiver(Rules(folder_)).Take(BeginFrame(++id, "app", FileKind::kImage, name));
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << name << " " << status;
+  }
+  for (const char* container : {"", "..", "other", "app/../.."}) {
+    EXPECT_FALSE(FileReceiver(Rules(folder_)).Take(BeginFrame(++id, container, FileKind::kImage, "x.img")).ok()) << container;
+  }
+  EXPECT_FALSE(receiver_.Take(BeginFrame(1, "app", FileKind::kImage, std::string(129, 'a'))).ok());
+  EXPECT_FALSE(receiver_.Take(BeginFrame(1, "app", FileKind::kArchive, "")).ok());
+  EXPECT_FALSE(receiver_.Take(BeginFrame(1, "app", FileKind::kRootfs, "name")).ok());
+  EXPECT_EQ(ListFolder(folder_)->size(), 0u);
+}
+
+TEST_F(FileReceiverTest, ALinkInThePlaceOfAFileIsNotFollowed) {
+  const std::string victim = folder_ + "-victim";
+  ASSERT_TRUE(WriteFileDurably(victim, "precious").ok());
+  ASSERT_TRUE(MakeFolders(folder_ + "/app/images").ok());
+  ASSERT_EQ(symlink(victim.c_str(), (folder_ + "/app/images/x.img").c_str()), 0);
+  EXPECT_FALSE(receiver_.Take(BeginFrame(1, "app", FileKind::kImage, "x.img")).ok());
+  EXPECT_EQ(*ReadFile(victim), "precious");
+}
+
+TEST_F(FileReceiverTest, GapsOverlapsAndStrayIdsAreRefused) {
+  ASSERT_TRUE(receiver_.Take(BeginFrame(1, "app", FileKind::kRootfs, "")).ok());
+  EXPECT_FALSE(receiver_.Take(DataFrame(1, 1, "x")).ok());
+  EXPECT_FALSE(receiver_.Take(DataFrame(2, 0, "x")).ok());
+  EXPECT_FALSE(receiver_.Take(EndFrame(2, "")).ok());
+  EXPECT_FALSE(receiver_.Take(BeginFrame(1, "app", FileKind::kImage, "a.img")).ok()) << "id twice";
+  EXPECT_FALSE(receiver_.Take(BeginFrame(3, "app", FileKind::kRootfs, "")).ok()) << "file twice";
+  EXPECT_FALSE(receiver_.Take(Frame{FrameType::kCommit, ""}).ok());
+}
+
+TEST_F(FileReceiverTest, AWrongChecksumOrSizeIsDataLoss) {
+  ASSERT_TRUE(receiver_.Take(BeginFrame(1, "app", FileKind::kRootfs, "")).ok());
+  ASSERT_TRUE(receiver_.Take(DataFrame(1, 0, "abc")).ok());
+  EXPECT_EQ(receiver_.Take(EndFrame(1, "abd")).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(receiver_.Take(EndFrame(1, "ab")).code(), absl::StatusCode::kDataLoss);
+  EXPECT_FALSE(receiver_.HasFile("app/rootfs.tar"));
+}
+
+TEST_F(FileReceiverTest, AContainerIsCompleteOnlyWhenItsCountsAreRight) {
+  ASSERT_TRUE(receiver_.Take(BeginFrame(1, "app", FileKind::kRootfs, "")).ok());
+  EXPECT_FALSE(receiver_.Take(MessageFrame(FrameType::kContainerEnd, ContainerEnd{"app", 1, 0})).ok()) << "open file";
+  ASSERT_TRUE(receiver_.Take(EndFrame(1, "")).ok());
+  EXPECT_EQ(receiver_.Take(MessageFrame(FrameType::kContainerEnd, ContainerEnd{"app", 2, 0})).code(),
+            absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(receiver_.complete().empty());
+  ASSERT_TRUE(receiver_.Take(MessageFrame(FrameType::kContainerEnd, ContainerEnd{"app", 1, 0})).ok());
+  EXPECT_FALSE(receiver_.Take(BeginFrame(9, "app", FileKind::kImage, "late.img")).ok());
+  EXPECT_FALSE(receiver_.Take(MessageFrame(FrameType::kContainerEnd, ContainerEnd{"nobody", 0, 0})).ok());
+}
+
+TEST_F(FileReceiverTest, MoreThanThereIsRoomForIsRefused) {
+  ReceiveRules rules = Rules(folder_);
+  rules.max_bytes = 10;
+  rules.max_files = 2;
+  FileReceiver receiver(rules);
+  ASSERT_TRUE(receiver.Take(BeginFrame(1, "app", FileKind::kRootfs, "")).ok());
+  ASSERT_TRUE(receiver.Take(DataFrame(1, 0, "0123456789")).ok());
+  EXPECT_EQ(receiver.Take(DataFrame(1, 10, "x")).code(), absl::StatusCode::kResourceExhausted);
+  ASSERT_TRUE(receiver.Take(BeginFrame(2, "app", FileKind::kImage, "a.img")).ok());
+  EXPECT_EQ(receiver.Take(BeginFrame(3, "app", FileKind::kImage, "b.img")).code(), absl::StatusCode::kResourceExhausted);
+}
+
+// Sends a folder while a "dump" writes it, and receives it at the other end of a real stream.
+class SendImagesTest : public testing::Test {
+ protected:
+  void Write(const std::string& name, const std::string& content) {
+    std::ofstream(source_ + "/" + name, std::ios::app | std::ios::binary) << content;
+  }
+  // Receives until CONTAINER_END or an error.
+  absl::Status ReceiveAll() {
+    FileReceiver receiver(Rules(target_));
+    while (receiver.complete().empty()) {
+      absl::StatusOr<Frame> frame = pair_.b->Receive(Soon());
+      if (!frame.ok()) return frame.status();
+      if (absl::Status status = receiver.Take(*frame); !status.ok()) return status;
+      received_ = receiver.totals();
+    }
+    return absl::OkStatus();
+  }
+  // True once `path` has `size` bytes.
+  static bool Grows(const std::string& path, size_t size) {
+    for (const absl::Time end = Soon(); absl::Now() < end; absl::SleepFor(absl::Milliseconds(1))) {
+      absl::StatusOr<std::string> content = ReadFile(path, 64 << 20);
+      if (content.ok() && content->size() == size) return true;
+    }
+    return false;
+  }
+
+  StreamPair pair_;
+  const std::string source_ = tls::TestFolder();
+  const std::string target_ = tls::TestFolder();
+  ReceivedTotals received_;
+  DumpProgress dump_;
+};
+
+TEST_F(SendImagesTest, PagesTravelWhileTheDumpRunsAndTheRestAfterIt) {
+  FileSender sender(*pair_.a, "app", Soon());
+  absl::StatusOr<ImageTotals> sent;
+  absl::Status received;
+  std::thread sending([&] {
+    sent = SendImages(source_, dump_, sender);
+    if (sent.ok()) sent = sender.End().ok() ? sent : absl::UnavailableError("no end");
+  });
+  std::thread receiving([&] { received = ReceiveAll(); });
+
+  const std::string first = RandomText(3'000'000, 1);
+  const std::string second = RandomText(1'234'567, 2);
+  Write("pages-1.img", first);
+  Write("core-1.img", "early");
+  EXPECT_TRUE(Grows(target_ + "/app/images/pages-1.img", first.size())) << "sent before the dump's end";
+  EXPECT_FALSE(FileExists(target_ + "/app/images/core-1.img"));
+  Write("pages-1.img", second);
+  Write("pages-2.img", "tiny");
+  Write("core-1.img", " and late");
+  Write("inventory.img", "last");
+  dump_.Finish(absl::OkStatus());
+  sending.join();
+  receiving.join();
+
+  ASSERT_TRUE(sent.ok()) << sent.status();
+  ASSERT_TRUE(received.ok()) << received;
+  EXPECT_EQ(*ReadFile(target_ + "/app/images/pages-1.img"), first + second);
+  EXPECT_EQ(*ReadFile(target_ + "/app/images/pages-2.img"), "tiny");
+  EXPECT_EQ(*ReadFile(target_ + "/app/images/core-1.img"), "early and late");
+  EXPECT_EQ(*ReadFile(target_ + "/app/images/inventory.img"), "last");
+  EXPECT_EQ(sent->page_bytes, static_cast<int64_t>(first.size() + second.size() + 4));
+  EXPECT_EQ(received_.page_bytes, sent->page_bytes);
+  EXPECT_EQ(received_.image_bytes, sent->other_bytes);
+}
+
+TEST_F(SendImagesTest, AFailedDumpEndsTheSendingWithItsError) {
+  FileSender sender(*pair_.a, "app", Soon());
+  Write("pages-1.img", "some");
+  dump_.Finish(absl::InternalError("criu failed"));
+  EXPECT_EQ(SendImages(source_, dump_, sender).status(), absl::InternalError("criu failed"));
+}
+
+TEST_F(SendImagesTest, ALinkAmongTheImagesIsNotFollowed) {
+  ASSERT_EQ(symlink("/etc/hostname", (source_ + "/pages-1.img").c_str()), 0);
+  FileSender sender(*pair_.a, "app", Soon());
+  dump_.Finish(absl::OkStatus());
+  EXPECT_FALSE(SendImages(source_, dump_, sender).ok());
+}
+
+TEST_F(SendImagesTest, AnImageThatShrinksIsNoticed) {
+  FileSender sender(*pair_.a, "app", Soon());
+  Write("pages-1.img", std::string(100'000, 'x'));
+  absl::StatusOr<ImageTotals> sent;
+  absl::Status received;
+  std::thread sending([&] { sent = SendImages(source_, dump_, sender); });
+  std::thread receiving([&] { received = ReceiveAll(); });
+  EXPECT_TRUE(Grows(target_ + "/app/images/pages-1.img", 100'000));
+  ASSERT_EQ(truncate((source_ + "/pages-1.img").c_str(), 50), 0);
+  dump_.Finish(absl::OkStatus());
+  sending.join();
+  pair_.a->Shutdown();
+  receiving.join();
+  EXPECT_EQ(sent.status().code(), absl::StatusCode::kDataLoss) << sent.status();
+  EXPECT_FALSE(received.ok());
+}
+
+}  // namespace
+}  // namespace godwit::transfer
