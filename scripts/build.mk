@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+# Building, checking and packing. Everything runs in the Debian 13 build root (scripts/in-root), made when it is missing.
+.PHONY: build unit asan tsan fuzz lint format test test-unit test-apiserver test-node test-cluster image clean
+ARCHS ?= amd64 arm64
+JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 60
+export JOBS
+
+build: ## compile everything (PRESET=dev|release|asan|tsan)
+	@scripts/build $(PRESET)
+
+unit: ## the unit tests (PRESET as for build)
+	@scripts/run-ctest unit $(PRESET)
+
+asan: ## the unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@scripts/run-ctest unit asan
+
+tsan: ## the unit tests under ThreadSanitizer
+	@scripts/run-ctest unit tsan
+
+fuzz: ## each fuzzer for FUZZ_SECONDS=60
+	@scripts/fuzz $(FUZZ_SECONDS)
+
+lint: ## formatting, clang-tidy, direction of includes, shell scripts
+	@scripts/lint
+
+format: ## format all C++ files
+	@scripts/lint --fix
+
+test: ## all tests: unit, apiserver, node, cluster
+	@scripts/test unit apiserver node cluster
+
+test-unit: ## unit tests alone
+	@scripts/test unit
+
+test-apiserver: ## controller and client library against a real API server
+	@scripts/test apiserver
+
+test-node: ## dumps and restores with the real CRIU
+	@scripts/test node
+
+test-cluster: ## end to end, on the real test cluster
+	@scripts/test cluster
+
+image: ## OCI images in build/images (ARCHS="amd64 arm64")
+	@scripts/image $(ARCHS)
+
+clean: ## remove what was built here; caches outside the checkout stay
+	rm -rf --one-file-system build/dev build/release build/release-arm64 build/asan build/tsan build/fuzz build/images build/test
