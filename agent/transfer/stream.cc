@@ -25,6 +25,7 @@ Stream::~Stream() { Shutdown(); }
 absl::StatusOr<std::unique_ptr<Stream>> Stream::Connect(tls::Identity& identity, const std::string& address,
                                                         const std::string& node, absl::Time deadline) {
   const std::string what = absl::StrCat("cannot connect to the agent of node ", node, " at ", address);
+  IgnoreBrokenPipes();
   GODWIT_ASSIGN_OR_RETURN(tls::ContextPointer context, identity.ClientContext());
   absl::StatusOr<UniqueFd> socket = ConnectTcp(address, deadline);
   if (!socket.ok()) return Annotate(socket.status(), what);

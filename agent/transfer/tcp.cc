@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -58,6 +59,8 @@ absl::Status AwaitConnected(int fd, absl::Time deadline) {
 }
 
 }  // namespace
+
+void IgnoreBrokenPipes() { signal(SIGPIPE, SIG_IGN); }
 
 absl::Status SetSocketOptions(int fd) {
   const struct {

@@ -21,4 +21,8 @@ absl::StatusOr<UniqueFd> ListenTcp(const std::string& address, uint16_t& port);
 // No delay, keepalive, and an end for data that nobody acknowledges: a dead peer is noticed within about ten seconds.
 absl::Status SetSocketOptions(int socket);
 
+// OpenSSL writes with write(2), so a peer that has gone would end the process by SIGPIPE: ignored from now on, for the
+// whole process. Children get the default again (base/process.h).
+void IgnoreBrokenPipes();
+
 }  // namespace godwit::transfer
