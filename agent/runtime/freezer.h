@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Makes the processes of cgroups stand still, all cgroups together, and go on again.
+// Kernel: Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze and cgroup.events.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace godwit::runtime {
+
+// Cgroups that stand still; thaws them when it goes, unless released.
+class FrozenCgroups {
+ public:
+  FrozenCgroups() = default;
+  FrozenCgroups(FrozenCgroups&& other) noexcept;
+  FrozenCgroups& operator=(FrozenCgroups&& other) noexcept;
+  ~FrozenCgroups();
+
+  // Thaws all of them, also when one fails; the first error is returned. A cgroup that is gone needs no thawing.
+  absl::Status Thaw();
+  // Leaves them frozen: somebody else answers for them from here on.
+  void Release() { folders_.clear(); }
+
+ private:
+  friend absl::StatusOr<FrozenCgroups> FreezeCgroups(std::vector<std::string>, absl::Duration);
+  friend FrozenCgroups AdoptFrozen(std::vector<std::string>);
+  explicit FrozenCgroups(std::vector<std::string> folders) : folders_(std::move(folders)) {}
+
+  std::vector<std::string> folders_;
+};
+
+// Freezes all of `folders` (cgroup2 folders) at once and returns when every task in them stands still. When that takes
+// longer than `limit` or fails, all are thawed again: DeadlineExceeded names the cgroup that did not stand still.
+absl::StatusOr<FrozenCgroups> FreezeCgroups(std::vector<std::string> folders, absl::Duration limit);
+
+// Takes over cgroups that another process has frozen.
+FrozenCgroups AdoptFrozen(std::vector<std::string> folders);
+
+// Waits until all of them stand still (DeadlineExceeded otherwise). Changes nothing.
+absl::Status WaitFrozen(const std::vector<std::string>& folders, absl::Duration limit);
+
+// Kills everything in the cgroup, frozen or not, and waits until nothing is left. The processes run no more code of
+// their own. OK when the cgroup is gone or empty.
+absl::Status KillCgroup(const std::string& folder, absl::Duration limit);
+
+}  // namespace godwit::runtime
