@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+// The way of a Migration up to the order to freeze: Pending, Preflight, Preparing. Nothing here can harm the source.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "controller/migration/draft.h"
+#include "controller/pods/eligibility.h"
+#include "controller/pods/names.h"
+
+namespace godwit::controller {
+namespace {
+
+using crds::Finding;
+using crds::MigrationPhase;
+using crds::Severity;
+
+Failure AsFailure(const Finding& finding) {
+  return {finding.id, absl::StrCat(finding.message, finding.remedy.empty() ? "" : ". ", finding.remedy)};
+}
+
+Failure Expired(const Draft& draft, absl::string_view where) {
+  return {"Timeout", absl::StrCat("spec.timeout (", absl::FormatDuration(draft.seen.migration.spec.timeout),
+                                  ") passed ", where)};
+}
+
+Failure Deleted() { return {"Deleted", "the Migration was deleted before the pod had moved"}; }
+
+Failure RivalFailure(const Draft& draft) {
+  return {"AnotherMigration", absl::StrCat("Migration ", draft.seen.rival, " is moving this pod already")};
+}
+
+// A pod of the same ReplicaSet that is not ready would be the one that the ReplicaSet deletes at the hand-over.
+const k8s::Pod* UnreadySibling(const MigrationObserved& seen) {
+  for (const k8s::Pod& pod : seen.siblings) {
+    if (!pod.ready()) return &pod;
+  }
+  return nullptr;
+}
+
+// The node that the pod goes to, by name or by labels.
+Choice ChooseTarget(const MigrationObserved& seen) {
+  const std::string& source = seen.source_node.name;
+  const std::string& wanted = seen.migration.spec.target.node_name;
+  if (wanted.empty()) return ChooseNode(seen.candidates, source, seen.source_node.architecture, seen.selector);
+  if (seen.target_node.exists && wanted == source) {
+    return {.failure = Failure{"TargetIsSource", absl::StrCat("pod ", seen.migration.spec.pod_ref.name,
+                                                              " runs on node ", wanted, " already")}};
+  }
+  return {.node = wanted, .failure = WhyUnsuitable(seen.target_node)};
+}
+
+MigrationDecision FailForFindings(Draft& draft, std::vector<Finding> findings) {
+  std::vector<std::string> messages;
+  for (const Finding& finding : findings) {
+    if (finding.severity == Severity::kBlocking) messages.push_back(AsFailure(finding).message);
+  }
+  const auto first = std::find_if(findings.begin(), findings.end(),
+                                  [](const Finding& finding) { return finding.severity == Severity::kBlocking; });
+  const Failure why{first->id, absl::StrCat("the pod cannot be moved: ", absl::StrJoin(messages, "; "))};
+  draft.status.findings = std::move(findings);
+  draft.Condition(crds::kPreflightPassed, "False", why.reason, why.message);
+  return draft.Fail(why);
+}
+
+Finding FromAgent(const agent_api::Finding& in) {
+  Finding out{.id = in.id, .container = in.container, .message = in.message, .remedy = in.remedy};
+  switch (in.severity) {
+    case agent_api::Severity::kInfo: out.severity = Severity::kInfo; break;
+    case agent_api::Severity::kWarning: out.severity = Severity::kWarning; break;
+    case agent_api::Severity::kBlocking: out.severity = Severity::kBlocking; break;
+  }
+  return out;
+}
+
+// What the two nodes have or lack for what preflight expects to move.
+void CompareNodes(const Draft& draft, std::vector<Finding>& findings) {
+  const agent_api::NodeInfo& source = *draft.seen.source_node.agent;
+  const agent_api::NodeInfo& target = *draft.seen.target_node.agent;
+  const agent_api::PreflightReport& report = *draft.seen.preflight;
+  const int64_t spare = draft.settings.spare_bytes;
+  auto room = [&](absl::string_view id, absl::string_view what, const std::string& node, int64_t has, int64_t needs) {
+    if (has >= needs + spare) return;
+    findings.push_back({.id = std::string(id), .severity = Severity::kBlocking,
+                        .message = absl::StrCat("node ", node, " has ", has >> 20, " MiB of ", what, " available, and ",
+                                                (needs + spare) >> 20, " MiB are needed"),
+                        .remedy = "Choose another node or make room on this one."});
+  };
+  room("NoMemoryOnTarget", "memory", target.node, target.memory_available, report.memory_bytes);
+  room("NoSpaceOnTarget", "disk space", target.node, target.storage_available, report.memory_bytes + report.file_bytes);
+  room("NoSpaceOnSource", "disk space", source.node, source.storage_available, report.memory_bytes);
+  if (source.criu_version != target.criu_version) {
+    findings.push_back({.id = "CriuVersionDiffers", .severity = Severity::kWarning,
+                        .message = absl::StrCat("CRIU is ", source.criu_version, " on node ", source.node, " and ",
+                                                target.criu_version, " on node ", target.node),
+                        .remedy = "Run the same version of Godwit's agent on both nodes."});
+  }
+}
+
+// An agent that is needed does not answer or is not fit: give it time, then give up.
+MigrationDecision AwaitAgent(Draft& draft, const Failure& why) {
+  const bool silent = why.reason == "AgentUnreachable" || why.reason == "CertificateWrong";
+  if (!silent || draft.AgentSilent(why)) return draft.Fail(why);
+  return draft.Wait(why.reason, why.message, absl::Seconds(2));
+}
+
+std::optional<Failure> WhyTargetPodFails(const Draft& draft) {
+  const MigrationObserved& seen = draft.seen;
+  const std::string& name = draft.status.target_pod_name;
+  if (!seen.target) {
+    if (draft.status.target_pod_uid.empty()) return std::nullopt;  // not made yet
+    return Failure{"TargetPodDeleted", absl::StrCat("target pod ", name, " was deleted before it could take over")};
+  }
+  const k8s::Pod& target = *seen.target;
+  if (target.metadata.Label(kMigrationKey) != seen.migration.metadata.uid) {
+    return Failure{"TargetPodNameTaken", absl::StrCat("a pod of the name ", name, " exists that is not this Migration's")};
+  }
+  if (target.metadata.terminating()) {
+    return Failure{"TargetPodDeleted", absl::StrCat("target pod ", name, " was deleted before it could take over")};
+  }
+  return WhyNotStarting(target);
+}
+
+}  // namespace
+
+MigrationDecision Decide(const MigrationObserved& seen, const MigrationSettings& settings, absl::Time now) {
+  Draft draft(seen, settings, now);
+  const k8s::ObjectMeta& meta = seen.migration.metadata;
+  const bool ours = meta.HasFinalizer(crds::Migration::kFinalizer);
+  if (crds::Ended(draft.status.phase)) return DecideEnded(draft);
+  if (!ours) return meta.terminating() ? draft.Nothing() : draft.Do(MigrationStep::kAddFinalizer);
+  if (draft.failing()) return DecideFailing(draft);
+  switch (draft.status.phase) {
+    case MigrationPhase::kPending: return DecidePending(draft);
+    case MigrationPhase::kPreflight: return DecidePreflight(draft);
+    case MigrationPhase::kPreparing: return DecidePreparing(draft);
+    case MigrationPhase::kSwitching: return DecideSwitching(draft);
+    case MigrationPhase::kFinishing: return DecideFinishing(draft);
+    case MigrationPhase::kSucceeded:
+    case MigrationPhase::kFailed: break;
+  }
+  return draft.Nothing();
+}
+
+MigrationDecision DecidePending(Draft& draft) {
+  const MigrationObserved& seen = draft.seen;
+  const std::string& pod = seen.migration.spec.pod_ref.name;
+  if (draft.terminating()) return draft.Fail(Deleted());
+  if (draft.status.start_time == absl::Time()) draft.status.start_time = k8s::WholeSeconds(draft.now);
+  if (!seen.rival.empty()) return draft.Fail(RivalFailure(draft));
+  if (!seen.source) {
+    return draft.Fail({"PodNotFound", absl::StrCat("there is no pod ", pod, " in namespace ",
+                                                   seen.migration.metadata.name_space)});
+  }
+  std::vector<Finding> findings = WhyNotMovable(*seen.source);
+  if (auto owner = WhyOwnerUnsupported(seen.source->view, seen.replica_set ? &*seen.replica_set : nullptr)) {
+    findings.push_back(*owner);
+  }
+  if (auto limit = FreezeLimit(seen.source->view, draft.settings.freeze_cap); !limit.ok()) {
+    findings.push_back({.id = "LivenessProbeTooTight", .severity = Severity::kBlocking,
+                        .message = std::string(limit.status().message()),
+                        .remedy = "Raise failureThreshold to 2 or more."});
+  }
+  if (!findings.empty()) return FailForFindings(draft, std::move(findings));
+  if (auto why = WhyUnsuitable(seen.source_node); why && !seen.source_node.agent_runs) {
+    return draft.Fail({why->reason, absl::StrCat("the pod's own node: ", why->message)});
+  }
+  const Choice choice = ChooseTarget(seen);
+  if (choice.failure) return draft.Fail(*choice.failure);
+  if (draft.now > draft.deadline()) return draft.Fail(Expired(draft, "while the pod could not be moved yet"));
+  if (!seen.checkpoint.empty()) {
+    return draft.Wait("CheckpointRunning", absl::StrCat("Checkpoint ", seen.checkpoint, " of the pod is being made"),
+                      absl::Seconds(1));
+  }
+  if (const k8s::Pod* sibling = UnreadySibling(seen)) {
+    return draft.Wait("WaitingForSibling",
+                      absl::StrCat("pod ", sibling->metadata.name, " of the same ReplicaSet is not ready; the ReplicaSet would "
+                                   "delete it, and not the source, when the target joins"),
+                      absl::Seconds(5));
+  }
+  draft.status.source_node = seen.source_node.name;
+  draft.status.target_node = choice.node;
+  draft.status.source_pod_uid = seen.source->view.metadata.uid;
+  draft.status.target_pod_name = MovedPodName(seen.source->view.metadata, seen.migration.metadata.uid);
+  return draft.Enter(MigrationPhase::kPreflight,
+                     absl::StrCat("asking nodes ", draft.status.source_node, " and ", draft.status.target_node,
+                                  " whether pod ", pod, " can be moved"));
+}
+
+MigrationDecision DecidePreflight(Draft& draft) {
+  const MigrationObserved& seen = draft.seen;
+  if (draft.terminating()) return draft.Fail(Deleted());
+  if (auto lost = WhySourceLost(draft)) return draft.Fail(*lost);
+  if (!seen.rival.empty()) return draft.Fail(RivalFailure(draft));
+  if (draft.now > draft.deadline()) return draft.Fail(Expired(draft, "before the nodes had answered"));
+  if (auto why = WhyUnsuitable(seen.target_node)) return draft.Fail(*why);
+  for (const NodeView* node : {&seen.source_node, &seen.target_node}) {
+    if (!node->agent.ok()) return AwaitAgent(draft, AgentFailure(node->name, node->agent.status()));
+  }
+  if (auto why = WhyAgentUnsuitable(seen.target_node, seen.source_node.agent->architecture)) return draft.Fail(*why);
+  if (!seen.preflight.ok()) {
+    const absl::Status& error = seen.preflight.status();
+    if (!IsRefusal(error)) return AwaitAgent(draft, AgentFailure(seen.source_node.name, error));
+    return draft.Fail({"PreflightFailed", absl::StrCat("node ", seen.source_node.name,
+                                                       " could not look at the pod: ", error.message())});
+  }
+  draft.AgentsAnswer();
+  std::vector<Finding> findings;
+  for (const agent_api::Finding& finding : seen.preflight->findings) findings.push_back(FromAgent(finding));
+  if (seen.host_port_taken) findings.push_back(*seen.host_port_taken);
+  CompareNodes(draft, findings);
+  draft.status.preflight = {.memory_bytes = seen.preflight->memory_bytes, .file_bytes = seen.preflight->file_bytes};
+  const bool blocked = std::any_of(findings.begin(), findings.end(),
+                                   [](const Finding& finding) { return finding.severity == Severity::kBlocking; });
+  if (blocked) return FailForFindings(draft, std::move(findings));
+  const std::string size = absl::StrCat((draft.status.preflight.memory_bytes >> 20), " MiB of memory and ",
+                                        (draft.status.preflight.file_bytes >> 20), " MiB of files");
+  draft.status.findings = std::move(findings);
+  draft.Condition(crds::kPreflightPassed, "True", "Passed", absl::StrCat("nothing stands in the way; ", size, " will move"));
+  return draft.Enter(MigrationPhase::kPreparing,
+                     absl::StrCat("making target pod ", draft.status.target_pod_name, " on node ",
+                                  draft.status.target_node, "; ", size, " will move"));
+}
+
+MigrationDecision DecidePreparing(Draft& draft) {
+  const MigrationObserved& seen = draft.seen;
+  if (draft.terminating()) return draft.Fail(Deleted());
+  if (auto lost = WhySourceLost(draft)) return draft.Fail(*lost);
+  if (!seen.rival.empty()) return draft.Fail(RivalFailure(draft));
+  // Before the pod's own complaints: the agent's word is the reason that a person wants to hear.
+  if (seen.target_side.ok() && seen.target_side->state == agent_api::TargetState::kAborted) {
+    return draft.Fail({seen.target_side->reason, seen.target_side->message});
+  }
+  if (auto why = WhyTargetPodFails(draft)) return draft.Fail(*why);
+  if (draft.now > draft.deadline()) {
+    return draft.Fail(Expired(draft, absl::StrCat("before the target pod could take over",
+                                                  seen.target_warning.empty() ? "" : "; the last said about it: ",
+                                                  seen.target_warning)));
+  }
+  if (!seen.target) return draft.Do(MigrationStep::kCreateTargetPod);
+  if (draft.status.target_pod_uid.empty()) {
+    draft.status.target_pod_uid = seen.target->metadata.uid;
+    draft.Condition(crds::kTargetReady, "False", "Starting", absl::StrCat("pod ", draft.status.target_pod_name, " was made"));
+    return draft.Do(MigrationStep::kNothing);
+  }
+  if (!seen.target_side.ok()) return AwaitAgent(draft, AgentFailure(seen.target_node.name, seen.target_side.status()));
+  draft.AgentsAnswer();
+  if (seen.target_side->state == agent_api::TargetState::kNone) return draft.Do(MigrationStep::kPermit);
+  if (HasPermitGate(*seen.target)) return draft.Do(MigrationStep::kOpenGate);
+  if (seen.target_side->waiting.empty()) {
+    return draft.Wait("WaitingForTarget", absl::StrCat("pod ", draft.status.target_pod_name, " is being started"),
+                      absl::Milliseconds(300));
+  }
+  draft.Condition(crds::kTargetReady, "True", "Waiting",
+                  absl::StrCat("container ", seen.target_side->waiting.front(), " waits for the state to go on from"));
+  return draft.Enter(MigrationPhase::kSwitching,
+                     absl::StrCat("freezing pod ", seen.migration.spec.pod_ref.name, " and sending it to node ",
+                                  draft.status.target_node));
+}
+
+MigrationDecision OnRefused(const MigrationObserved& seen, const MigrationSettings& settings, MigrationStep step,
+                            const absl::Status& error, absl::Time now) {
+  Draft draft(seen, settings, now);
+  const std::string& target = seen.target_node.name;
+  switch (step) {
+    case MigrationStep::kCreateTargetPod:
+      if (error.code() != absl::StatusCode::kInvalidArgument && error.code() != absl::StatusCode::kPermissionDenied) break;
+      return draft.Fail({"TargetPodRefused", absl::StrCat("the target pod was refused: ", error.message())});
+    case MigrationStep::kPermit:
+      if (!IsRefusal(error)) return AwaitAgent(draft, AgentFailure(target, error));
+      return draft.Fail({error.code() == absl::StatusCode::kResourceExhausted ? "NoSpaceOnTarget" : "TargetRefused",
+                         absl::StrCat("node ", target, " does not take the pod: ", error.message())});
+    case MigrationStep::kStartSource:
+      // Refused and, as the last look said, not begun before: the source is not touched.
+      if (IsRefusal(error)) {
+        return draft.Fail({"SourceRefused", absl::StrCat("node ", seen.source_node.name,
+                                                         " does not send the pod: ", error.message())});
+      }
+      draft.AgentSilent(AgentFailure(seen.source_node.name, error));
+      return draft.Wait("AgentUnreachable", error.message(), absl::Seconds(1));
+    default:
+      // Nothing to give up for: it is tried again, and says so.
+      if (error.code() == absl::StatusCode::kInvalidArgument || error.code() == absl::StatusCode::kPermissionDenied) {
+        return draft.Wait(absl::StrCat(StepName(step), "Refused"), error.message(), absl::InfiniteDuration());
+      }
+  }
+  return draft.Nothing();
+}
+
+}  // namespace godwit::controller

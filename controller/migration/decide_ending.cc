@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// A Migration that fails removes what it made; one that has ended lets its object go.
+#include "absl/strings/str_cat.h"
+#include "controller/migration/draft.h"
+#include "controller/pods/names.h"
+
+namespace godwit::controller {
+
+namespace {
+
+using agent_api::SourceState;
+using agent_api::TargetState;
+
+// The next removal: first both sides are told (so that `create` on the target ends), then the target pod goes, then both
+// sides forget. nullopt when nothing more can be done; `in_the_way` then tells what is left and why.
+std::optional<MigrationDecision> Remove(Draft& draft, std::optional<Failure>& in_the_way) {
+  const MigrationObserved& seen = draft.seen;
+  const k8s::Condition why = *k8s::FindCondition(draft.status.conditions, crds::kComplete);
+  if (seen.source_side.ok() && (seen.source_side->state == SourceState::kOpen || seen.source_side->state == SourceState::kFrozen)) {
+    return draft.Abort(MigrationStep::kAbortSource, {why.reason, why.message});
+  }
+  const bool target_known = seen.target_side.ok();
+  if (target_known && (seen.target_side->state == TargetState::kOpen || seen.target_side->state == TargetState::kPrepared)) {
+    return draft.Abort(MigrationStep::kAbortTarget, {why.reason, why.message});
+  }
+  const bool ours = seen.target && seen.target->metadata.Label(kMigrationKey) == seen.migration.metadata.uid;
+  const bool runs = target_known && seen.target_side->state == TargetState::kRunning;
+  if (ours && !runs && !seen.target->metadata.terminating()) return draft.Do(MigrationStep::kDeleteTargetPod);
+  if (runs) {
+    in_the_way = Failure{"TargetRuns", absl::StrCat("the agent of node ", seen.target_node.name, " says that the target runs")};
+    return std::nullopt;
+  }
+  if (auto step = ForgetSides(draft, in_the_way)) return step;
+  if (ours && !in_the_way) {
+    in_the_way = Failure{"TargetPodTerminating", absl::StrCat("target pod ", draft.status.target_pod_name, " is still terminating")};
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+MigrationDecision DecideFailing(Draft& draft) {
+  std::optional<Failure> in_the_way;
+  if (auto step = Remove(draft, in_the_way)) return *std::move(step);
+  const absl::Time since = k8s::FindCondition(draft.status.conditions, crds::kComplete)->last_transition_time;
+  if (in_the_way && draft.now - since < draft.settings.cleanup_patience) {
+    return draft.Wait("CleaningUp", in_the_way->message, absl::Seconds(1));
+  }
+  return draft.FinishFailing(in_the_way);
+}
+
+MigrationDecision DecideEnded(Draft& draft) {
+  const bool clean = k8s::IsConditionTrue(draft.status.conditions, crds::kCleanedUp);
+  if (!clean) {
+    std::optional<Failure> in_the_way;
+    const bool failed = draft.status.phase == crds::MigrationPhase::kFailed;
+    auto step = failed ? Remove(draft, in_the_way) : ForgetSides(draft, in_the_way);
+    if (step) return *std::move(step);
+    if (in_the_way) {
+      draft.Condition(crds::kCleanedUp, "False", in_the_way->reason, in_the_way->message);
+      return draft.Wait("", "", absl::Seconds(15));
+    }
+    draft.Condition(crds::kCleanedUp, "True", "NothingLeft", "nothing of the migration was left behind");
+    return draft.Nothing();
+  }
+  const bool ours = draft.seen.migration.metadata.HasFinalizer(crds::Migration::kFinalizer);
+  return draft.terminating() && ours ? draft.Do(MigrationStep::kRemoveFinalizer) : draft.Nothing();
+}
+
+}  // namespace godwit::controller

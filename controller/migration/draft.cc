@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "controller/migration/draft.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace godwit::controller {
+
+using crds::MigrationPhase;
+
+absl::string_view StepName(MigrationStep step) {
+  switch (step) {
+    case MigrationStep::kNothing: return "Nothing";
+    case MigrationStep::kAddFinalizer: return "AddFinalizer";
+    case MigrationStep::kRemoveFinalizer: return "RemoveFinalizer";
+    case MigrationStep::kCreateTargetPod: return "CreateTargetPod";
+    case MigrationStep::kPermit: return "Permit";
+    case MigrationStep::kOpenGate: return "OpenGate";
+    case MigrationStep::kStartSource: return "StartSource";
+    case MigrationStep::kAbortSource: return "AbortSource";
+    case MigrationStep::kAbortTarget: return "AbortTarget";
+    case MigrationStep::kMarkCommitted: return "MarkCommitted";
+    case MigrationStep::kLowerDeletionCost: return "LowerDeletionCost";
+    case MigrationStep::kHandOver: return "HandOver";
+    case MigrationStep::kDeleteSourcePod: return "DeleteSourcePod";
+    case MigrationStep::kFinishSource: return "FinishSource";
+    case MigrationStep::kDeleteTargetPod: return "DeleteTargetPod";
+    case MigrationStep::kForgetSource: return "ForgetSource";
+    case MigrationStep::kForgetTarget: return "ForgetTarget";
+  }
+  return "";
+}
+
+Draft::Draft(const MigrationObserved& observed, const MigrationSettings& limits, absl::Time time)
+    : seen(observed), settings(limits), now(time), status(observed.migration.status) {
+  status.observed_generation = seen.migration.metadata.generation;
+}
+
+bool Draft::failing() const {
+  const k8s::Condition* complete = k8s::FindCondition(status.conditions, crds::kComplete);
+  return complete != nullptr && complete->status == "False";
+}
+
+absl::Time Draft::deadline() const {
+  const absl::Time created = seen.migration.metadata.creation_timestamp.value_or(now);
+  return (status.start_time == absl::Time() ? created : status.start_time) + seen.migration.spec.timeout;
+}
+
+bool Draft::SourceThere() const {
+  return seen.source.has_value() && seen.source->view.metadata.uid == status.source_pod_uid;
+}
+
+bool Draft::Condition(absl::string_view type, absl::string_view value, absl::string_view reason,
+                      absl::string_view message) {
+  return k8s::SetCondition(status.conditions,
+                           {.type = std::string(type),
+                            .status = std::string(value),
+                            .observed_generation = status.observed_generation,
+                            .reason = std::string(reason),
+                            .message = std::string(message)},
+                           now);
+}
+
+MigrationDecision Draft::End(MigrationStep step, absl::Duration again) {
+  return {.status = std::move(status), .tells = std::move(tells_), .step = step, .again = again};
+}
+
+MigrationDecision Draft::Abort(MigrationStep step, const Failure& why) {
+  MigrationDecision decision = Do(step);
+  decision.why = {.reason = why.reason, .message = why.message};
+  return decision;
+}
+
+MigrationDecision Draft::Wait(absl::string_view reason, absl::string_view message, absl::Duration again) {
+  if (!failing() && !crds::Ended(status.phase)) Condition(crds::kComplete, "Unknown", reason, message);
+  return End(MigrationStep::kNothing, again);
+}
+
+MigrationDecision Draft::Enter(MigrationPhase phase, absl::string_view message) {
+  status.phase = phase;
+  Condition(crds::kComplete, "Unknown", json::Name(phase), message);
+  tells_.push_back({.reason = std::string(json::Name(phase)), .message = std::string(message)});
+  return End(MigrationStep::kNothing, absl::ZeroDuration());
+}
+
+MigrationDecision Draft::Fail(const Failure& why) {
+  Condition(crds::kComplete, "False", why.reason, why.message);
+  if (status.start_time == absl::Time()) status.start_time = k8s::WholeSeconds(now);
+  // Before Preparing nothing was made that would have to be removed.
+  if (status.phase == MigrationPhase::kPending || status.phase == MigrationPhase::kPreflight) {
+    return FinishFailing(std::nullopt);
+  }
+  return End(MigrationStep::kNothing, absl::ZeroDuration());
+}
+
+void Draft::Complete() {
+  status.completion_time = k8s::WholeSeconds(now);
+  status.total_duration =
+      crds::Readable(std::max(absl::ZeroDuration(), status.completion_time - status.start_time));
+}
+
+MigrationDecision Draft::FinishFailing(const std::optional<Failure>& left_behind) {
+  const k8s::Condition why = *k8s::FindCondition(status.conditions, crds::kComplete);
+  status.phase = MigrationPhase::kFailed;
+  Complete();
+  Condition(crds::kCleanedUp, left_behind ? "False" : "True", left_behind ? left_behind->reason : "NothingLeft",
+            left_behind ? left_behind->message : "nothing of the migration was left behind");
+  tells_.push_back({.warning = true, .reason = why.reason,
+                    .message = absl::StrCat(SourceThere() ? "the pod was not moved and goes on where it is: "
+                                                          : "the pod was not moved: ",
+                                           why.message)});
+  return End(MigrationStep::kNothing, absl::ZeroDuration());
+}
+
+MigrationDecision Draft::Succeed(const std::optional<Failure>& left_behind) {
+  status.phase = MigrationPhase::kSucceeded;
+  Complete();
+  const std::string summary =
+      absl::StrCat("pod ", seen.migration.spec.pod_ref.name, " goes on as ", status.target_pod_name, " on node ",
+                   status.target_node, "; it stood still for ", absl::FormatDuration(status.freeze.duration));
+  Condition(crds::kComplete, "True", "Succeeded", summary);
+  Condition(crds::kCleanedUp, left_behind ? "False" : "True", left_behind ? left_behind->reason : "NothingLeft",
+            left_behind ? left_behind->message : "nothing of the migration was left behind");
+  tells_.push_back({.reason = "Succeeded", .message = summary});
+  return End(MigrationStep::kNothing, absl::ZeroDuration());
+}
+
+bool Draft::AgentSilent(const Failure& why) {
+  Condition(crds::kAgentsReachable, "False", why.reason, why.message);
+  return now - k8s::FindCondition(status.conditions, crds::kAgentsReachable)->last_transition_time >
+         settings.agent_patience;
+}
+
+void Draft::AgentsAnswer() {
+  if (k8s::FindCondition(status.conditions, crds::kAgentsReachable) == nullptr) return;  // never was in doubt
+  Condition(crds::kAgentsReachable, "True", "AllAnswer", "the agents that are needed answer");
+}
+
+std::optional<Failure> WhySourceLost(const Draft& draft) {
+  const std::string& name = draft.seen.migration.spec.pod_ref.name;
+  if (!draft.seen.source) return Failure{"PodGone", absl::StrCat("pod ", name, " was deleted while it was being moved")};
+  if (!draft.SourceThere()) {
+    return Failure{"PodReplaced", absl::StrCat("pod ", name, " was deleted while it was being moved; another of that name runs now")};
+  }
+  const k8s::Pod& pod = draft.seen.source->view;
+  if (pod.metadata.terminating()) {
+    return Failure{"PodTerminating", absl::StrCat("pod ", name, " is being deleted")};
+  }
+  if (!pod.running()) {
+    return Failure{"PodNotRunning", absl::StrCat("pod ", name, " ended while it was being moved (phase ", pod.status.phase, ")")};
+  }
+  return std::nullopt;
+}
+
+bool IsRefusal(const absl::Status& error) {
+  switch (error.code()) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kUnimplemented: return true;
+    default: return false;
+  }
+}
+
+}  // namespace godwit::controller

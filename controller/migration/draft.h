@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// A decision in the making: the Migration's status with the words that its phases share. Used by decide*.cc only.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "controller/migration/decision.h"
+#include "controller/pods/progress.h"
+
+namespace godwit::controller {
+
+class Draft {
+ public:
+  Draft(const MigrationObserved& seen, const MigrationSettings& settings, absl::Time now);
+
+  const MigrationObserved& seen;
+  const MigrationSettings& settings;
+  const absl::Time now;
+  crds::MigrationStatus status;
+
+  bool terminating() const { return seen.migration.metadata.terminating(); }
+  // It is known that the Migration fails; what it made is being removed.
+  bool failing() const;
+  absl::Time deadline() const;
+  // Nobody but the pod of that name and UID is the source.
+  bool SourceThere() const;
+
+  // True when the status changed. Transition times follow the API conventions.
+  bool Condition(absl::string_view type, absl::string_view status, absl::string_view reason, absl::string_view message);
+
+  // The decisions.
+  MigrationDecision Nothing() { return End(MigrationStep::kNothing, absl::InfiniteDuration()); }
+  MigrationDecision Do(MigrationStep step) { return End(step, absl::ZeroDuration()); }
+  MigrationDecision Abort(MigrationStep step, const Failure& why);
+  // `reason` and `message` go to the Complete condition: what is waited for.
+  MigrationDecision Wait(absl::string_view reason, absl::string_view message, absl::Duration again);
+  MigrationDecision Enter(crds::MigrationPhase phase, absl::string_view message);
+  // From here the Migration fails for this reason. Only where it is certain that the target never runs.
+  MigrationDecision Fail(const Failure& why);
+  // Everything is removed (or `left_behind` says what is not).
+  MigrationDecision FinishFailing(const std::optional<Failure>& left_behind);
+  MigrationDecision Succeed(const std::optional<Failure>& left_behind);
+
+  // An agent did not answer: told in a condition. Whether that has gone on for longer than agent_patience.
+  bool AgentSilent(const Failure& why);
+  void AgentsAnswer();
+
+ private:
+  MigrationDecision End(MigrationStep step, absl::Duration again);
+  void Complete();
+
+  std::vector<Tell> tells_;
+};
+
+// The parts of Decide, one for each stretch of the way.
+MigrationDecision DecidePending(Draft& draft);
+MigrationDecision DecidePreflight(Draft& draft);
+MigrationDecision DecidePreparing(Draft& draft);
+MigrationDecision DecideSwitching(Draft& draft);
+MigrationDecision DecideFinishing(Draft& draft);
+MigrationDecision DecideFailing(Draft& draft);
+MigrationDecision DecideEnded(Draft& draft);
+
+// The step by which a side that has come to its end forgets the Migration. nullopt when both have, or when `in_the_way`
+// says why one cannot.
+std::optional<MigrationDecision> ForgetSides(Draft& draft, std::optional<Failure>& in_the_way);
+
+// Why the source can no longer be moved: gone, replaced, being deleted, not running.
+std::optional<Failure> WhySourceLost(const Draft& draft);
+
+// Whether an error is an agent's definite no rather than the absence of an answer.
+bool IsRefusal(const absl::Status& error);
+
+}  // namespace godwit::controller

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// How far a pod that we made, or that we delete, has come; from its object alone.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/time/time.h"
+#include "k8s/pod.h"
+
+namespace godwit::controller {
+
+// Why something failed: a CamelCase reason for machines, a sentence for people.
+struct Failure {
+  std::string reason;
+  std::string message;
+  bool operator==(const Failure&) const = default;
+};
+
+// Why a pod that is to start never will, or not soon: no room on its node, an image that cannot be had, a container that
+// cannot be created. What kubelet or the scheduler said is quoted.
+std::optional<Failure> WhyNotStarting(const k8s::Pod& pod);
+
+bool HasPermitGate(const k8s::Pod& pod);
+bool IsCommitted(const k8s::Pod& pod);  // our readiness gate's condition is true
+
+// When the deletion was asked for; InfiniteFuture unless it was.
+absl::Time DeletionRequested(const k8s::ObjectMeta& meta);
+
+// Whether kubelet knows that the pod is being deleted, so that it restarts nothing any more: its status speaks of the
+// pod's last generation. Kubelets that do not say (before 1.33) are trusted `patience` after the request, others that
+// do not answer after ten times that.
+bool KubeletSawDeletion(const k8s::Pod& pod, absl::Duration patience, absl::Time now);
+
+}  // namespace godwit::controller
