@@ -124,10 +124,7 @@ make_root() {
   fi
 }
 
-set +e # so that errexit works inside the subshell (it is off in a tested command)
-(set -e; make_root) >"$log" 2>&1 </dev/null 9>&-
-status=$?
-set -e
+with_progress "$log" make_root
 [ $status = 0 ] || { tail -20 "$log" >&2; die "could not make the root '$name': see $log"; }
 touch "$root/.complete"
 say "root '$name' is ready: $root"

@@ -1,6 +1,7 @@
 # Shared by every script of the project; source it, do not run it.
 # SPDX-License-Identifier: Apache-2.0
-# Gives: REPO (checkout), CACHE (third-party builds, outside the checkout), say, die, need_root, ensure_host_packages.
+# Gives: REPO (checkout), CACHE (third-party builds, outside the checkout), say, die, need_root, ensure_host_packages,
+# with_progress.
 set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 CACHE=${GODWIT_CACHE:-/var/cache/godwit}
@@ -25,4 +26,23 @@ ensure_host_packages() {
     apt-get update -qq >/dev/null
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
   ) 8>"$CACHE/apt.lock"
+}
+
+# with_progress LOG FUNCTION...: runs it with errexit and its output in LOG, and tells every 15 s how far it is (LOG's last
+# line). Sets `status` to the function's: this never fails itself, because errexit is off in a command whose failure is
+# tested. Descriptor 9 (locks) is not passed on.
+with_progress() {
+  local log=$1 begin=$SECONDS teller
+  shift
+  : >"$log"
+  while ! read -rt 15 <><(:); do
+    printf '    %s, %d s: %s\n' "$(basename "$log" .log)" $((SECONDS - begin)) "$(tail -n 1 "$log" | tr -d '\r' | cut -c 1-100)" >&2
+  done 9>&- &
+  teller=$!
+  set +e
+  (set -e; "$@") >"$log" 2>&1 </dev/null 9>&-
+  status=$?
+  set -e
+  kill $teller
+  wait $teller 2>/dev/null || true
 }
