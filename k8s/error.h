@@ -60,6 +60,8 @@ std::optional<Error> ErrorOf(const absl::Status& status);
 // The server's reason, or "" as above.
 std::string ReasonOf(const absl::Status& status);
 
+// Write them with their namespace, k8s::IsNotFound(status): absl has functions of the same names, for its
+// codes.
 bool IsNotFound(const absl::Status& status);
 bool IsAlreadyExists(const absl::Status& status);
 bool IsConflict(

@@ -74,10 +74,10 @@ class EventRecorder {
 
   void Run();
   void Write(const Item& item);
-  bool CountUp(const Item& item);
-  void Insert(const Item& item);
+  absl::Status WriteOnce(const Item& item);
+  absl::Status CountUp(const Item& item, Series& series);
+  absl::Status Insert(const Item& item);
   bool Spend(const std::string& object, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Forget(absl::Time now);
   void Drop() ABSL_LOCKS_EXCLUDED(mutex_);
 
   const Options options_;
@@ -90,6 +90,7 @@ class EventRecorder {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   int64_t dropped_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<std::string, Series> series_;  // only Run's thread
+  int64_t inserted_ = 0;                             // only Run's thread
   std::thread thread_;
 };
 

@@ -70,8 +70,9 @@ class Informer : private ReflectorSink {
   absl::Status WaitForSync(absl::Duration limit) const ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     if (mutex_.AwaitWithTimeout(absl::Condition(&synced_), limit)) return absl::OkStatus();
-    return absl::DeadlineExceededError(
-        absl::StrCat("no list of ", plural_, " within ", absl::FormatDuration(limit)));
+    return absl::DeadlineExceededError(absl::StrCat("no list of ", plural_, " within ",
+                                                    absl::FormatDuration(limit),
+                                                    ", last error: ", reflector_.last_error().ToString()));
   }
 
   // Null when there is none.

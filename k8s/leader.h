@@ -37,11 +37,11 @@ class LeaseElection {
  public:
   // InvalidArgument unless retry_period < renew_deadline < lease_duration and the names are there.
   static absl::Status Validate(const LeaderOptions& options);
-  LeaseElection(Client<Lease> leases, LeaderOptions options)
-      : leases_(std::move(leases)), options_(std::move(options)) {}
+  LeaseElection(Api api, LeaderOptions options) : api_(std::move(api)), options_(std::move(options)) {}
 
-  // Tries once to take or renew the Lease. Whether we hold it now; an error when the server did not answer
-  // (what we hold is unknown then; the deadline decides).
+  // Tries once to take or renew the Lease: true when that succeeded, false when somebody else has it or was
+  // faster, an error when the server did not answer. A leader stays one until leader_until(), whatever an
+  // attempt says.
   absl::StatusOr<bool> Attempt();
   // Gives the Lease back so that another can take it at once. OK when we did not hold it.
   absl::Status Release();
@@ -53,10 +53,14 @@ class LeaseElection {
   absl::Duration leader_until() const { return leader_until_; }
 
  private:
-  absl::StatusOr<bool> Take(const Lease& seen, bool create);
+  Client<Lease> Limited() const;
   void Observe(const Lease& lease);
+  LeaseSpec OurSpec(const LeaseSpec& before) const;
+  absl::StatusOr<bool> Create();
+  absl::StatusOr<bool> Take(const Lease& seen);
+  absl::StatusOr<bool> Taken(absl::Duration begin, const absl::StatusOr<Lease>& answer);
 
-  const Client<Lease> leases_;
+  const Api api_;
   const LeaderOptions options_;
   Lease observed_;
   absl::Duration observed_at_ = -absl::InfiniteDuration();
@@ -89,8 +93,7 @@ class LeaderElector {
 
  private:
   void Run();
-  void Publish(bool leading);
-  absl::Duration UntilNext(bool leading) const;
+  void Publish(bool leading, const LeaseElection& election);
 
   const LeaderOptions options_;
   const Callbacks callbacks_;

@@ -9,11 +9,11 @@
 
 namespace godwit::k8s {
 
-// The whole number, rounded up (as Quantity.Value()): "512Mi" is 536870912, "100m" is 1. OutOfRange beyond
-// int64.
+// The whole number, rounded away from zero (as Quantity.Value()): "512Mi" is 536870912, "100m" is 1.
+// OutOfRange beyond int64.
 absl::StatusOr<int64_t> ParseQuantity(absl::string_view text);
 
-// Thousandths, rounded up (as Quantity.MilliValue()): "100m" is 100, "2" is 2000.
+// Thousandths, rounded away from zero (as Quantity.MilliValue()): "100m" is 100, "2" is 2000.
 absl::StatusOr<int64_t> ParseMilliQuantity(absl::string_view text);
 
 }  // namespace godwit::k8s

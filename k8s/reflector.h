@@ -53,6 +53,8 @@ class Reflector {
   void Start();
   // Ends the request under way; returns when the thread is gone. Not from the sink.
   void Stop();
+  // Why the last list or watch that failed did; OK when none has.
+  absl::Status last_error() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   void Run();
@@ -68,6 +70,8 @@ class Reflector {
   const Api api_;
   std::string version_;  // where the next watch begins; empty: list first. Only Run's thread.
   int failures_ = 0;     // in a row. Only Run's thread.
+  mutable absl::Mutex mutex_;
+  absl::Status last_error_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

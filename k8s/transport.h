@@ -65,13 +65,13 @@ class Transport {
   const Config& config() const { return config_; }
 
  private:
-  class Connection;
-  struct Attempt;
+  class Connection;  // a libcurl handle with its kept-alive connection
+  using Piece = absl::FunctionRef<absl::Status(absl::string_view)>;
   Transport(Config config, TransportOptions options);
   std::unique_ptr<Connection> Borrow() ABSL_LOCKS_EXCLUDED(mutex_);
   void Return(std::unique_ptr<Connection> connection) ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status Try(const Request& request, absl::Time deadline, Attempt& attempt);
-  absl::Status Run(const Request& request, absl::FunctionRef<absl::Status(absl::string_view)> piece);
+  absl::Status Run(const Request& request, Piece piece);
+  absl::Status Try(const Request& request, const std::string& token, absl::Duration deadline, Piece piece);
 
   const Config config_;
   const TransportOptions options_;
