@@ -4,6 +4,8 @@
 ARCHS ?= amd64 arm64
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
+# The test cluster needs its nodes' architectures alone.
+deploy: ARCHS := amd64 $(if $(wildcard build/cluster/machines/a[0-9]*),arm64)
 export JOBS
 
 build: ## compile everything (PRESET=dev|release|asan|tsan)

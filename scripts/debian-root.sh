@@ -106,7 +106,7 @@ make_root() {
     # Foreign architecture: unpack the packages and their dependencies, run nothing.
     debootstrap --arch=arm64 --foreign --variant=minbase --include="$(echo $recipe | tr ' ' ',')" trixie "$root" "$MIRROR"
     for deb in "$root"/var/cache/apt/archives/*.deb; do dpkg-deb -x "$deb" "$root"; done
-    rm -rf "$root"/var/cache/apt/archives/*.deb "$root/debootstrap" "$root"/usr/share/doc "$root"/usr/share/man
+    rm -rf "$root"/var/cache/apt/archives/*.deb "$root/debootstrap" "$root"/usr/share/doc "$root"/usr/share/man # licences: from the build root
     # Absolute links would lead out of the sysroot.
     find "$root/usr/lib" -type l -lname '/*' | while read -r link; do ln -sfn "$root$(readlink "$link")" "$link"; done
   else
@@ -120,7 +120,8 @@ make_root() {
     # The machine's own certificate authorities, so that downloads through its proxies work in the root too.
     [ ! -d /usr/local/share/ca-certificates ] || cp -rL /usr/local/share/ca-certificates "$root/usr/local/share/" 2>/dev/null || true
     in_root update-ca-certificates || true
-    rm -rf "$root"/usr/share/doc "$root"/usr/share/man
+    find "$root/usr/share/doc" ! -type d ! -name copyright -delete # licence texts go into the images
+    rm -rf "$root"/usr/share/man
   fi
 }
 
