@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-.PHONY: deploy undeploy chart-check metrics-doc dashboard-picture
+.PHONY: deploy undeploy test-chart metrics-doc dashboard-picture
 
 deploy: image ## build the images and install or upgrade Godwit in the test cluster
 	@charts/deploy $(HELM_FLAGS)
@@ -7,8 +7,8 @@ deploy: image ## build the images and install or upgrade Godwit in the test clus
 undeploy: ## remove Godwit from the test cluster
 	@charts/undeploy
 
-chart-check: ## helm lint, the chart's tables of tests, promtool on the alert rules
-	@tests/chart/check
+test-chart: ## helm lint, what the chart renders, promtool on the alert rules
+	@scripts/test chart
 
 metrics-doc: ## print docs/metrics.md anew from metrics/metrics.h
 	@scripts/in-root cmake --preset $(PRESET) >/dev/null

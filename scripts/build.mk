@@ -29,8 +29,8 @@ lint: ## formatting, clang-tidy, direction of includes, shell scripts
 format: ## format all C++ files
 	@scripts/lint --fix
 
-test: ## all tests: unit, apiserver, node, cluster
-	@scripts/test unit apiserver node cluster
+test: ## all tests: unit, chart, apiserver, node, cluster
+	@scripts/test unit chart apiserver node cluster
 
 test-unit: ## unit tests alone
 	@scripts/test unit

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the chart renders, and what dashboard and alert rules ask for. tests/chart/check runs it."""
+"""What the chart renders, and what dashboard and alert rules ask for. tests/chart/run runs it."""
 
 import json
 import os
 import pathlib
 import re
 import subprocess
+import sys
 import unittest
 
 import promql
@@ -183,7 +184,28 @@ class ChartTest(unittest.TestCase):
         walk(yaml.safe_load((CHART / "values.yaml").read_text()), json.loads((CHART / "values.schema.json").read_text()), "")
 
 
+    def test_lint_is_clean(self):
+        for options in ([], ["-f", ALL_OPTIONS]):
+            done = helm("lint", "--strict", CHART, *options)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertNotRegex(done.stdout + done.stderr, "WARNING|ERROR")
+
+    def test_copies_are_their_originals(self):
+        done = subprocess.run([REPO / "charts/sync", "--check"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+
 class QueriesTest(unittest.TestCase):
+    def promtool(self, *argv):
+        done = subprocess.run([os.environ["PROMTOOL"], *map(str, argv)], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_rules_are_rules(self):
+        self.promtool("check", "rules", "--lint=all", "--lint-fatal", promql.RULES)
+
+    def test_alerts_fire_when_they_must_and_only_then(self):
+        self.promtool("test", "rules", REPO / "metrics/rules/godwit_test.yaml")
+
     def test_only_metrics_and_labels_that_exist_are_asked_for(self):
         table = promql.table()
         self.assertGreater(len(table), 40)
@@ -212,4 +234,7 @@ class QueriesTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    outcome = unittest.main(exit=False, verbosity=2).result
+    broken = len(outcome.failures) + len(outcome.errors)
+    print(f"{outcome.testsRun - broken} passed, {broken} failed")
+    sys.exit(1 if broken or not outcome.testsRun else 0)
