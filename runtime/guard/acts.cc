@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/guard/acts.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/runtime/processes.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/process.h"
+#include "base/status.h"
+
+namespace godwit::guard {
+namespace {
+
+constexpr absl::Duration kFreezeWrite = absl::Seconds(2);   // for all tasks to stand still
+constexpr absl::Duration kExecPatience = absl::Seconds(2);  // for an exec probe to end by itself
+constexpr absl::Duration kExecPause = absl::Milliseconds(20);
+constexpr absl::Duration kKillLimit = absl::Seconds(10);
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<HostActs>> HostActs::Make(const GuardSpec& spec, std::string proc) {
+  std::unique_ptr<HostActs> acts(new HostActs(spec, std::move(proc)));
+  GODWIT_RETURN_IF_ERROR(acts->Prepare());
+  return acts;
+}
+
+// Everything that can be done before anything stands still.
+absl::Status HostActs::Prepare() {
+  GODWIT_ASSIGN_OR_RETURN(journal::SourceJournal journal, journal::SourceJournal::Open(spec_.journal));
+  journal_ = std::move(journal);
+  RunOptions options;
+  options.limit = absl::Seconds(5);
+  GODWIT_ASSIGN_OR_RETURN(const std::string version, RunOrError({spec_.runtime, "--version"}, options));
+  const criu::Programs programs = {spec_.runtime, criu::ParseVersion(version), spec_.criu_folder};
+  for (const agent_api::GuardContainer& container : spec_.containers) {
+    GODWIT_RETURN_IF_ERROR(MakeFolders(container.images, 0700));
+    GODWIT_RETURN_IF_ERROR(MakeFolders(container.work, 0700));
+    const criu::Plan plan = criu::PlanDump(programs, container);
+    GODWIT_RETURN_IF_ERROR(criu::Prepare(plan));
+    plans_[container.name] = plan;
+  }
+  if (journaled() == SourceState::kFrozen || journaled() == SourceState::kCeded) frozen_ = runtime::AdoptFrozen(Cgroups());
+  return absl::OkStatus();
+}
+
+std::vector<std::string> HostActs::Cgroups() const {
+  std::vector<std::string> cgroups;
+  for (const agent_api::GuardContainer& container : spec_.containers) cgroups.push_back(container.cgroup);
+  return cgroups;
+}
+
+std::optional<Refusal> HostActs::Check(bool* exec_in_flight) const {
+  *exec_in_flight = false;
+  for (const agent_api::GuardContainer& container : spec_.containers) {
+    const std::string what = absl::StrCat("container ", container.name, " (", container.id, ")");
+    const absl::StatusOr<std::vector<runtime::Process>> processes = runtime::ReadProcesses(proc_, container.cgroup);
+    if (!processes.ok()) {
+      return Refusal{"ContainerGone", absl::StrCat("cannot look at ", what, ": ", processes.status().message())};
+    }
+    const bool has_init = std::any_of(processes->begin(), processes->end(),
+                                      [&](const runtime::Process& p) { return p.pid == container.init_pid && p.state != 'Z'; });
+    if (!has_init) {
+      return Refusal{"ContainerGone", absl::StrCat("the init process ", container.init_pid, " of ", what, " is not in its cgroup ",
+                                                   container.cgroup, " any more")};
+    }
+    const std::vector<runtime::Process> ended = runtime::BeingEnded(*processes);
+    if (!ended.empty()) {
+      return Refusal{"PendingSignal", absl::StrCat(what, " is being ended: SIGTERM or SIGKILL is pending for ", runtime::Describe(ended))};
+    }
+    const std::vector<runtime::Process> outside = runtime::OutsideTree(*processes, static_cast<pid_t>(container.init_pid));
+    if (!outside.empty()) {
+      *exec_in_flight = true;
+      return Refusal{"ExecInFlight", absl::StrCat("an exec (kubectl exec or an exec probe) runs in ", what, ": ",
+                                                  runtime::Describe(outside), "; try again when it has ended")};
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& before_freeze) {
+  const absl::Time patience = absl::Now() + kExecPatience;
+  bool exec_in_flight = false;
+  while (true) {
+    std::optional<Refusal> refusal = Check(&exec_in_flight);
+    if (!refusal.has_value()) {
+      const absl::Status may = before_freeze();
+      if (!may.ok()) return Refusal{"JournalFailed", absl::StrCat("cannot freeze: ", may.message())};
+      absl::StatusOr<runtime::FrozenCgroups> frozen = runtime::FreezeCgroups(Cgroups(), kFreezeWrite);
+      if (!frozen.ok()) return Refusal{"FreezeFailed", std::string(frozen.status().message())};
+      // Again, now that nothing changes any more: a signal or an exec may have come between.
+      refusal = Check(&exec_in_flight);
+      if (!refusal.has_value()) {
+        frozen_ = *std::move(frozen);
+        return std::nullopt;
+      }
+    }
+    if (!exec_in_flight || absl::Now() >= patience) return refusal;
+    absl::SleepFor(kExecPause);  // exec probes are short
+  }
+}
+
+absl::Status HostActs::Thaw() { return frozen_.Thaw(); }
+
+absl::Status HostActs::Kill() {
+  absl::Status first;
+  for (const std::string& cgroup : Cgroups()) first.Update(runtime::KillCgroup(cgroup, kKillLimit));
+  if (!first.ok()) return first;
+  // An empty cgroup that stays frozen would freeze whatever a container runtime put there next.
+  return frozen_.Thaw();
+}
+
+absl::Status HostActs::Journal(SourceState state, absl::string_view reason, absl::string_view message, SourceState* now) {
+  *now = SourceState::kNone;
+  absl::Status status = absl::UnavailableError("the journal could not be opened again");
+  if (journal_.has_value()) {
+    status = journal_->Append({.state = state, .time = absl::Time(), .reason = std::string(reason), .message = std::string(message)});
+    if (status.ok() || absl::IsFailedPrecondition(status)) {
+      *now = journal_->state();
+      return status;
+    }
+    journal_.reset();
+  }
+  absl::StatusOr<journal::SourceJournal> again = journal::SourceJournal::Open(spec_.journal);
+  if (!again.ok()) return status;
+  journal_ = *std::move(again);
+  *now = journal_->state();
+  return status;
+}
+
+absl::Status HostActs::StartDump(const std::string& container) {
+  const auto plan = plans_.find(container);
+  if (plan == plans_.end()) return absl::NotFoundError(absl::StrCat("the guard's spec names no container \"", container, "\""));
+  GODWIT_ASSIGN_OR_RETURN(dump_, Dump::Start(plan->second));
+  return absl::OkStatus();
+}
+
+void HostActs::AbortDump() {
+  if (dump_ != nullptr) dump_->Abort();
+}
+
+absl::Status HostActs::FinishDump() {
+  const std::unique_ptr<Dump> dump = std::move(dump_);
+  if (dump == nullptr) return absl::InternalError("no dump runs");
+  GODWIT_RETURN_IF_ERROR(dump->Result());
+  // CRIU thaws the cgroup while it holds the tasks by ptrace, and freezes it again before it lets them go.
+  return Annotate(runtime::WaitFrozen(Cgroups(), kFreezeWrite), "the dump succeeded, but the pod does not stand still after it");
+}
+
+}  // namespace godwit::guard

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the guard does to the machine it runs on.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "agent/criu/plan.h"
+#include "agent/journal/journal.h"
+#include "agent/runtime/freezer.h"
+#include "runtime/guard/dump.h"
+#include "runtime/guard/guard.h"
+
+namespace godwit::guard {
+
+class HostActs final : public Acts {
+ public:
+  // Makes the folders of the dumps and opens the journal. `proc`: where procfs is mounted.
+  static absl::StatusOr<std::unique_ptr<HostActs>> Make(const GuardSpec& spec, std::string proc = "/proc");
+
+  SourceState journaled() const { return journal_->state(); }
+  // The dump that runs, or nullptr. The loop watches its pidfd, kills it at kill_at, and calls FinishDump at its end.
+  Dump* dump() { return dump_.get(); }
+  // How the dump that has ended went. The container is verified to stand still.
+  absl::Status FinishDump();
+
+  std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze) override;
+  absl::Status Thaw() override;
+  absl::Status Kill() override;
+  absl::Status Journal(SourceState state, absl::string_view reason, absl::string_view message, SourceState* now) override;
+  absl::Status StartDump(const std::string& container) override;
+  void AbortDump() override;
+
+ private:
+  HostActs(const GuardSpec& spec, std::string proc) : spec_(spec), proc_(std::move(proc)) {}
+  absl::Status Prepare();
+  // May the pod be frozen now? `exec_in_flight` tells whether waiting a little could help.
+  std::optional<Refusal> Check(bool* exec_in_flight) const;
+  std::vector<std::string> Cgroups() const;
+
+  const GuardSpec& spec_;
+  const std::string proc_;
+  std::optional<journal::SourceJournal> journal_;
+  std::map<std::string, criu::Plan> plans_;  // by container name
+  runtime::FrozenCgroups frozen_;
+  std::unique_ptr<Dump> dump_;
+};
+
+}  // namespace godwit::guard

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/guard/dump.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "agent/criu/criu_log.h"
+#include "base/log.h"
+#include "base/status.h"
+
+namespace godwit::guard {
+namespace {
+
+// From being asked to end to being killed. CRIU heals a task in milliseconds; one write of pages to a slow disk may be
+// under way. Below the 5 s within which a frozen pod must go on when its agent is gone.
+constexpr absl::Duration kGrace = absl::Seconds(3);
+
+std::string ReadOutput(int fd) {
+  std::string text(4096, '\0');
+  const ssize_t size = pread(fd, text.data(), text.size(), 0);
+  text.resize(size > 0 ? static_cast<size_t>(size) : 0);
+  return std::string(absl::StripAsciiWhitespace(text));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Dump>> Dump::Start(const criu::Plan& plan) {
+  // What an earlier attempt left would be taken for this one's.
+  unlink(plan.log_file.c_str());
+  UniqueFd output(memfd_create("runc", MFD_CLOEXEC));
+  if (!output.ok()) return ErrnoStatus("cannot make a memory file for runc's messages");
+  SpawnOptions options;
+  options.env = plan.env;
+  options.stdout_fd = output.get();
+  options.stderr_fd = output.get();
+  options.cwd = "/";
+  GODWIT_ASSIGN_OR_RETURN(Child child, Child::Spawn(plan.argv, options));
+  return std::unique_ptr<Dump>(new Dump(plan, std::move(child), std::move(output)));
+}
+
+absl::Status Dump::Result() {
+  const absl::StatusOr<ExitStatus> end = child_.Wait(absl::Seconds(1));
+  if (!end.ok()) return end.status();
+  if (end->ok()) return absl::OkStatus();
+  if (FileExists(plan_.log_file)) return absl::InternalError(criu::ExplainFailure(plan_.log_file));
+  // runc did not come as far as CRIU, or CRIU not as far as its log.
+  return absl::InternalError(absl::StrCat(plan_.argv[0], " checkpoint: ", end->ToString(), ": ", ReadOutput(output_.get())));
+}
+
+void Dump::Abort() {
+  if (kill_at_.has_value()) return;
+  kill_at_ = absl::Now() + kGrace;
+  const absl::StatusOr<UniqueFd> file = OpenFile(plan_.abort_file, O_WRONLY);
+  if (!file.ok() || pwrite(file->get(), "\1", 1, 0) != 1) {
+    LOG(ERROR) << Log("cannot ask CRIU to end").With("file", plan_.abort_file).With(file.ok() ? ErrnoStatus("write") : file.status());
+  }
+}
+
+void Dump::Kill() {
+  LOG(ERROR) << Log("killing a dump that does not end; the application may not survive it").With("log", plan_.log_file);
+  child_.Signal(SIGKILL).IgnoreError();  // gone already
+}
+
+Dump::~Dump() = default;
+
+}  // namespace godwit::guard

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// The source's side of a hand-over, decided: what each command, a lost agent and the freeze limit mean in each state.
+// No I/O of its own: it acts through Acts, and time comes in as an argument. One thread.
+//
+//   kOpen --Freeze--> kFrozen --Cede--> kCeded --Kill--> kDone
+//      \                 |                 |
+//       \   Thaw, agent gone, freeze limit, |
+//        \  dump failed  |                 TargetAborted
+//         `-------> kAborted <-------------'
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "agent/api/host_protocol.h"
+
+namespace godwit::guard {
+
+using agent_api::GuardCommand;
+using agent_api::GuardOp;
+using agent_api::GuardReply;
+using agent_api::GuardSpec;
+using agent_api::SourceState;
+
+// A refusal with its reason for the reply (CamelCase).
+struct Refusal {
+  std::string reason;
+  std::string message;
+};
+
+// What the guard does to the machine. Each call is finished when it returns, but for StartDump.
+class Acts {
+ public:
+  virtual ~Acts() = default;
+  // Checks that the pod may be frozen, calls `before_freeze` (which journals), freezes all containers together and
+  // checks again. With a refusal nothing is frozen.
+  virtual std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze) = 0;
+  virtual absl::Status Thaw() = 0;
+  virtual absl::Status Kill() = 0;
+  // Appends to the journal and returns when it is on the disk. With an error the record may be there or not; the state
+  // that the journal is in then, read again from the disk, is in `*now` (kNone: it cannot be read).
+  virtual absl::Status Journal(SourceState state, absl::string_view reason, absl::string_view message, SourceState* now) = 0;
+  virtual absl::Status StartDump(const std::string& container) = 0;
+  // Asks the running dump to end early; its end is reported as any other.
+  virtual void AbortDump() = 0;
+};
+
+class Guard {
+ public:
+  // `recovered`: what the journal says already, when an earlier guard of the same spec has died. Call Recover then.
+  Guard(const GuardSpec& spec, Acts& acts, SourceState recovered);
+
+  // Thaws what an earlier guard left frozen and not ceded.
+  void Recover(absl::Duration now);
+
+  // Answers a command, or nothing while a dump runs that it started: DumpEnded answers then.
+  std::optional<GuardReply> Handle(const GuardCommand& command, absl::Duration now, absl::Time wall);
+  // The running dump has ended. The answer to its kDump command.
+  GuardReply DumpEnded(const absl::Status& result, absl::Duration now);
+  // The agent's connection is gone, or this process was told to end.
+  void AgentGone(absl::Duration now);
+  // A command to thaw has come while a dump runs.
+  void Hurry();
+  // Looks at the freeze limit.
+  void Tick(absl::Duration now);
+
+  SourceState state() const { return state_; }
+  bool dumping() const { return dumping_.has_value(); }
+  // Nothing is left to answer for: the process may go once its agent has heard.
+  bool finished() const { return state_ == SourceState::kDone || state_ == SourceState::kAborted || gone_; }
+  // When Tick has something to do; nullopt: never.
+  std::optional<absl::Duration> deadline() const;
+  GuardReply Status(absl::Duration now) const;
+
+ private:
+  GuardReply Refuse(absl::string_view reason, absl::string_view message, absl::Duration now) const;
+  GuardReply Freeze(absl::Duration now, absl::Time wall);
+  std::optional<GuardReply> Dump(const std::string& container, absl::Duration now);
+  GuardReply Cede(absl::Duration now);
+  GuardReply Thaw(const std::string& message, absl::Duration now);
+  GuardReply TargetAborted(const std::string& message, absl::Duration now);
+  GuardReply Kill(absl::Duration now);
+  // Thaws and journals, from kOpen or kFrozen.
+  void Abort(absl::string_view reason, absl::string_view message, absl::Duration now);
+  // The same, after a running dump has ended.
+  void AbortAfterDump(absl::string_view reason, absl::string_view message, absl::Duration now);
+
+  const GuardSpec& spec_;
+  Acts& acts_;
+  SourceState state_;
+  bool gone_ = false;  // the agent left before anything was frozen
+  std::optional<std::string> dumping_;
+  std::set<std::string> dumped_;
+  std::optional<Refusal> abort_after_dump_;
+  Refusal why_;  // with kAborted
+  absl::Time frozen_at_;
+  absl::Duration frozen_since_;
+  absl::Duration frozen_for_;  // when it has ended
+};
+
+}  // namespace godwit::guard
