@@ -116,12 +116,20 @@ absl::Status PermitTable::Confirm(const std::string& migration_uid, const std::s
   } else if (permit->stage != Stage::kConfirming && permit->stage != Stage::kConfirmed) {
     return absl::FailedPreconditionError(absl::StrCat("container ", container, " is not restored"));
   }
-  while (true) {
-    GODWIT_ASSIGN_OR_RETURN(permit, FindLive(migration_uid, container));
-    if (permit->stage == Stage::kConfirmed) return absl::OkStatus();
+  while (permit->stage != Stage::kConfirmed) {
     if (changed_.WaitWithDeadline(&mutex_, deadline))
       return Timeout("`create` did not return for", container, limit);
+    GODWIT_ASSIGN_OR_RETURN(permit, FindLive(migration_uid, container));
   }
+  return CheckStands(migrations_.at(migration_uid), *permit);
+}
+
+absl::Status PermitTable::CheckStands(Migration& migration, const Permit& permit) {
+  if (absl::Status status = check_(permit.claim.cgroup); !status.ok()) {
+    Fail(migration, absl::StrCat("container ", permit.claim.container,
+                                 " was restored, but stands no more: ", status.message()));
+  }
+  return migration.failure;
 }
 
 absl::Status PermitTable::CheckStandingLocked(const std::string& migration_uid) {
@@ -131,6 +139,7 @@ absl::Status PermitTable::CheckStandingLocked(const std::string& migration_uid) 
     if (permit.stage != Stage::kConfirmed) {
       return absl::FailedPreconditionError(absl::StrCat("container ", container, " does not stand restored"));
     }
+    GODWIT_RETURN_IF_ERROR(CheckStands(*migration, permit));
   }
   return absl::OkStatus();
 }

@@ -69,17 +69,17 @@ class RuntimePeer {
 };
 
 // Kills what is in a container's cgroup (a path as in Claim) and returns when nothing is left there.
+// KillCgroup (cgroup_end.h) with the host's cgroup mount is the real one.
 using DestroyCgroup = std::function<absl::Status(const std::string& cgroup)>;
 
-// DestroyCgroup by cgroup.kill, for the cgroup2 mount at `root`; gives up after `limit`. OK when the cgroup
-// is not there.
-absl::Status KillCgroup(const std::string& root, const std::string& cgroup, absl::Duration limit);
+// Whether a restored container still stands there, frozen. CheckStandsFrozen (cgroup_end.h) is the real one.
+using CheckCgroup = std::function<absl::Status(const std::string& cgroup)>;
 
 // Thread-safe.
 class PermitTable {
  public:
-  PermitTable(PermitStore store, DestroyCgroup destroy)
-      : store_(std::move(store)), destroy_(std::move(destroy)) {}
+  PermitTable(PermitStore store, DestroyCgroup destroy, CheckCgroup check)
+      : store_(std::move(store)), destroy_(std::move(destroy)), check_(std::move(check)) {}
 
   // Writes the permits, Waiting; also takes those of the same migration up again after a restart of the
   // agent. FailedPrecondition: a container of that pod has a permit that is used up or of another migration.
@@ -97,10 +97,12 @@ class PermitTable {
   absl::StatusOr<Restored> Restore(const std::string& migration_uid, const std::string& container,
                                    const std::string& images, const std::string& work, absl::Duration limit)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  // Lets the `create` of a restored container return, and waits until its runtime has gone.
+  // Lets the `create` of a restored container return, waits until its runtime has gone, and checks that the
+  // container still stands: a runtime that is killed takes it along.
   absl::Status Confirm(const std::string& migration_uid, const std::string& container, absl::Duration limit)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  // OK when every container of the migration was restored and confirmed, and none was started anew since.
+  // OK when every container of the migration was restored and confirmed, none was started anew since, and all
+  // stand.
   absl::Status CheckStanding(const std::string& migration_uid) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // From now on every `create` of these containers is an ordinary start. FailedPrecondition unless
@@ -158,6 +160,7 @@ class PermitTable {
   absl::Status WriteAll(Migration& migration, agent_api::PermitState state, const std::string& message)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckStandingLocked(const std::string& migration_uid) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckStands(Migration& migration, const Permit& permit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<std::string> Named(const std::string& migration_uid, std::initializer_list<Stage> stages) const
       ABSL_LOCKS_EXCLUDED(mutex_);
   void Create(const std::shared_ptr<RuntimePeer>& peer, const agent_api::RuntimeRequest& request)
@@ -166,6 +169,7 @@ class PermitTable {
 
   const PermitStore store_;
   const DestroyCgroup destroy_;
+  const CheckCgroup check_;
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;
   std::map<std::string, Migration> migrations_ ABSL_GUARDED_BY(mutex_);

@@ -30,8 +30,9 @@ class PermitServerTest : public ::testing::Test {
   void SetUp() override {
     folder_ = absl::StrCat(::testing::TempDir(), "/server-XXXXXX");
     ASSERT_NE(mkdtemp(folder_.data()), nullptr);
-    table_ = std::make_unique<PermitTable>(PermitStore(folder_ + "/permits"),
-                                           [](const std::string&) { return absl::OkStatus(); });
+    table_ = std::make_unique<PermitTable>(
+        PermitStore(folder_ + "/permits"), [](const std::string&) { return absl::OkStatus(); },
+        [](const std::string&) { return absl::OkStatus(); });
     auto server = PermitServer::Start(folder_ + "/run/agent.sock", table_.get());
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
+#include "agent/permits/cgroup_end.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -70,11 +70,17 @@ class PermitTableTest : public ::testing::Test {
   }
   // As if the agent were started anew: the table is gone, the folder stays.
   void Restart() {
-    table_ = std::make_unique<PermitTable>(PermitStore(folder_), [this](const std::string& cgroup) {
-      absl::MutexLock lock(&mutex_);
-      destroyed_.push_back(cgroup);
-      return destroy_result_;
-    });
+    table_ = std::make_unique<PermitTable>(
+        PermitStore(folder_),
+        [this](const std::string& cgroup) {
+          absl::MutexLock lock(&mutex_);
+          destroyed_.push_back(cgroup);
+          return destroy_result_;
+        },
+        [this](const std::string&) {
+          absl::MutexLock lock(&mutex_);
+          return check_result_;
+        });
   }
   PermitSpec Spec(std::vector<std::string> containers = {"app"}) {
     return {.migration_uid = kMigration,
@@ -136,6 +142,7 @@ class PermitTableTest : public ::testing::Test {
   absl::Mutex mutex_;
   std::vector<std::string> destroyed_;
   absl::Status destroy_result_;
+  absl::Status check_result_;
   std::unique_ptr<PermitTable> table_;
 };
 
@@ -233,6 +240,19 @@ TEST_F(PermitTableTest, ACreateForAContainerThatStandsRestoredFailsTheMigration)
   EXPECT_EQ(table_->MarkSpent(kMigration).code(), absl::StatusCode::kAborted);
   EXPECT_EQ(table_->WaitForClaim(kMigration, "side", absl::Seconds(10)).status().code(),
             absl::StatusCode::kAborted);
+}
+
+TEST_F(PermitTableTest, ACopyThatWasKilledBeforeTheCommitFailsTheMigration) {
+  ASSERT_TRUE(table_->Add(Spec()).ok());
+  auto runtime = Create();
+  Restore(runtime);
+  Confirm(runtime);
+  EXPECT_TRUE(table_->CheckStanding(kMigration).ok());
+  check_result_ = absl::FailedPreconditionError("no process is left");
+  EXPECT_EQ(table_->MarkSpent(kMigration).code(), absl::StatusCode::kAborted);
+  check_result_ = absl::OkStatus();
+  EXPECT_EQ(table_->CheckStanding(kMigration).code(), absl::StatusCode::kAborted) << "failed is failed";
+  EXPECT_EQ(OnDisk(), PermitState::kWaiting);
 }
 
 TEST_F(PermitTableTest, AbortRefusesThoseThatWaitDestroysThoseThatStandAndEveryLaterCreateFails) {
@@ -368,6 +388,18 @@ TEST_F(PermitTableTest, ARestoredThatNobodyAskedForFailsTheMigration) {
 
 TEST(KillCgroupTest, AFolderThatIsNotThereIsEmpty) {
   EXPECT_TRUE(KillCgroup(::testing::TempDir(), "/no/such/cgroup", absl::Seconds(1)).ok());
+}
+
+TEST(CheckStandsFrozenTest, NeedsProcessesAndAllOfThemFrozen) {
+  std::string root = absl::StrCat(::testing::TempDir(), "/cgroup-XXXXXX");
+  ASSERT_NE(mkdtemp(root.data()), nullptr);
+  EXPECT_FALSE(CheckStandsFrozen(root, "").ok());
+  std::ofstream(root + "/cgroup.events") << "populated 0\nfrozen 1\n";
+  EXPECT_FALSE(CheckStandsFrozen(root, "").ok());
+  std::ofstream(root + "/cgroup.events") << "populated 1\nfrozen 0\n";
+  EXPECT_FALSE(CheckStandsFrozen(root, "").ok());
+  std::ofstream(root + "/cgroup.events") << "populated 1\nfrozen 1\n";
+  EXPECT_TRUE(CheckStandsFrozen(root, "").ok());
 }
 
 TEST(KillCgroupTest, WritesKillAndSaysWhenProcessesStay) {

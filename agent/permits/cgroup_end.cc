@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "agent/permits/cgroup_end.h"
+
 #include <fcntl.h>
 #include <poll.h>
 
@@ -7,7 +9,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "agent/permits/permit_table.h"
 #include "base/file.h"
 #include "base/status.h"
 
@@ -37,6 +38,17 @@ absl::Status KillCgroup(const std::string& root, const std::string& cgroup, absl
     pollfd wait = {.fd = events->get(), .events = POLLPRI, .revents = 0};
     poll(&wait, 1, static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(left), 1, 1000)));
   }
+}
+
+absl::Status CheckStandsFrozen(const std::string& root, const std::string& cgroup) {
+  absl::StatusOr<std::string> events = ReadFile(absl::StrCat(root, cgroup, "/cgroup.events"));
+  if (!events.ok() || absl::StrContains(*events, "populated 0")) {
+    return absl::FailedPreconditionError(absl::StrCat("no process is left in its cgroup ", cgroup));
+  }
+  if (!absl::StrContains(*events, "frozen 1")) {
+    return absl::FailedPreconditionError(absl::StrCat("its cgroup ", cgroup, " is not frozen"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace godwit::permits
