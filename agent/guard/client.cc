@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "runtime/guard/client.h"
+#include "agent/guard/client.h"
 
 #include <utility>
 
