@@ -20,8 +20,8 @@ target_compile_definitions(godwit_options INTERFACE GODWIT_VERSION="${PROJECT_VE
 set(GODWIT_SANITIZE "" CACHE STRING "Sanitizers, e.g. address,undefined or thread")
 if(GODWIT_SANITIZE)
   # GCC takes the poisoning of memory for a use of it.
-  target_compile_options(godwit_options INTERFACE -fsanitize=${GODWIT_SANITIZE} -fno-omit-frame-pointer
-                                                  -Wno-maybe-uninitialized)
+  target_compile_options(godwit_options INTERFACE -fsanitize=${GODWIT_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer
+                                                  $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   target_link_options(godwit_options INTERFACE -fsanitize=${GODWIT_SANITIZE})
 endif()
 
@@ -73,4 +73,25 @@ function(godwit_test name)
   target_link_libraries(${name} PRIVATE godwit_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT 300)
+endfunction()
+
+# godwit_fuzzer(NAME SOURCES... DEPS targets...): defines LLVMFuzzerTestOneInput. With GODWIT_FUZZ a libFuzzer binary
+# (clang); else a unit test that replays tests/fuzz/corpus/NAME.
+option(GODWIT_FUZZ "Build the fuzzers with libFuzzer" OFF)
+if(GODWIT_FUZZ)
+  target_compile_options(godwit_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+function(godwit_fuzzer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  if(GODWIT_FUZZ)
+    add_executable(${name} ${ARG_SOURCES})
+    target_link_libraries(${name} PRIVATE godwit_options ${ARG_DEPS})
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/fuzzers)
+  else()
+    add_executable(${name} ${ARG_SOURCES} ${PROJECT_SOURCE_DIR}/tests/fuzz/replay_main.cc)
+    target_link_libraries(${name} PRIVATE godwit_options godwit_base ${ARG_DEPS})
+    add_test(NAME ${name} COMMAND ${name} ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${name})
+    set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 300)
+  endif()
 endfunction()
