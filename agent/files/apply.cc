@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "agent/files/extended_attributes.h"
+#include "agent/files/layer.h"
+#include "agent/files/tar.h"
+#include "base/file.h"
+#include "base/status.h"
+
+namespace godwit::files {
+namespace {
+
+constexpr absl::string_view kWhiteout = ".wh.";
+constexpr absl::string_view kOpaque = ".wh..wh..opq";
+constexpr size_t kMaxPath = 4095;  // PATH_MAX less the end
+
+absl::Status Hostile(absl::string_view path, absl::string_view why) {
+  return absl::InvalidArgumentError(absl::StrCat("the tar entry \"", absl::CHexEscape(path), "\" is refused: ", why));
+}
+
+// A path inside the folder, in parts; the folder itself has none.
+struct Place {
+  std::string folder;  // "" is the root
+  std::string name;    // "" for the root itself
+  std::string text;    // for messages
+};
+
+absl::StatusOr<Place> PlaceOf(const char* raw) {
+  if (raw == nullptr || *raw == '\0') return Hostile("", "it has no name");
+  Place place{.text = raw};
+  if (place.text.size() > kMaxPath) return Hostile(place.text.substr(0, 64), "its name is too long");
+  if (place.text.front() == '/') return Hostile(place.text, "its name is an absolute path");
+  std::vector<absl::string_view> parts = absl::StrSplit(place.text, '/', absl::SkipEmpty());
+  std::erase(parts, ".");
+  for (absl::string_view part : parts) {
+    if (part == "..") return Hostile(place.text, "its name leads upwards");
+  }
+  if (parts.empty()) return place;
+  place.name = std::string(parts.back());
+  parts.pop_back();
+  place.folder = absl::StrJoin(parts, "/");
+  return place;
+}
+
+// Resolved by the kernel: below `root`, through folders only, on one file system.
+absl::StatusOr<UniqueFd> OpenBelow(int root, const std::string& path) {
+  open_how how{};
+  how.flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
+  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV;
+  const long fd = syscall(SYS_openat2, root, path.empty() ? "." : path.c_str(), &how, sizeof(how));
+  if (fd < 0) return ErrnoStatus(absl::StrCat("cannot enter the folder \"", absl::CHexEscape(path), "\""));
+  return UniqueFd(static_cast<int>(fd));
+}
+
+std::string Seen(int folder, const std::string& name) {
+  return name.empty() ? absl::StrCat("/proc/self/fd/", folder) : absl::StrCat("/proc/self/fd/", folder, "/", name);
+}
+
+class Applier {
+ public:
+  Applier(TarReader tar, UniqueFd root, Layout layout) : tar_(std::move(tar)), root_(std::move(root)), layout_(layout) {}
+
+  absl::Status Run() {
+    for (;;) {
+      GODWIT_ASSIGN_OR_RETURN(archive_entry * entry, tar_.Next());
+      if (entry == nullptr) break;
+      GODWIT_RETURN_IF_ERROR(One(entry));
+    }
+    // Last, because what is put into a folder changes its time; inner ones first.
+    for (auto folder = folders_.rbegin(); folder != folders_.rend(); ++folder) {
+      GODWIT_ASSIGN_OR_RETURN(UniqueFd fd, OpenBelow(root_.get(), folder->first));
+      if (utimensat(AT_FDCWD, Seen(fd.get(), "").c_str(), folder->second.data(), 0) != 0) {
+        return ErrnoStatus(absl::StrCat("cannot set the time of \"", absl::CHexEscape(folder->first), "\""));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status One(archive_entry* entry) {
+    GODWIT_ASSIGN_OR_RETURN(Place place, PlaceOf(archive_entry_pathname(entry)));
+    GODWIT_ASSIGN_OR_RETURN(UniqueFd folder, OpenBelow(root_.get(), place.folder));
+    if (place.name.empty()) {
+      if (archive_entry_filetype(entry) != AE_IFDIR) return Hostile(place.text, "the folder itself as a file");
+      return SetUp(entry, folder.get(), place);
+    }
+    if (layout_ == Layout::kOverlay && absl::StartsWith(place.name, kWhiteout)) return Whiteout(folder.get(), place);
+    if (archive_entry_hardlink(entry) != nullptr) return HardLink(entry, folder.get(), place);
+    switch (archive_entry_filetype(entry)) {
+      case AE_IFDIR: return Folder(entry, folder.get(), place);
+      case AE_IFREG: return Regular(entry, folder.get(), place);
+      case AE_IFLNK: return SymbolicLink(entry, folder.get(), place);
+      case AE_IFIFO: return Fifo(entry, folder.get(), place);
+      default: return Hostile(place.text, "neither file, folder, link nor FIFO");
+    }
+  }
+
+  static absl::Status Remove(int folder, const Place& place) {
+    if (unlinkat(folder, place.name.c_str(), 0) == 0 || errno == ENOENT) return absl::OkStatus();
+    if (errno != EISDIR && errno != EPERM) return ErrnoStatus(absl::StrCat("cannot replace \"", absl::CHexEscape(place.text), "\""));
+    return RemoveTree(Seen(folder, place.name));
+  }
+
+  absl::Status Whiteout(int folder, const Place& place) const {
+    if (place.name == kOpaque) {
+      GODWIT_ASSIGN_OR_RETURN(std::vector<std::string> names, ListFolder(Seen(folder, "")));
+      for (const std::string& name : names) {
+        GODWIT_RETURN_IF_ERROR(Remove(folder, {.folder = place.folder, .name = name, .text = name}));
+      }
+      return absl::OkStatus();
+    }
+    const std::string hidden = place.name.substr(kWhiteout.size());
+    if (hidden.empty() || hidden == "." || hidden == ".." || absl::StartsWith(hidden, kWhiteout)) {
+      return Hostile(place.text, "no such file can have been removed");
+    }
+    return Remove(folder, {.folder = place.folder, .name = hidden, .text = place.text});
+  }
+
+  absl::Status Folder(archive_entry* entry, int folder, const Place& place) {
+    struct stat there {};
+    const bool exists = fstatat(folder, place.name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0;
+    if (!exists || !S_ISDIR(there.st_mode)) {
+      if (exists) GODWIT_RETURN_IF_ERROR(Remove(folder, place));
+      if (mkdirat(folder, place.name.c_str(), 0700) != 0) {
+        return ErrnoStatus(absl::StrCat("cannot make the folder \"", absl::CHexEscape(place.text), "\""));
+      }
+    }
+    return SetUp(entry, folder, place);
+  }
+
+  absl::Status HardLink(archive_entry* entry, int folder, const Place& place) {
+    GODWIT_ASSIGN_OR_RETURN(Place target, PlaceOf(archive_entry_hardlink(entry)));
+    if (target.name.empty()) return Hostile(place.text, "a link to the folder itself");
+    GODWIT_ASSIGN_OR_RETURN(UniqueFd target_folder, OpenBelow(root_.get(), target.folder));
+    struct stat info {};
+    if (fstatat(target_folder.get(), target.name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(info.st_mode)) {
+      return Hostile(place.text, "a hard link to what is no file");
+    }
+    if (target.folder == place.folder && target.name == place.name) return Hostile(place.text, "a hard link to itself");
+    GODWIT_RETURN_IF_ERROR(Remove(folder, place));
+    if (linkat(target_folder.get(), target.name.c_str(), folder, place.name.c_str(), 0) != 0) {
+      return ErrnoStatus(absl::StrCat("cannot link \"", absl::CHexEscape(place.text), "\""));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status SymbolicLink(archive_entry* entry, int folder, const Place& place) {
+    const char* target = archive_entry_symlink(entry);
+    if (target == nullptr || *target == '\0') return Hostile(place.text, "a link to nowhere");
+    GODWIT_RETURN_IF_ERROR(Remove(folder, place));
+    if (symlinkat(target, folder, place.name.c_str()) != 0) {
+      return ErrnoStatus(absl::StrCat("cannot make the link \"", absl::CHexEscape(place.text), "\""));
+    }
+    return SetUp(entry, folder, place);
+  }
+
+  absl::Status Fifo(archive_entry* entry, int folder, const Place& place) {
+    GODWIT_RETURN_IF_ERROR(Remove(folder, place));
+    if (mkfifoat(folder, place.name.c_str(), 0600) != 0) {
+      return ErrnoStatus(absl::StrCat("cannot make the FIFO \"", absl::CHexEscape(place.text), "\""));
+    }
+    return SetUp(entry, folder, place);
+  }
+
+  absl::Status Regular(archive_entry* entry, int folder, const Place& place) {
+    GODWIT_RETURN_IF_ERROR(Remove(folder, place));
+    UniqueFd fd(openat(folder, place.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (!fd.ok()) return ErrnoStatus(absl::StrCat("cannot create \"", absl::CHexEscape(place.text), "\""));
+    absl::string_view data;
+    int64_t offset = 0;
+    for (;;) {
+      GODWIT_ASSIGN_OR_RETURN(const bool more, tar_.NextData(data, offset));
+      if (!more) break;
+      if (lseek(fd.get(), offset, SEEK_SET) < 0) return ErrnoStatus(absl::StrCat("cannot write \"", absl::CHexEscape(place.text), "\""));
+      GODWIT_RETURN_IF_ERROR(WriteAll(fd.get(), data, absl::CHexEscape(place.text)));
+    }
+    if (ftruncate(fd.get(), archive_entry_size(entry)) != 0) {
+      return ErrnoStatus(absl::StrCat("cannot write \"", absl::CHexEscape(place.text), "\""));
+    }
+    return SetUp(entry, folder, place);
+  }
+
+  // Owner, mode, attributes and time, in the order in which none undoes another. The file was made by us a moment ago in
+  // a folder that nobody else uses, and no call follows a link.
+  absl::Status SetUp(archive_entry* entry, int folder, const Place& place) {
+    const std::string what = absl::StrCat("cannot set up \"", absl::CHexEscape(place.text), "\"");
+    const auto uid = static_cast<uid_t>(archive_entry_uid(entry));
+    const auto gid = static_cast<gid_t>(archive_entry_gid(entry));
+    const int empty = place.name.empty() ? AT_EMPTY_PATH : 0;
+    if (fchownat(folder, place.name.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW | empty) != 0) return ErrnoStatus(what);
+    const bool link = archive_entry_filetype(entry) == AE_IFLNK;
+    if (!link && chmod(Seen(folder, place.name).c_str(), archive_entry_perm(entry)) != 0) return ErrnoStatus(what);
+    if (!link) GODWIT_RETURN_IF_ERROR(SetAttributes(entry, folder, place));
+    const timespec time{archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)};
+    if (archive_entry_filetype(entry) == AE_IFDIR) {
+      const std::string path = place.folder.empty() ? place.name : absl::StrCat(place.folder, "/", place.name);
+      folders_.push_back({path, {time, time}});
+      return absl::OkStatus();
+    }
+    const timespec times[] = {time, time};
+    if (utimensat(folder, place.name.c_str(), times, AT_SYMLINK_NOFOLLOW) != 0) return ErrnoStatus(what);
+    return absl::OkStatus();
+  }
+
+  static absl::Status SetAttributes(archive_entry* entry, int folder, const Place& place) {
+    const char* name = nullptr;
+    const void* value = nullptr;
+    size_t size = 0;
+    archive_entry_xattr_reset(entry);
+    while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
+      if (!MayBeSet(name)) return Hostile(place.text, absl::StrCat("it has the extended attribute ", absl::CHexEscape(name)));
+      const auto set = place.name.empty() ? setxattr : lsetxattr;
+      if (set(Seen(folder, place.name).c_str(), name, value, size, 0) != 0) {
+        return ErrnoStatus(absl::StrCat("cannot set the extended attribute ", name, " of \"", absl::CHexEscape(place.text), "\""));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  TarReader tar_;
+  UniqueFd root_;
+  const Layout layout_;
+  std::vector<std::pair<std::string, std::array<timespec, 2>>> folders_;
+};
+
+}  // namespace
+
+absl::Status Apply(const std::string& tar_file, const std::string& folder, Layout layout) {
+  GODWIT_ASSIGN_OR_RETURN(TarReader tar, TarReader::Open(tar_file));
+  GODWIT_ASSIGN_OR_RETURN(UniqueFd root, OpenFile(folder, O_PATH | O_DIRECTORY | O_NOFOLLOW));
+  return Annotate(Applier(std::move(tar), std::move(root), layout).Run(), absl::StrCat("cannot apply ", tar_file, " to ", folder));
+}
+
+}  // namespace godwit::files

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/files/extended_attributes.h"
+
+#include <sys/xattr.h>
+
+#include <cerrno>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/status.h"
+
+namespace godwit::files {
+namespace {
+
+constexpr absl::string_view kOverlay = "trusted.overlay.";
+constexpr size_t kMaxAttribute = 64u << 10;  // the kernel's own limit, XATTR_SIZE_MAX and XATTR_LIST_MAX
+
+enum class Fate { kKeep, kDrop, kOpaque, kRefuse };
+
+Fate FateOf(absl::string_view name) {
+  if (absl::StartsWith(name, kOverlay)) {
+    const absl::string_view what = name.substr(kOverlay.size());
+    if (what == "opaque") return Fate::kOpaque;
+    // Bookkeeping of that one overlay mount.
+    if (what == "origin" || what == "impure" || what == "nlink" || what == "upper" || what == "uuid") return Fate::kDrop;
+    return Fate::kRefuse;
+  }
+  return MayBeSet(name) ? Fate::kKeep : Fate::kDrop;  // a label of the node's security module is not the pod's
+}
+
+}  // namespace
+
+bool MayBeSet(absl::string_view name) {
+  return absl::StartsWith(name, "user.") || name == "security.capability" || name == "system.posix_acl_access" ||
+         name == "system.posix_acl_default" || (absl::StartsWith(name, "trusted.") && !absl::StartsWith(name, kOverlay));
+}
+
+absl::StatusOr<Attributes> ReadAttributes(const std::string& path, bool follow) {
+  Attributes attributes;
+  std::string names(kMaxAttribute, '\0');
+  const ssize_t size = (follow ? listxattr : llistxattr)(path.c_str(), names.data(), names.size());
+  if (size < 0) {
+    if (errno == ENOTSUP) return attributes;
+    return ErrnoStatus("cannot list extended attributes");
+  }
+  names.resize(static_cast<size_t>(size));
+  for (absl::string_view name : absl::StrSplit(names, '\0', absl::SkipEmpty())) {
+    const Fate fate = FateOf(name);
+    if (fate == Fate::kDrop) continue;
+    std::string value(kMaxAttribute, '\0');
+    const std::string key(name);
+    const ssize_t length = (follow ? getxattr : lgetxattr)(path.c_str(), key.c_str(), value.data(), value.size());
+    if (length < 0) return ErrnoStatus(absl::StrCat("cannot read the extended attribute ", name));
+    value.resize(static_cast<size_t>(length));
+    if (fate == Fate::kKeep) attributes.kept.emplace_back(key, value);
+    if (fate == Fate::kOpaque && value == "y") attributes.opaque = true;
+    if (fate == Fate::kRefuse || (fate == Fate::kOpaque && value != "y")) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "overlayfs keeps it in a form that cannot be carried to another node (", name,
+          "; mount container roots without redirect_dir and metacopy, and let no container mount overlays in its root)"));
+    }
+  }
+  return attributes;
+}
+
+}  // namespace godwit::files
