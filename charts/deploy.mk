@@ -16,4 +16,4 @@ metrics-doc: ## print docs/metrics.md anew from metrics/metrics.h
 	@scripts/in-root build/$(PRESET)/metrics/godwit-describe-metrics >docs/metrics.md
 
 dashboard-picture: ## draw the dashboard from a Prometheus that scrapes the test cluster
-	@tests/cluster/metrics/dashboard_picture
+	@tests/cluster/dashboard/picture
