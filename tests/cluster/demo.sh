@@ -17,7 +17,12 @@ trap finish EXIT
 bold() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 tell() { printf '%s\n' "$@"; }
 indent() { sed 's/^/    /'; }
-show() { printf '    \033[36m$ %s\033[0m\n' "$*"; "$@" | indent; }          # a command and what it says
+# show COMMAND...: a command, as a person would type it, and what it says.
+show() {
+  local text=${*/#k /kubectl -n $NAMESPACE }
+  printf '    \033[36m$ %s\033[0m\n' "${text//$work\//}"
+  "$@" | indent
+}
 show_file() { indent <"$1"; }
 k() { kubectl -n $NAMESPACE "$@"; }
 kubectl() { "$STATE/bin/kubectl" --kubeconfig "$STATE/kubeconfig" "$@"; }
