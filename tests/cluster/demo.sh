@@ -19,7 +19,8 @@ tell() { printf '%s\n' "$@"; }
 indent() { sed 's/^/    /'; }
 # show COMMAND...: a command, as a person would type it, and what it says.
 show() {
-  local text=${*/#k /kubectl -n $NAMESPACE }
+  local text="$*"
+  text=${text/#k /kubectl -n $NAMESPACE }
   printf '    \033[36m$ %s\033[0m\n' "${text//$work\//}"
   "$@" | indent
 }
