@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/godwit_runtime/create.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "agent/criu/criu_log.h"
+#include "agent/criu/plan.h"
+#include "agent/permits/cgroup_end.h"
+#include "base/file.h"
+#include "base/process.h"
+#include "base/status.h"
+#include "runtime/godwit_runtime/agent_link.h"
+#include "runtime/godwit_runtime/course.h"
+#include "runtime/godwit_runtime/sandbox_hostname.h"
+#include "runtime/godwit_runtime/watcher.h"
+
+namespace godwit::godwit_runtime {
+
+using agent_api::RuntimeAction;
+using agent_api::RuntimeConfig;
+using agent_api::RuntimeOp;
+using agent_api::RuntimeReply;
+using agent_api::RuntimeRequest;
+
+namespace {
+
+constexpr absl::Duration kAgentRestart =
+    absl::Seconds(15);  // how long an agent that is being replaced is waited for
+
+std::string MarkOf(const CommandLine& line) {
+  return absl::StrCat(line.root, "/", line.id, "/godwit-restored");
+}
+
+Course CourseNow(const Bundle& bundle, const Places& places) {
+  if (!bundle.is_container) return {.way = Way::kOrdinary};
+  return ChooseCourse(bundle, permits::PermitStore(places.permits).ListSandbox(bundle.sandbox_uid));
+}
+
+// The cgroup of this process, below the cgroup2 mount.
+absl::StatusOr<std::string> OwnCgroup() {
+  GODWIT_ASSIGN_OR_RETURN(const std::string text, ReadFile("/proc/self/cgroup"));
+  for (absl::string_view line : absl::StrSplit(text, '\n')) {
+    if (absl::ConsumePrefix(&line, "0::")) return std::string(line);
+  }
+  return absl::FailedPreconditionError("this node has no cgroup2 hierarchy");
+}
+
+// What a restore needs and can be had before the source is frozen.
+struct Preparation {
+  criu::Programs programs;
+  std::string own_cgroup;
+  SandboxHostname hostname;
+};
+
+absl::StatusOr<Preparation> Prepare(const CommandLine& line, const Bundle& bundle,
+                                    const RuntimeConfig& config, const Places& places) {
+  if (bundle.terminal || !line.console_socket.empty()) {
+    return absl::UnimplementedError("the container has a terminal, which cannot be restored");
+  }
+  // Without the launcher and its preload library the tasks would run as soon as CRIU has restored them.
+  const std::string launcher = absl::StrCat(places.criu_folder, "/criu");
+  if (access(launcher.c_str(), X_OK) != 0)
+    return ErrnoStatus(absl::StrCat("Godwit's CRIU is not at ", launcher));
+  GODWIT_ASSIGN_OR_RETURN(const std::string version,
+                          RunOrError({config.runtime, "--version"}, {.limit = absl::Seconds(10)}));
+  Preparation preparation;
+  preparation.programs = {config.runtime, criu::ParseVersion(version), places.criu_folder};
+  GODWIT_ASSIGN_OR_RETURN(preparation.own_cgroup, OwnCgroup());
+  GODWIT_ASSIGN_OR_RETURN(preparation.hostname, SandboxHostname::Remember(bundle.uts_path));
+  return preparation;
+}
+
+// One conversation with the agent.
+class Restore {
+ public:
+  Restore(const CommandLine& line, const Bundle& bundle, const RuntimeConfig& config, absl::Time deadline,
+          const ErrorLog& log, AgentLink agent)
+      : line_(line),
+        bundle_(bundle),
+        config_(config),
+        deadline_(deadline),
+        log_(log),
+        agent_(std::move(agent)) {}
+
+  absl::StatusOr<Outcome> Talk(const absl::StatusOr<Preparation>& preparation);
+
+ private:
+  absl::Status Run(const Preparation& preparation, const RuntimeReply& order);
+  absl::Status WaitForRestore(Watcher& watcher, const criu::Plan& plan);
+  absl::StatusOr<int64_t> CheckRestored(const Watcher& watcher) const;
+  // OK for kDone only.
+  absl::Status HearDone();
+  absl::Status Late() const;
+
+  const CommandLine& line_;
+  const Bundle& bundle_;
+  const RuntimeConfig& config_;
+  const absl::Time deadline_;
+  const ErrorLog& log_;
+  AgentLink agent_;
+};
+
+absl::Status Restore::Late() const {
+  return absl::DeadlineExceededError("nothing to restore came in the time that a container's start may take");
+}
+
+absl::StatusOr<Outcome> Restore::Talk(const absl::StatusOr<Preparation>& preparation) {
+  GODWIT_RETURN_IF_ERROR(agent_.Send({.op = RuntimeOp::kCreate,
+                                      .sandbox_uid = bundle_.sandbox_uid,
+                                      .container = bundle_.container,
+                                      .container_id = line_.id,
+                                      .bundle = line_.bundle,
+                                      .cgroup = bundle_.cgroup}));
+  absl::Status status = preparation.status();
+  if (status.ok()) {
+    absl::StatusOr<RuntimeReply> reply = agent_.Receive(deadline_);
+    if (reply.ok() && reply->action == RuntimeAction::kRun) return Outcome::kOrdinary;
+    if (reply.ok() && reply->action == RuntimeAction::kRefuse) return absl::AbortedError(reply->message);
+    if (reply.ok() && reply->action == RuntimeAction::kRestore) {
+      status = Run(*preparation, *reply);
+    } else if (reply.ok()) {
+      status = absl::InternalError("godwit-agent broke the protocol");
+    } else {
+      status = absl::IsDeadlineExceeded(reply.status()) ? Late() : reply.status();
+    }
+  }
+  if (status.ok()) return Outcome::kRestored;
+  // The agent may be gone, or have said so itself.
+  if (agent_.Send({.op = RuntimeOp::kFailed, .message = std::string(status.message())}).ok()) {
+    (void)agent_.Receive(absl::Now() + absl::Seconds(2));
+  }
+  return status;
+}
+
+absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& order) {
+  const criu::RestoreRequest request = {.global_arguments = line_.global,
+                                        .id = line_.id,
+                                        .bundle = line_.bundle,
+                                        .pid_file = line_.pid_file,
+                                        .images = order.images,
+                                        .work = order.work,
+                                        .cgroup = bundle_.cgroup,
+                                        .cgroup_root = config_.cgroup_root,
+                                        .own_cgroup = preparation.own_cgroup};
+  const criu::Plan plan = criu::PlanRestore(preparation.programs, request);
+  GODWIT_RETURN_IF_ERROR(criu::Prepare(plan));
+  Watcher::Task task = {
+      .argv = plan.argv, .env = plan.env, .cgroup_root = config_.cgroup_root, .cgroup = bundle_.cgroup};
+  task.delete_argv = {config_.runtime};
+  task.delete_argv.insert(task.delete_argv.end(), line_.global.begin(), line_.global.end());
+  task.delete_argv.insert(task.delete_argv.end(), {"delete", "--force", line_.id});
+  GODWIT_ASSIGN_OR_RETURN(Watcher watcher, Watcher::Start(task));
+
+  const auto restore = [&]() -> absl::Status {
+    GODWIT_RETURN_IF_ERROR(WaitForRestore(watcher, plan));
+    GODWIT_RETURN_IF_ERROR(preparation.hostname.PutBack());
+    GODWIT_ASSIGN_OR_RETURN(const int64_t pid, CheckRestored(watcher));
+    GODWIT_RETURN_IF_ERROR(agent_.Send({.op = RuntimeOp::kRestored, .pid = pid}));
+    GODWIT_RETURN_IF_ERROR(HearDone());
+    return WriteFileDurably(MarkOf(line_), "", 0600);
+  };
+  absl::Status status = restore();
+  if (status.ok()) return watcher.Release();
+  if (absl::Status destroyed = watcher.Destroy(); !destroyed.ok()) {
+    return Annotate(status, destroyed.message());
+  }
+  return status;
+}
+
+// Until runc has ended, while the agent may still change its mind.
+absl::Status Restore::WaitForRestore(Watcher& watcher, const criu::Plan& plan) {
+  while (true) {
+    const absl::Duration left = deadline_ - absl::Now();
+    if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("the restore took too long");
+    pollfd sources[] = {{watcher.fd(), POLLIN, 0}, {agent_.fd(), POLLIN, 0}};
+    if (poll(sources, 2, static_cast<int>(absl::ToInt64Milliseconds(left) + 1)) <= 0) continue;
+    if (sources[1].revents != 0) {
+      GODWIT_ASSIGN_OR_RETURN(const RuntimeReply reply, agent_.Receive(deadline_));
+      return absl::AbortedError(reply.message.empty() ? "godwit-agent took its word back" : reply.message);
+    }
+    if (sources[0].revents == 0) continue;
+    if (absl::Status ended = watcher.Ended(); !ended.ok()) {
+      return absl::InternalError(absl::StrCat("cannot restore the container: ", ended.message(), ": ",
+                                              criu::ExplainFailure(plan.log_file), "; ", config_.runtime,
+                                              ": ", log_.LastError()));
+    }
+    return absl::OkStatus();
+  }
+}
+
+// The restored init: it must stand still and must come to the shim when the watcher has ended.
+absl::StatusOr<int64_t> Restore::CheckRestored(const Watcher& watcher) const {
+  GODWIT_RETURN_IF_ERROR(permits::CheckStandsFrozen(config_.cgroup_root, bundle_.cgroup));
+  GODWIT_ASSIGN_OR_RETURN(const std::string text, ReadFile(line_.pid_file, 64));
+  int64_t pid = 0;
+  if (!absl::SimpleAtoi(absl::StripAsciiWhitespace(text), &pid) || pid <= 1) {
+    return absl::InternalError(absl::StrCat("pid file ", line_.pid_file, " holds no process id"));
+  }
+  GODWIT_ASSIGN_OR_RETURN(const std::string status, ReadFile(absl::StrCat("/proc/", pid, "/status")));
+  if (!absl::StrContains(status, absl::StrCat("\nPPid:\t", watcher.pid(), "\n"))) {
+    return absl::InternalError(
+        absl::StrCat("the restored process ", pid, " did not stay below the container runtime's shim"));
+  }
+  return pid;
+}
+
+absl::Status Restore::HearDone() {
+  GODWIT_ASSIGN_OR_RETURN(const RuntimeReply reply, agent_.Receive(deadline_));
+  if (reply.action == RuntimeAction::kDone) return absl::OkStatus();
+  return absl::AbortedError(reply.message.empty() ? "godwit-agent refused the restored container"
+                                                  : reply.message);
+}
+
+}  // namespace
+
+absl::StatusOr<Outcome> Create(const CommandLine& line, const RuntimeConfig& config, const Places& places,
+                               absl::Time began, const ErrorLog& log) {
+  GODWIT_ASSIGN_OR_RETURN(const Bundle bundle, ReadBundle(line.bundle, line.systemd_cgroup));
+  const Course course = CourseNow(bundle, places);
+  if (course.way == Way::kOrdinary) return Outcome::kOrdinary;
+  if (course.way == Way::kFail) return absl::AbortedError(course.message);
+
+  const absl::Time deadline = began + course.create_limit;
+  const absl::StatusOr<Preparation> preparation = Prepare(line, bundle, config, places);
+  absl::StatusOr<AgentLink> agent =
+      AgentLink::Connect(places.agent_socket, std::min(deadline, began + kAgentRestart),
+                         [&] { return CourseNow(bundle, places).way == Way::kAsk; });
+  if (!agent.ok()) {
+    const Course since = CourseNow(bundle, places);
+    if (since.way == Way::kOrdinary) return Outcome::kOrdinary;
+    return since.way == Way::kFail ? absl::AbortedError(since.message) : agent.status();
+  }
+  log.Info(absl::StrCat("waiting for the state to restore migration=", bundle.migration,
+                        " container=", bundle.container));
+  Restore restore(line, bundle, config, deadline, log, *std::move(agent));
+  return restore.Talk(preparation);
+}
+
+bool IsRestored(const CommandLine& line) { return FileExists(MarkOf(line)); }
+
+}  // namespace godwit::godwit_runtime

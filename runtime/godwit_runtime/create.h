@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// `create` of a container that may have to become a restore: from the agent's word to a container that stands
+// still.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "agent/api/host_protocol.h"
+#include "agent/permits/permit_store.h"
+#include "runtime/godwit_runtime/bundle.h"
+#include "runtime/godwit_runtime/command_line.h"
+#include "runtime/godwit_runtime/error_log.h"
+
+namespace godwit::godwit_runtime {
+
+// Where things are; tests have their own.
+struct Places {
+  std::string permits = std::string(agent_api::kStateFolder) + "/permits";
+  std::string agent_socket = agent_api::kRuntimeSocket;
+  std::string criu_folder;  // with the launcher `criu`
+};
+
+enum class Outcome {
+  kOrdinary,  // go on as the node's runtime does
+  kRestored,  // `create` has succeeded
+};
+
+// An error is what `create` fails with; nothing of a restore is left then, or the error says so.
+absl::StatusOr<Outcome> Create(const CommandLine& line, const agent_api::RuntimeConfig& config,
+                               const Places& places, absl::Time began, const ErrorLog& log);
+
+// A container that came out of Create as kRestored runs already: its `start` does nothing. The mark lies in
+// the runtime's own folder of the container, which is known to `start` and goes with `delete`.
+bool IsRestored(const CommandLine& line);
+
+}  // namespace godwit::godwit_runtime
