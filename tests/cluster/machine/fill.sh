@@ -62,6 +62,7 @@ fill_worker() {
   local name=$1 root=$2 arch=$3 kube=$KUBE containerd=$CONTAINERD_BIN program
   [ "$arch" = amd64 ] || kube=$KUBE_ARM64 containerd=$CONTAINERD_BIN_ARM64
   cp -R "$HERE/machine/files/worker/." "$root/"
+  mkdir -p "$root/etc/containerd/conf.d" # imported by config.toml, empty at first
   put_kube "$kube" "$root" kubelet kube-proxy
   for program in containerd containerd-shim-runc-v2 ctr; do
     [ -e "$root/usr/local/bin/$program" ] || cp "$containerd/$program" "$root/usr/local/bin/"
