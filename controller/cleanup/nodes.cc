@@ -46,10 +46,11 @@ std::string Waiting(const k8s::Pod& pod) {
     for (const k8s::ContainerStatus& container : *statuses) {
       const k8s::ContainerState& state = container.state;
       if (state.waiting && !state.waiting->reason.empty() && state.waiting->reason != "PodInitializing") {
-        std::string why = absl::StrCat(state.waiting->reason, " ", state.waiting->message);
+        std::string why = state.waiting->reason;
+        if (!state.waiting->message.empty()) absl::StrAppend(&why, ": ", state.waiting->message);
         if (container.last_state.terminated)
-          absl::StrAppend(&why, " ", container.last_state.terminated->message);
-        return std::string(absl::StripAsciiWhitespace(why));
+          absl::StrAppend(&why, ": ", container.last_state.terminated->message);
+        return why;
       }
     }
   }

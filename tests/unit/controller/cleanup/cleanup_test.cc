@@ -178,7 +178,7 @@ TEST_F(NodesTest, ThatDoNotEndAreNamedWithTheReason) {
   const absl::Status status = WaitForCleanNodes(server_.api(), options_, clock_);
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(std::string(status.message()),
-              HasSubstr("n1 (CrashLoopBackOff  /opt/godwit: Read-only file system)"));
+              HasSubstr("n1 (CrashLoopBackOff: /opt/godwit: Read-only file system)"));
 }
 
 TEST_F(NodesTest, ThatAreNotReadyAreNotWaitedFor) {
