@@ -65,7 +65,7 @@ class FakeApiServer {
   std::vector<Unstructured> List(const Resource& resource) const;
 
   // Objects of this resource stay with a deletionTimestamp when deleted without grace 0, as pods that run do.
-  void SetGraceful(absl::string_view plural, bool graceful = true);
+  void SetGraceful(const Resource& resource, bool graceful = true);
   // Each request that is not `Bearer <token>` is answered 401. "": anybody.
   void RequireToken(const std::string& token);
   // Called with each request before it is served, from the server's threads; an answer replaces the server's
@@ -91,8 +91,8 @@ class FakeApiServer {
   std::vector<SeenRequest> requests() const;
   void ForgetRequests();
   int open_watches() const;
-  // Until `condition` holds, looked at after each request and change; false after `limit`.
-  bool WaitUntil(const std::function<bool()>& condition, absl::Duration limit = absl::Seconds(20)) const;
+  // Looks at `condition` again and again until it holds; false when it does not within `limit`.
+  static bool WaitUntil(const std::function<bool()>& condition, absl::Duration limit = absl::Seconds(20));
 
  private:
   struct State;
