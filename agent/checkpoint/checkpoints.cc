@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/checkpoint/checkpoints.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/log/log.h"
+#include "absl/strings/str_cat.h"
+#include "agent/checkpoint/archive.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/status.h"
+
+namespace godwit::checkpoint {
+namespace {
+
+using agent_api::CheckpointSpec;
+using agent_api::CheckpointState;
+using agent_api::CheckpointStatus;
+
+void LogEnd(const CheckpointSpec& spec, const CheckpointStatus& status) {
+  if (status.state == CheckpointState::kReady) {
+    LOG(INFO) << Log("checkpoint taken")
+                     .With("checkpoint", spec.checkpoint.uid)
+                     .With("pod", spec.pod.uid)
+                     .With("freeze", status.freeze)
+                     .With("archives", status.archives.size());
+  } else {
+    LOG(ERROR) << Log("checkpoint failed")
+                      .With("checkpoint", spec.checkpoint.uid)
+                      .With("pod", spec.pod.uid)
+                      .With("reason", status.reason)
+                      .With("message", status.message);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Checkpoints>> Checkpoints::Open(std::string folder, Node node, StartGuard start_guard,
+                                                               Finished finished) {
+  std::unique_ptr<Checkpoints> checkpoints(
+      new Checkpoints(std::move(folder), std::move(node), std::move(start_guard), std::move(finished)));
+  GODWIT_RETURN_IF_ERROR(checkpoints->Load());
+  return checkpoints;
+}
+
+Checkpoints::~Checkpoints() {
+  std::vector<std::thread> threads;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (auto& [uid, entry] : entries_) {
+      if (entry->thread.joinable()) threads.push_back(std::move(entry->thread));
+    }
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+absl::Status Checkpoints::Load() {
+  GODWIT_RETURN_IF_ERROR(MakeFolders(folder_, 0700));
+  GODWIT_ASSIGN_OR_RETURN(std::vector<std::string> uids, ListFolder(folder_));
+  for (const std::string& uid : uids) {
+    absl::Status loaded = LoadOne(uid);
+    if (!loaded.ok()) LOG(ERROR) << Log("cannot read a checkpoint on the disk").With("checkpoint", uid).With(loaded);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoints::LoadOne(const std::string& uid) {
+  auto entry = std::make_unique<Entry>();
+  GODWIT_ASSIGN_OR_RETURN(std::string text, ReadFile(absl::StrCat(FolderOf(uid), "/spec.json")));
+  GODWIT_ASSIGN_OR_RETURN(entry->spec, json::Decode<CheckpointSpec>(text));
+  const std::string status_file = absl::StrCat(FolderOf(uid), "/status.json");
+  if (FileExists(status_file)) {
+    GODWIT_ASSIGN_OR_RETURN(text, ReadFile(status_file));
+    GODWIT_ASSIGN_OR_RETURN(entry->status, json::Decode<CheckpointStatus>(text));
+  } else {
+    RemoveTree(absl::StrCat(FolderOf(uid), "/work")).IgnoreError();
+    entry->status.state = CheckpointState::kFailed;
+    entry->status.reason = "AgentRestarted";
+    entry->status.message = "the node's agent ended while it took the checkpoint; the pod goes on: create the Checkpoint again";
+    GODWIT_RETURN_IF_ERROR(WriteFileDurably(status_file, json::Encode(entry->status)));
+  }
+  absl::MutexLock lock(&mutex_);
+  entries_[uid] = std::move(entry);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<CheckpointStatus> Checkpoints::Take(const CheckpointSpec& spec) {
+  if (spec.containers.empty()) return absl::InvalidArgumentError("a checkpoint of no container");
+  const std::string& uid = spec.checkpoint.uid;
+  absl::MutexLock lock(&mutex_);
+  auto known = entries_.find(uid);
+  if (known != entries_.end()) {
+    if (json::Encode(known->second->spec) == json::Encode(spec)) return known->second->status;
+    return absl::AlreadyExistsError(absl::StrCat("checkpoint ", uid, " was asked for already, and differently"));
+  }
+  GODWIT_RETURN_IF_ERROR(MakeFolders(FolderOf(uid), 0700));
+  GODWIT_RETURN_IF_ERROR(WriteFileDurably(absl::StrCat(FolderOf(uid), "/spec.json"), json::Encode(spec)));
+  auto entry = std::make_unique<Entry>();
+  entry->spec = spec;
+  entry->status.state = CheckpointState::kRunning;
+  const CheckpointStatus status = entry->status;
+  entry->thread = std::thread([this, spec] { Work(spec); });
+  entries_[uid] = std::move(entry);
+  return status;
+}
+
+void Checkpoints::Work(const CheckpointSpec& spec) {
+  const std::string& uid = spec.checkpoint.uid;
+  CheckpointStatus status = checkpoint::Take(spec, node_, start_guard_, FolderOf(uid));
+  absl::Status written = WriteFileDurably(absl::StrCat(FolderOf(uid), "/status.json"), json::Encode(status));
+  if (!written.ok()) {
+    status.state = CheckpointState::kFailed;
+    status.reason = "StorageFailed";
+    status.message = std::string(written.message());
+  }
+  LogEnd(spec, status);
+  finished_(status);
+  absl::MutexLock lock(&mutex_);
+  entries_.at(uid)->status = status;
+}
+
+absl::StatusOr<CheckpointStatus> Checkpoints::Get(const std::string& uid) const {
+  absl::MutexLock lock(&mutex_);
+  auto known = entries_.find(uid);
+  if (known == entries_.end()) return absl::NotFoundError(absl::StrCat("no checkpoint ", uid, " on this node"));
+  return known->second->status;
+}
+
+absl::StatusOr<agent_api::Archive> Checkpoints::Find(const std::string& uid, const std::string& container) const {
+  GODWIT_ASSIGN_OR_RETURN(CheckpointStatus status, Get(uid));
+  for (const agent_api::Archive& archive : status.archives) {
+    if (archive.container == container) return archive;
+  }
+  return absl::NotFoundError(absl::StrCat("checkpoint ", uid, " has no archive of a container ", container, " on this node"));
+}
+
+absl::StatusOr<json::Raw> Checkpoints::Manifest(const std::string& uid) const {
+  GODWIT_ASSIGN_OR_RETURN(CheckpointStatus status, Get(uid));
+  if (status.archives.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat("checkpoint ", uid, " is ", json::Name(status.state), ", not Ready"));
+  }
+  return ReadPodManifest(status.archives.front().path);
+}
+
+absl::Status Checkpoints::Remove(const std::string& uid) {
+  std::thread thread;
+  {
+    absl::MutexLock lock(&mutex_);
+    auto known = entries_.find(uid);
+    if (known == entries_.end()) return absl::OkStatus();
+    thread = std::move(known->second->thread);
+  }
+  if (thread.joinable()) thread.join();
+  GODWIT_RETURN_IF_ERROR(RemoveTree(FolderOf(uid)));
+  absl::MutexLock lock(&mutex_);
+  entries_.erase(uid);
+  return absl::OkStatus();
+}
+
+Checkpoints::Totals Checkpoints::Count() const {
+  Totals totals;
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [uid, entry] : entries_) {
+    totals.running += entry->status.state == CheckpointState::kRunning;
+    for (const agent_api::Archive& archive : entry->status.archives) {
+      ++totals.archives;
+      totals.bytes += archive.size;
+    }
+  }
+  return totals;
+}
+
+}  // namespace godwit::checkpoint

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Taking one checkpoint: freeze, dump, read the files, thaw, then write the archives. The pod stands still only until its
+// memory and files are read; everything after that is done while it runs.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "agent/api/host_protocol.h"
+#include "agent/guard/client.h"
+#include "agent/runtime/containers.h"
+
+namespace godwit::checkpoint {
+
+// What taking a checkpoint needs of the node.
+struct Node {
+  runtime::HostView host;
+  guard::GuardLaunch launch;     // spec_file is set for each checkpoint
+  std::string runtime;           // runc, host path
+  std::string criu_folder;       // host path
+  std::string guards_folder;     // sockets and journals of guards; the same path here and on the host
+  std::string criu_version;
+};
+
+// The conversation with a guard, as far as a checkpoint needs it; a seam for tests.
+class Guard {
+ public:
+  virtual ~Guard() = default;
+  virtual absl::StatusOr<agent_api::GuardReply> Freeze() = 0;
+  virtual absl::StatusOr<agent_api::GuardReply> Dump(const std::string& container, absl::Duration limit) = 0;
+  virtual absl::StatusOr<agent_api::GuardReply> Thaw(const std::string& why) = 0;
+};
+using StartGuard = std::function<absl::StatusOr<std::unique_ptr<Guard>>(const agent_api::GuardSpec& spec)>;
+
+// Starts real guards.
+StartGuard RealGuards(guard::GuardLaunch launch);
+
+// Takes the checkpoint and writes its archives into `folder`, which exists; `folder`/work holds what is needed meanwhile and is gone
+// afterwards. The status is Ready or Failed, with reason and message. However it ends, the pod runs.
+agent_api::CheckpointStatus Take(const agent_api::CheckpointSpec& spec, const Node& node, const StartGuard& start_guard,
+                                 const std::string& folder);
+
+// The host folder of one of the pod's emptyDirs, as a mount of its containers; empty when none of them mounts it.
+std::string EmptyDirFolder(const std::vector<runtime::Container>& containers, absl::string_view pod_uid,
+                           absl::string_view volume);
+
+}  // namespace godwit::checkpoint
