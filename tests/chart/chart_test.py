@@ -45,7 +45,7 @@ def pods(objects):
 class ChartTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.default = render()
+        cls.default = render("--set", "image.registry=registry.example.com")
         cls.all = render("-f", ALL_OPTIONS)
 
     def test_definitions_are_templates_that_stay(self):
@@ -170,9 +170,14 @@ class ChartTest(unittest.TestCase):
                            ("controller.replicas=0", "controller/replicas"), ("agent.ports.api=0", "agent/ports/api"),
                            ("image.agentDigest=latest", "image/agentDigest"), ("containerd.dropInFolder=etc", "dropInFolder"),
                            ("monitoring.serviceMonitor.interval=often", "interval")):
-            done = helm("template", "godwit", CHART, "--set", flag)
+            done = helm("template", "godwit", CHART, "--set", "image.registry=registry.example.com", "--set", flag)
             self.assertNotEqual(done.returncode, 0, flag)
             self.assertIn(told, done.stderr)
+
+    def test_a_registry_must_be_given(self):
+        done = helm("template", "godwit", CHART)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("--set image.registry=", done.stderr)
 
     def test_schema_knows_every_value(self):
         def walk(values, schema, path):

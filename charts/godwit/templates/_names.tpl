@@ -20,7 +20,8 @@ app.kubernetes.io/component: {{ . }}
 
 {{/* An image; argument: dict "root" $ "name" "godwit-agent" "digest" "sha256:...". */}}
 {{- define "godwit.image" -}}
-{{- $image := printf "%s/%s" (trimSuffix "/" .root.Values.image.registry) .name -}}
+{{- $registry := required "image.registry is not set: where are the images godwit-controller and godwit-agent? (--set image.registry=registry.example.com/godwit)" .root.Values.image.registry -}}
+{{- $image := printf "%s/%s" (trimSuffix "/" $registry) .name -}}
 {{- if .digest -}}
 {{ $image }}@{{ .digest }}
 {{- else -}}
