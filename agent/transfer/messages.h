@@ -29,7 +29,7 @@ struct Hello {
   std::string from_node;  // must be the node of the certificate
   std::string to_node;
   bool ask = false;       // kMigration: the source has ceded and only wants to know the target's state, and to commit
-  std::string container;  // kFetch: whose archive
+  std::string archive;    // kFetch: its file name
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("role", self.role);
@@ -37,7 +37,7 @@ struct Hello {
     field.Required("from", self.from_node);
     field.Required("to", self.to_node);
     field("ask", self.ask);
-    field("container", self.container);
+    field("archive", self.archive);
   }
   bool operator==(const Hello&) const = default;
 };
@@ -66,7 +66,7 @@ constexpr std::array<std::pair<FileKind, absl::string_view>, 4> JsonNames(FileKi
 // FILE_BEGIN: the frames with this id bring one file.
 struct FileBegin {
   uint32_t id = 0;        // unique in the stream
-  std::string container;  // kVolume: the container before which the volume must be there
+  std::string container;  // kVolume: the container before which the volume must be there; kArchive: "archive"
   FileKind kind = FileKind::kImage;
   std::string name;  // kImage: of CRIU's image file; kVolume: of the emptyDir; otherwise empty
   template <class Self, class V>
@@ -107,15 +107,15 @@ struct ContainerEnd {
   bool operator==(const ContainerEnd&) const = default;
 };
 
-// PREPARED and RUNNING: what took how long on the target. The clocks of two nodes are not compared: every offset is from
-// the moment in which the target had the stream's first file frame in hand; the source adds its own.
+// RUNNING: what took how long on the target. The clocks of two nodes are not compared: offsets are from the moment in
+// which the target had the stream's first FILE_BEGIN in hand; the source knows when it sent it.
 struct Timings {
   std::vector<agent_api::FreezeStep> steps;
-  absl::Duration since_first_frame;
+  absl::Duration thawed_ago;  // from the last thaw to the sending of this message
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field("steps", self.steps);
-    field("sinceFirstFrame", self.since_first_frame);
+    field("thawedAgo", self.thawed_ago);
   }
 };
 
