@@ -120,7 +120,7 @@ make_root() {
     # The machine's own certificate authorities, so that downloads through its proxies work in the root too.
     [ ! -d /usr/local/share/ca-certificates ] || cp -rL /usr/local/share/ca-certificates "$root/usr/local/share/" 2>/dev/null || true
     in_root update-ca-certificates || true
-    find "$root/usr/share/doc" ! -type d ! -name copyright -delete # licence texts go into the images
+    find "$root/usr/share/doc" -type f ! -name copyright -delete # licence texts go into the images
     rm -rf "$root"/usr/share/man
   fi
 }

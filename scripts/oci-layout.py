@@ -71,7 +71,7 @@ def add_image(layout, arch, stage, settings):
                    "Env": ["PATH=/usr/bin"], "WorkingDir": "/"},
         "rootfs": {"type": "layers", "diff_ids": diff_ids}, "history": history,
     }, MEDIA + "config.v1+json")
-    print(f"{layout.folder.name} {arch}: {sum(layer['size'] for layer in layers) / 2**20:.1f} MiB compressed, "
+    print(f"{layout.folder.name.removesuffix('.new')} {arch}: {sum(layer['size'] for layer in layers) / 2**20:.1f} MiB compressed, "
           f"{unpacked / 2**20:.1f} MiB unpacked")
     return layout.add_json({"schemaVersion": 2, "mediaType": MEDIA + "manifest.v1+json", "config": config,
                             "layers": layers, "annotations": settings["labels"]},
@@ -83,7 +83,6 @@ def main():
     made = dest.with_name(dest.name + ".new")
     shutil.rmtree(made, ignore_errors=True)
     layout = Layout(made)
-    layout.folder = made
     manifests = []
     for pair in sys.argv[3:]:
         arch, stage = pair.split("=", 1)
