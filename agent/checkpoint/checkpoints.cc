@@ -127,12 +127,12 @@ absl::StatusOr<CheckpointStatus> Checkpoints::Get(const std::string& uid) const 
   return known->second->status;
 }
 
-absl::StatusOr<agent_api::Archive> Checkpoints::Find(const std::string& uid, const std::string& container) const {
+absl::StatusOr<std::string> Checkpoints::FindArchive(const std::string& uid, const std::string& file_name) const {
   GODWIT_ASSIGN_OR_RETURN(CheckpointStatus status, Get(uid));
   for (const agent_api::Archive& archive : status.archives) {
-    if (archive.container == container) return archive;
+    if (archive.path == absl::StrCat(FolderOf(uid), "/", file_name)) return archive.path;
   }
-  return absl::NotFoundError(absl::StrCat("checkpoint ", uid, " has no archive of a container ", container, " on this node"));
+  return absl::NotFoundError(absl::StrCat("checkpoint ", uid, " has no archive ", file_name, " on this node"));
 }
 
 absl::StatusOr<json::Raw> Checkpoints::Manifest(const std::string& uid) const {

@@ -40,8 +40,8 @@ class Checkpoints {
   absl::StatusOr<agent_api::CheckpointStatus> Get(const std::string& uid) const ABSL_LOCKS_EXCLUDED(mutex_);
   // The pod's manifest from the archive. FailedPrecondition unless Ready.
   absl::StatusOr<json::Raw> Manifest(const std::string& uid) const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Where the archive of a container lies. NotFound unless Ready and there.
-  absl::StatusOr<agent_api::Archive> Find(const std::string& uid, const std::string& container) const
+  // Where the archive of this file name lies. NotFound unless Ready and there; both arguments may be a peer's word.
+  absl::StatusOr<std::string> FindArchive(const std::string& uid, const std::string& file_name) const
       ABSL_LOCKS_EXCLUDED(mutex_);
   // Removes archives and memory of it; waits for its end when it runs (bounded by its freeze limit and the disk). OK when
   // nothing is there.

@@ -4,21 +4,19 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#include <map>
+#include <optional>
 #include <thread>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "agent/checkpoint/archive.h"
 #include "agent/criu/images.h"
 #include "agent/files/layer.h"
 #include "agent/runtime/mounts.h"
+#include "agent/runtime/volumes.h"
 #include "base/file.h"
-#include "base/log.h"
 #include "base/status.h"
-#include "absl/log/log.h"
 
 namespace godwit::checkpoint {
 namespace {
@@ -194,13 +192,13 @@ class Taker {
 
   // Writable layers and emptyDirs, while nothing writes to them.
   absl::Status PackFiles() {
-    std::vector<runtime::Container> containers;
+    std::vector<runtime::BundleMount> mounts;
     for (const Source& source : sources_) {
       GODWIT_RETURN_IF_ERROR(PackTo(source.layer, files::Layout::kOverlay, source.parts.rootfs_diff));
-      containers.push_back(source.container);
+      mounts.insert(mounts.end(), source.container.mounts.begin(), source.container.mounts.end());
     }
     for (const std::string& volume : spec_.empty_dirs) {
-      const std::string folder = EmptyDirFolder(containers, spec_.pod.uid, volume);
+      const std::string folder = runtime::EmptyDirFolder(mounts, spec_.pod.uid, volume);
       if (folder.empty()) continue;
       Source& first = sources_.front();
       const std::string path = absl::StrCat(work_, "/", first.description.container, "/volumes/", volume, ".tar");
@@ -251,22 +249,6 @@ StartGuard RealGuards(guard::GuardLaunch launch) {
 CheckpointStatus Take(const CheckpointSpec& spec, const Node& node, const StartGuard& start_guard,
                       const std::string& folder) {
   return Taker(spec, node, start_guard, folder).Run();
-}
-
-std::string EmptyDirFolder(const std::vector<runtime::Container>& containers, absl::string_view pod_uid,
-                           absl::string_view volume) {
-  // Kubelet's folder may be anywhere; below it the path is fixed (kubelet's volume plugin "kubernetes.io/empty-dir").
-  const std::string tail = absl::StrCat("/pods/", pod_uid, "/volumes/kubernetes.io~empty-dir/", volume);
-  for (const runtime::Container& container : containers) {
-    for (const runtime::BundleMount& mount : container.mounts) {
-      const size_t at = mount.source.find(tail);
-      if (at == std::string::npos) continue;
-      const size_t end = at + tail.size();
-      // A subPath mount names a folder below the volume.
-      if (end == mount.source.size() || mount.source[end] == '/') return mount.source.substr(0, end);
-    }
-  }
-  return "";
 }
 
 }  // namespace godwit::checkpoint

@@ -46,8 +46,4 @@ StartGuard RealGuards(guard::GuardLaunch launch);
 agent_api::CheckpointStatus Take(const agent_api::CheckpointSpec& spec, const Node& node, const StartGuard& start_guard,
                                  const std::string& folder);
 
-// The host folder of one of the pod's emptyDirs, as a mount of its containers; empty when none of them mounts it.
-std::string EmptyDirFolder(const std::vector<runtime::Container>& containers, absl::string_view pod_uid,
-                           absl::string_view volume);
-
 }  // namespace godwit::checkpoint
