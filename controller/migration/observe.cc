@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "controller/migration/observe.h"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "controller/pods/eligibility.h"
+#include "controller/pods/names.h"
+
+namespace godwit::controller {
+namespace {
+
+using crds::MigrationPhase;
+
+bool Failing(const crds::Migration& migration) {
+  const k8s::Condition* complete = k8s::FindCondition(migration.status.conditions, crds::kComplete);
+  return complete != nullptr && complete->status == "False";
+}
+
+// The oldest Migration of a pod goes first; one that froze it already goes before all.
+std::string RivalOf(Cluster& cluster, const crds::Migration& migration) {
+  auto rank = [](const crds::Migration& m) {
+    return std::make_tuple(m.metadata.creation_timestamp.value_or(absl::InfiniteFuture()), m.metadata.uid);
+  };
+  for (const auto& other : cluster.migrations().List()) {
+    if (other->metadata.name_space != migration.metadata.name_space || other->metadata.uid == migration.metadata.uid) continue;
+    if (other->spec.pod_ref != migration.spec.pod_ref || crds::Ended(other->status.phase)) continue;
+    const bool switching = other->status.phase == MigrationPhase::kSwitching || other->status.phase == MigrationPhase::kFinishing;
+    if (switching || rank(*other) < rank(migration)) return other->metadata.name;
+  }
+  return "";
+}
+
+std::string CheckpointOf(Cluster& cluster, const crds::Migration& migration) {
+  for (const auto& other : cluster.checkpoints().List()) {
+    if (other->metadata.name_space == migration.metadata.name_space && other->spec.pod_ref == migration.spec.pod_ref &&
+        other->status.phase == crds::CheckpointPhase::kRunning) {
+      return other->metadata.name;
+    }
+  }
+  return "";
+}
+
+absl::Status ObserveSource(const Cluster& cluster, bool live, MigrationObserved& seen) {
+  const k8s::ObjectName name{seen.migration.metadata.name_space, seen.migration.spec.pod_ref.name};
+  if (live) {
+    GODWIT_ASSIGN_OR_RETURN(seen.source, cluster.ReadPod(name));
+  } else if (auto pod = cluster.Pod(name)) {
+    seen.source = WholePod{.view = *std::move(pod)};
+  }
+  return absl::OkStatus();
+}
+
+// The ReplicaSet, from the source's reference or, when the source is gone, not at all; and the pods beside ours.
+absl::Status ObserveOwner(const Cluster& cluster, MigrationObserved& seen) {
+  if (!seen.source) return absl::OkStatus();
+  const k8s::OwnerReference* owner = seen.source->view.metadata.Controller();
+  if (owner == nullptr || owner->kind != "ReplicaSet") return absl::OkStatus();
+  GODWIT_ASSIGN_OR_RETURN(seen.replica_set, cluster.ReadReplicaSet({seen.migration.metadata.name_space, owner->name}));
+  for (k8s::Pod& pod : cluster.PodsOwnedBy(owner->uid)) {
+    const bool active = !pod.finished() && !pod.metadata.terminating();
+    const bool ours = pod.metadata.uid == seen.source->view.metadata.uid ||
+                      pod.metadata.Label(kMigrationKey) == seen.migration.metadata.uid;
+    if (active && !ours) seen.siblings.push_back(std::move(pod));
+  }
+  return absl::OkStatus();
+}
+
+void ObservePending(Cluster& cluster, MigrationObserved& seen) {
+  const crds::Target& target = seen.migration.spec.target;
+  seen.rival = RivalOf(cluster, seen.migration);
+  seen.checkpoint = CheckpointOf(cluster, seen.migration);
+  if (seen.source) seen.source_node = cluster.View(seen.source->view.spec.node_name, false);
+  if (!target.node_name.empty()) {
+    seen.target_node = cluster.View(target.node_name, false);
+    return;
+  }
+  seen.selector = k8s::LabelSelector{.match_labels = target.node_selector}.ToString();
+  seen.candidates = cluster.Views(cluster.NodesWith(target.node_selector));
+}
+
+void ObservePreflight(Cluster& cluster, MigrationObserved& seen) {
+  seen.rival = RivalOf(cluster, seen.migration);
+  std::vector<NodeView> nodes = cluster.Views({seen.migration.status.source_node, seen.migration.status.target_node});
+  seen.source_node = std::move(nodes[0]);
+  seen.target_node = std::move(nodes[1]);
+  if (!seen.source || !seen.source_node.agent.ok() || !seen.target_node.agent.ok()) return;
+  const k8s::Pod& pod = seen.source->view;
+  seen.host_port_taken = HostPortTaken(pod, cluster.PodsOnNode(seen.target_node.name), seen.target_node.name);
+  seen.preflight = cluster.AgentOn(seen.source_node)->Preflight(
+      {.pod = NameOf(pod.metadata), .containers = ContainersOf(pod), .empty_dirs = EmptyDirsOf(pod)});
+}
+
+void ObserveSides(const Cluster& cluster, bool source, MigrationObserved& seen) {
+  const std::string& uid = seen.migration.metadata.uid;
+  seen.source_node = cluster.View(seen.migration.status.source_node, false);
+  seen.target_node = cluster.View(seen.migration.status.target_node, false);
+  seen.target_side = AskSide<agent_api::TargetStatus>(cluster.AgentOn(seen.target_node),
+                                                      [&](Agent& agent) { return agent.GetTarget(uid); });
+  if (!source) return;
+  seen.source_side = AskSide<agent_api::SourceStatus>(cluster.AgentOn(seen.source_node),
+                                                      [&](Agent& agent) { return agent.GetSource(uid); });
+}
+
+}  // namespace
+
+absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const crds::Migration& migration, absl::Time now) {
+  MigrationObserved seen{.migration = migration};
+  const MigrationPhase phase = migration.status.phase;
+  const bool clean = k8s::IsConditionTrue(migration.status.conditions, crds::kCleanedUp);
+  if (crds::Ended(phase) && clean) return seen;
+  const bool before = phase == MigrationPhase::kPending || phase == MigrationPhase::kPreflight;
+  const bool preparing = phase == MigrationPhase::kPreparing;
+  GODWIT_RETURN_IF_ERROR(ObserveSource(cluster, before || preparing, seen));
+  if (phase == MigrationPhase::kPending || phase == MigrationPhase::kFinishing) {
+    GODWIT_RETURN_IF_ERROR(ObserveOwner(cluster, seen));
+  }
+  if (phase == MigrationPhase::kPending) ObservePending(cluster, seen);
+  if (phase == MigrationPhase::kPreflight) ObservePreflight(cluster, seen);
+  if (before) return seen;
+  if (preparing) seen.rival = RivalOf(cluster, migration);
+  ObserveSides(cluster, !preparing || Failing(migration), seen);
+  seen.target = cluster.Pod({migration.metadata.name_space, migration.status.target_pod_name});
+  if (preparing && seen.target && now > migration.status.start_time + migration.spec.timeout) {
+    seen.target_warning = cluster.LastWarning(seen.target->metadata);
+  }
+  return seen;
+}
+
+}  // namespace godwit::controller
