@@ -29,7 +29,12 @@ absl::Status KillCgroup(const std::string& root, const std::string& cgroup, absl
     absl::StatusOr<std::string> text = ReadFile(absl::StrCat(folder, "/cgroup.events"));
     // A folder that goes while it is read answers ENODEV.
     if (!text.ok()) return FileExists(folder) ? text.status() : absl::OkStatus();
-    if (absl::StrContains(*text, "populated 0")) return absl::OkStatus();
+    if (absl::StrContains(*text, "populated 0")) {
+      // An empty cgroup that is still frozen makes runc call the dead container "paused" and refuse to delete
+      // it.
+      (void)WriteKernelFile(absl::StrCat(folder, "/cgroup.freeze"), "0");
+      return absl::OkStatus();
+    }
     const absl::Duration left = deadline - absl::Now();
     if (left <= absl::ZeroDuration()) {
       return absl::DeadlineExceededError(absl::StrCat("processes in cgroup ", cgroup, " still live ",

@@ -157,8 +157,9 @@ absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& or
   GODWIT_RETURN_IF_ERROR(criu::Prepare(plan));
   Watcher::Task task = {
       .argv = plan.argv, .env = plan.env, .cgroup_root = config_.cgroup_root, .cgroup = bundle_.cgroup};
-  task.delete_argv = {config_.runtime};
-  task.delete_argv.insert(task.delete_argv.end(), line_.global.begin(), line_.global.end());
+  // Without --log: the shim may have removed the bundle, and the log's folder with it, before this is run.
+  task.delete_argv = {config_.runtime, "--root", line_.root};
+  if (line_.systemd_cgroup) task.delete_argv.push_back("--systemd-cgroup");
   task.delete_argv.insert(task.delete_argv.end(), {"delete", "--force", line_.id});
   GODWIT_ASSIGN_OR_RETURN(Watcher watcher, Watcher::Start(task));
 
