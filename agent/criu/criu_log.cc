@@ -28,8 +28,9 @@ struct Cause {
   absl::string_view sentence;
 };
 constexpr auto kCauses = std::to_array<Cause>({
-    {"(anon [io_uring])", "the process uses io_uring, which CRIU cannot save"},
     {"[io_uring]", "the process uses io_uring, which CRIU cannot save"},
+    {"send_fds failed (-22)",
+     "a process holds a descriptor that the kernel does not hand over to CRIU, as those of io_uring since Linux 6.7"},
     {"[userfaultfd]", "the process uses userfaultfd, which CRIU cannot save"},
     {"[perf_event]", "the process holds a perf event, which CRIU cannot save"},
     {"bpf-prog", "the process holds a BPF program, which CRIU cannot save"},
@@ -64,8 +65,9 @@ constexpr auto kCauses = std::to_array<Cause>({
 constexpr auto kConsequences = std::to_array<absl::string_view>({
     "Dumping FAILED", "Restoring FAILED", "Killing processes because of failure", "Pre dump FAILED", "Dump files (pid",
     "Collect fd failed", "exited, status=", "Script ret code", "exited with", "Unable to wait",
-    // CRIU 4.2 logs this on machines without AMD or NVIDIA plugins.
-    "cuda_plugin:",
+    "Can't retrieve FDs from socket", "Unable to detach", "Pre-resume script ret code", "One of more action scripts failed",
+    // Always there without CAP_SYS_RESOURCE, and without AMD or NVIDIA plugins.
+    "Can't setup RLIMIT_NOFILE for self", "cuda_plugin:",
 });
 
 // Printable ASCII: the log holds names that the container chose, and goes into JSON and terminals.

@@ -44,7 +44,9 @@ struct Programs {
 Plan PlanDump(const Programs& programs, const agent_api::GuardContainer& container);
 
 struct RestoreRequest {
-  std::vector<std::string> global_arguments;  // runc's before its command, as the shim gave them: --root, --log, ...
+  // runc's before its command, as the shim gave them: --root, and --log, without which runc writes into the container's
+  // stderr.
+  std::vector<std::string> global_arguments;
   std::string id;
   std::string bundle;
   std::string pid_file;

@@ -31,10 +31,14 @@ ssize_t Fail(int error) {
   return -1;
 }
 
-// A message from CRIU to runc. False: it must not be sent.
-bool MaySend(int fd, const void* data, size_t size) {
+constexpr size_t kMaxNotification = 256;  // type, success, a name and a pid
+
+// What CRIU is about to send. False: it must not go. CRIU sends notifications over a copy of its socket, so that the
+// descriptor tells nothing; in its main process only a notification reads as one.
+bool MaySend(const void* data, size_t size) {
+  if (size > kMaxNotification) return true;
   const Settings* settings = Active();
-  if (settings == nullptr || fd != settings->socket || settings->hold_cgroup[0] == '\0') return true;
+  if (settings == nullptr || settings->hold_cgroup[0] == '\0') return true;
   if (!godwit::preload::IsNotification(data, size, "pre-resume")) return true;
   return godwit::preload::HoldContainer(*settings);
 }
@@ -68,18 +72,18 @@ GODWIT_EXPORT ssize_t write(int fd, const void* data, size_t size) {
     // Of CRIU's main process these are a restored container's own.
     if (Active() != nullptr && godwit::preload::AppendMessages(data, size)) return static_cast<ssize_t>(size);
   }
-  if (!MaySend(fd, data, size)) return Fail(ECANCELED);
+  if (!MaySend(data, size)) return Fail(ECANCELED);
   return syscall(SYS_write, fd, data, size);
 }
 
 GODWIT_EXPORT ssize_t send(int fd, const void* data, size_t size, int flags) {
-  if (!MaySend(fd, data, size)) return Fail(ECANCELED);
+  if (!MaySend(data, size)) return Fail(ECANCELED);
   return syscall(SYS_sendto, fd, data, size, flags, nullptr, 0);
 }
 
 GODWIT_EXPORT ssize_t sendmsg(int fd, const struct msghdr* message, int flags) {
   for (size_t i = 0; message != nullptr && i < message->msg_iovlen; ++i) {
-    if (!MaySend(fd, message->msg_iov[i].iov_base, message->msg_iov[i].iov_len)) return Fail(ECANCELED);
+    if (!MaySend(message->msg_iov[i].iov_base, message->msg_iov[i].iov_len)) return Fail(ECANCELED);
   }
   return syscall(SYS_sendmsg, fd, message, flags);
 }

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+// godwit-guard with real containers: what it freezes goes on again, or is dead, whatever happens to its agent.
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/criu/images.h"
+#include "agent/guard/client.h"
+#include "agent/journal/journal.h"
+#include "agent/runtime/processes.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/node/container.h"
+
+namespace godwit::node_test {
+namespace {
+
+using agent_api::GuardReply;
+using agent_api::GuardSpec;
+using agent_api::SourceState;
+using guard::GuardClient;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+bool Eventually(const std::function<bool()>& condition, absl::Duration limit = absl::Seconds(10)) {
+  const absl::Time deadline = absl::Now() + limit;
+  while (!condition()) {
+    if (absl::Now() > deadline) return false;
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  return true;
+}
+
+// Does it print more than it has?
+bool GoesOn(Container& container) { return container.output().WaitLines(container.output().lines().size() + 20, absl::Seconds(10)); }
+
+std::vector<SourceState> Journaled(const GuardSpec& spec) {
+  std::vector<SourceState> states;
+  const auto records = journal::ReplayJournal<SourceState>(spec.journal);
+  EXPECT_TRUE(records.ok()) << records.status();
+  if (!records.ok()) return states;
+  for (const auto& record : *records) states.push_back(record.state);
+  return states;
+}
+
+class GuardTest : public testing::Test {
+ protected:
+  Container& Started(std::vector<std::string> arguments) {
+    containers_.push_back(std::make_unique<Container>("source", sandbox_, std::move(arguments)));
+    containers_.back()->Start();
+    EXPECT_TRUE(containers_.back()->output().WaitLines(10)) << containers_.back()->output().text();
+    return *containers_.back();
+  }
+  GuardClient StartedGuard(const GuardSpec& spec) {
+    absl::StatusOr<GuardClient> client = guard::StartGuard(spec, {.binary = Node::Get().guard, .spec_file = spec.journal + ".spec", .host_root = "", .host_namespaces = ""});
+    EXPECT_TRUE(client.ok()) << client.status();
+    if (!client.ok()) abort();
+    return *std::move(client);
+  }
+  static void ExpectOk(const absl::StatusOr<GuardReply>& reply) {
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    EXPECT_TRUE(reply->ok) << reply->reason << ": " << reply->message;
+  }
+  static std::string LogOf(const GuardSpec& spec) { return ReadFile(spec.log).value_or("no log"); }
+
+  Sandbox sandbox_;
+  std::vector<std::unique_ptr<Container>> containers_;
+};
+
+TEST_F(GuardTest, AFrozenPodStandsStillAndGoesOnAtTheNextNumberWhenThawed) {
+  Container& container = Started({"count"});
+  const GuardSpec spec = SpecFor({&container});
+  GuardClient client = StartedGuard(spec);
+  const auto frozen = client.Freeze();
+  ExpectOk(frozen);
+  EXPECT_EQ(frozen->state, SourceState::kFrozen);
+  EXPECT_TRUE(container.Frozen());
+  ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
+  EXPECT_TRUE(container.Frozen()) << "CRIU thawed it";
+  EXPECT_TRUE(criu::CheckImages(container.images()).ok()) << criu::CheckImages(container.images());
+  const size_t lines = container.output().lines().size();
+  const auto status = client.Status();
+  ExpectOk(status);
+  EXPECT_GT(status->frozen_for, absl::ZeroDuration());
+  EXPECT_EQ(container.output().lines().size(), lines);
+  ExpectOk(client.Thaw("test"));
+  EXPECT_TRUE(GoesOn(container));
+  const std::vector<long> numbers = container.output().numbers();
+  for (size_t i = 0; i < numbers.size(); ++i) ASSERT_EQ(numbers[i], static_cast<long>(i + 1));
+  EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kAborted));
+}
+
+TEST_F(GuardTest, TwoContainersFreezeTogetherAndAreDumpedOneAfterAnother) {
+  Container& one = Started({"count"});
+  Container& two = Started({"pair"});
+  GuardClient client = StartedGuard(SpecFor({&one, &two}));
+  ExpectOk(client.Freeze());
+  EXPECT_TRUE(one.Frozen());
+  EXPECT_TRUE(two.Frozen());
+  ExpectOk(client.Dump(one.id(), absl::Seconds(20)));
+  EXPECT_TRUE(two.Frozen());
+  const auto early = client.Cede();
+  ASSERT_TRUE(early.ok());
+  EXPECT_EQ(early->reason, "NotDumped");
+  ExpectOk(client.Dump(two.id(), absl::Seconds(20)));
+  EXPECT_TRUE(one.Frozen());
+  ExpectOk(client.Thaw("test"));
+  EXPECT_TRUE(GoesOn(one));
+  EXPECT_TRUE(GoesOn(two));
+}
+
+TEST_F(GuardTest, ThawsWhenTheAgentsConnectionEndsInTheFreeze) {
+  Container& container = Started({"count"});
+  const GuardSpec spec = SpecFor({&container});
+  {
+    GuardClient client = StartedGuard(spec);
+    ExpectOk(client.Freeze());
+    EXPECT_TRUE(container.Frozen());
+  }
+  const absl::Time lost = absl::Now();
+  EXPECT_TRUE(Eventually([&] { return !container.Frozen(); }, absl::Seconds(5)));
+  EXPECT_LT(absl::Now() - lost, absl::Seconds(5));
+  EXPECT_TRUE(GoesOn(container));
+  EXPECT_TRUE(Eventually([&] { return !FileExists(spec.socket); })) << LogOf(spec);
+  EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kAborted));
+  EXPECT_TRUE(Eventually([&] { return !FileExists("/sys/fs/cgroup/godwit-guard/" + spec.migration_uid); })) << "its cgroup is left behind";
+}
+
+// The hard case: CRIU has code injected into the tasks at this moment.
+TEST_F(GuardTest, TheApplicationSurvivesALostAgentInTheMiddleOfADump) {
+  Container& container = Started({"memory", "600"});
+  ASSERT_TRUE(GoesOn(container));
+  const GuardSpec spec = SpecFor({&container});
+  {
+    GuardClient client = StartedGuard(spec);
+    ExpectOk(client.Freeze());
+    // No answer is waited for: the connection ends as soon as pages are being written.
+    EXPECT_TRUE(absl::IsDeadlineExceeded(client.Dump(container.id(), absl::Milliseconds(1)).status()));
+    ASSERT_TRUE(Eventually([&] {
+      const auto sizes = criu::MeasureImages(container.images());
+      return sizes.ok() && sizes->pages > 0;
+    }));
+  }
+  const absl::Time lost = absl::Now();
+  EXPECT_TRUE(Eventually([&] { return !FileExists(spec.socket); }, absl::Seconds(5))) << LogOf(spec);
+  EXPECT_LT(absl::Now() - lost, absl::Seconds(5));
+  EXPECT_FALSE(criu::CheckImages(container.images()).ok()) << "the dump was finished, so nothing was tested";
+  EXPECT_TRUE(GoesOn(container)) << LogOf(spec);
+  EXPECT_THAT(LogOf(spec), testing::Not(HasSubstr("killing a dump")));
+  EXPECT_TRUE(container.output().WaitLines(container.output().lines().size() + 200));
+  EXPECT_THAT(container.output().text(), testing::Not(HasSubstr("DAMAGED")));
+}
+
+TEST_F(GuardTest, ThawsAtTheFreezeLimitAndSaysSo) {
+  Container& container = Started({"count"});
+  const GuardSpec spec = SpecFor({&container}, absl::Milliseconds(300));
+  GuardClient client = StartedGuard(spec);
+  ExpectOk(client.Freeze());
+  EXPECT_TRUE(Eventually([&] { return !container.Frozen(); }, absl::Seconds(3)));
+  EXPECT_TRUE(GoesOn(container));
+  const auto late = client.Cede();
+  ASSERT_TRUE(late.ok()) << late.status();
+  EXPECT_FALSE(late->ok);
+  EXPECT_EQ(late->state, SourceState::kAborted);
+  const auto status = client.Status();
+  ASSERT_TRUE(status.ok());
+  EXPECT_EQ(status->reason, "FreezeLimit");
+  EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kAborted));
+}
+
+TEST_F(GuardTest, ADumpThatWouldPassTheLimitIsEndedAndTheApplicationLives) {
+  Container& container = Started({"memory", "600"});
+  ASSERT_TRUE(GoesOn(container));
+  const GuardSpec spec = SpecFor({&container}, absl::Milliseconds(150));
+  GuardClient client = StartedGuard(spec);
+  ExpectOk(client.Freeze());
+  const auto reply = client.Dump(container.id(), absl::Seconds(10));
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_FALSE(reply->ok);
+  EXPECT_EQ(reply->reason, "FreezeLimit");
+  EXPECT_LT(reply->frozen_for, absl::Seconds(2));
+  EXPECT_TRUE(GoesOn(container)) << LogOf(spec);
+}
+
+TEST_F(GuardTest, OnceCededThePodStaysFrozenWithoutAnAgentAndANewOneMayKillIt) {
+  Container& container = Started({"count"});
+  const GuardSpec spec = SpecFor({&container}, absl::Milliseconds(1500));
+  {
+    GuardClient client = StartedGuard(spec);
+    ExpectOk(client.Freeze());
+    ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
+    ExpectOk(client.Cede());
+    const auto thaw = client.Thaw("too late");
+    ASSERT_TRUE(thaw.ok());
+    EXPECT_EQ(thaw->reason, "Ceded");
+  }
+  const absl::Time past_the_limit = absl::Now() + absl::Seconds(2);
+  while (absl::Now() < past_the_limit) {
+    ASSERT_TRUE(container.Frozen()) << "ceded and thawed: two copies could run";
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  absl::StatusOr<GuardClient> again = GuardClient::Connect(spec.socket);
+  ASSERT_TRUE(again.ok()) << again.status();
+  const auto status = again->Status();
+  ExpectOk(status);
+  EXPECT_EQ(status->state, SourceState::kCeded);
+  const size_t lines = container.output().lines().size();
+  ExpectOk(again->Kill());
+  EXPECT_FALSE(container.Running());
+  EXPECT_EQ(container.output().lines().size(), lines) << "it ran once more";
+  EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kCeded, SourceState::kDone));
+}
+
+TEST_F(GuardTest, ACededPodGoesOnWhenTheTargetHasAborted) {
+  Container& container = Started({"count"});
+  const GuardSpec spec = SpecFor({&container});
+  GuardClient client = StartedGuard(spec);
+  ExpectOk(client.Freeze());
+  ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
+  ExpectOk(client.Cede());
+  ExpectOk(client.TargetAborted("kubelet killed it"));
+  EXPECT_TRUE(GoesOn(container));
+  EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kCeded, SourceState::kAborted));
+}
+
+// By SIGKILL, which no destructor sees: the next guard reads the journal.
+TEST_F(GuardTest, AGuardThatIsKilledIsReplacedAndThePodGoesOn) {
+  Container& container = Started({"count"});
+  const GuardSpec spec = SpecFor({&container});
+  GuardClient client = StartedGuard(spec);
+  ExpectOk(client.Freeze());
+  const auto pids = runtime::ReadProcesses("/proc", "/sys/fs/cgroup/godwit-guard/" + spec.migration_uid);
+  ASSERT_TRUE(pids.ok() && pids->size() == 1) << "the guard is not alone in its cgroup";
+  ASSERT_EQ(kill((*pids)[0].pid, SIGKILL), 0);
+  EXPECT_TRUE(absl::IsUnavailable(client.Status().status()));
+  EXPECT_TRUE(container.Frozen());
+  GuardClient second = StartedGuard(spec);
+  EXPECT_TRUE(GoesOn(container));
+  const auto status = second.Status();
+  ASSERT_TRUE(status.ok());
+  EXPECT_EQ(status->reason, "GuardGone");
+  EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kAborted));
+}
+
+TEST_F(GuardTest, WhatCriuCannotSaveIsNamedAndThePodGoesOn) {
+  const struct { const char* mode; const char* words; } cases[] = {
+      {"io-uring", "io_uring"},
+      {"nested-pid", "pid namespace"},
+  };
+  for (const auto& c : cases) {
+    Container& container = Started({c.mode});
+    const GuardSpec spec = SpecFor({&container});
+    GuardClient client = StartedGuard(spec);
+    ExpectOk(client.Freeze());
+    const auto reply = client.Dump(container.id(), absl::Seconds(20));
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    EXPECT_FALSE(reply->ok);
+    EXPECT_EQ(reply->reason, "DumpFailed");
+    EXPECT_EQ(reply->state, SourceState::kAborted);
+    EXPECT_THAT(reply->message, HasSubstr(c.words));
+    EXPECT_THAT(reply->message, HasSubstr(container.id()));
+    std::cout << c.mode << ": " << reply->message << "\n";
+    EXPECT_TRUE(GoesOn(container)) << c.mode;
+  }
+}
+
+TEST_F(GuardTest, APodThatIsBeingEndedIsNotFrozen) {
+  Container& container = Started({"pending-term"});
+  const GuardSpec spec = SpecFor({&container});
+  GuardClient client = StartedGuard(spec);
+  const auto reply = client.Freeze();
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_FALSE(reply->ok);
+  EXPECT_EQ(reply->reason, "PendingSignal");
+  EXPECT_THAT(reply->message, HasSubstr("SIGTERM"));
+  EXPECT_FALSE(container.Frozen());
+  EXPECT_TRUE(GoesOn(container));
+}
+
+TEST_F(GuardTest, AnExecInFlightIsWaitedForAndRefusedWhenItStays) {
+  Container& container = Started({"count"});
+  const GuardSpec spec = SpecFor({&container});
+  GuardClient client = StartedGuard(spec);
+  const auto exec = godwit::Run({Node::Get().runc, "--root", "/run/runc", "exec", "--detach", "--pid-file", "/tmp/exec.pid", container.id(), "/workload", "sleep"});
+  ASSERT_TRUE(exec.ok() && exec->status.ok()) << (exec.ok() ? exec->err : exec.status().ToString());
+  const auto reply = client.Freeze();
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->reason, "ExecInFlight");
+  EXPECT_THAT(reply->message, HasSubstr("workload"));
+  EXPECT_EQ(reply->state, SourceState::kOpen) << "nothing was frozen, so it may be tried again";
+  EXPECT_FALSE(container.Frozen());
+  ASSERT_EQ(kill(atoi(ReadFile("/tmp/exec.pid")->c_str()), SIGKILL), 0);
+  ExpectOk(client.Freeze());
+  ExpectOk(client.Thaw("test"));
+}
+
+TEST_F(GuardTest, ASecondAgentIsTurnedAwayWhileTheFirstIsThere) {
+  Container& container = Started({"count"});
+  const GuardSpec spec = SpecFor({&container});
+  GuardClient client = StartedGuard(spec);
+  ExpectOk(client.Freeze());
+  absl::StatusOr<GuardClient> second = GuardClient::Connect(spec.socket);
+  ASSERT_TRUE(second.ok());
+  const auto reply = second->Status();
+  EXPECT_TRUE(reply.ok() && reply->reason == "Busy") << reply.status();
+  EXPECT_TRUE(container.Frozen());
+  ExpectOk(client.Thaw("test"));
+}
+
+}  // namespace
+}  // namespace godwit::node_test

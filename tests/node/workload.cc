@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+// What runs in the containers of the node tests: `workload MODE [ARGUMENT]`. Every mode then counts on stdout, a line each
+// 5 ms: "<n> <CLOCK_MONOTONIC in ms> <what the mode has to say>". Static, alone in its root file system.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/io_uring.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+
+namespace {
+
+constexpr int kPort = 7000;
+
+[[noreturn]] void Die(const char* what) {
+  printf("workload: %s: %s\n", what, strerror(errno));
+  fflush(stdout);
+  exit(9);
+}
+
+long MonotonicMs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+void Nap(long ms) {
+  timespec time{ms / 1000, ms % 1000 * 1000000};
+  while (nanosleep(&time, &time) != 0 && errno == EINTR) {
+  }
+}
+
+[[noreturn]] void Count(const std::function<std::string()>& say) {
+  for (long n = 1;; ++n) {
+    char line[256];
+    const int size = snprintf(line, sizeof(line), "%ld %ld %s\n", n, MonotonicMs(), say().c_str());
+    if (write(1, line, static_cast<size_t>(size)) != size) exit(8);
+    Nap(5);
+  }
+}
+
+std::string Nothing() { return "-"; }
+
+// A sandbox: namespaces that containers join, and nothing else. Says "ready" when loopback is up.
+[[noreturn]] void Sandbox() {
+  if (unshare(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) != 0) Die("unshare");
+  if (system("/usr/sbin/ip link set lo up") != 0) Die("ip link set lo up");
+  printf("ready\n");
+  fflush(stdout);
+  while (true) pause();
+}
+
+// Fills memory with a pattern, and checks all of it each hundredth line.
+[[noreturn]] void Memory(size_t mib) {
+  const size_t words = mib * (1 << 20) / sizeof(unsigned long);
+  auto* memory = static_cast<unsigned long*>(mmap(nullptr, words * sizeof(unsigned long), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (memory == MAP_FAILED) Die("mmap");
+  for (size_t i = 0; i < words; ++i) memory[i] = i * 2654435761u;
+  long lines = 0;
+  Count([&]() -> std::string {
+    if (++lines % 100 != 0) return "unchecked";
+    for (size_t i = 0; i < words; i += 512) {
+      if (memory[i] != i * 2654435761u) return "DAMAGED";
+    }
+    return "sound";
+  });
+}
+
+// The parent counts into a pipe, its child prints what comes out.
+[[noreturn]] void Pair() {
+  int ends[2];
+  if (pipe(ends) != 0) Die("pipe");
+  const pid_t child = fork();
+  if (child == 0) {
+    close(ends[1]);
+    char buffer[4096];
+    for (ssize_t n; (n = read(ends[0], buffer, sizeof(buffer))) > 0;) {
+      if (write(1, buffer, static_cast<size_t>(n)) != n) exit(8);
+    }
+    exit(7);
+  }
+  close(ends[0]);
+  dup2(ends[1], 1);
+  Count([child] { return waitpid(child, nullptr, WNOHANG) == 0 ? std::string("child lives") : std::string("child is gone"); });
+}
+
+int Connect() {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(kPort);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
+    close(fd);
+    return -1;
+  }
+  return fd;
+}
+
+// One byte from client to server and back over a connection.
+bool Works(int client, int server) {
+  char byte = 'x';
+  pollfd in{server, POLLIN, 0};
+  if (send(client, &byte, 1, MSG_NOSIGNAL) != 1 || poll(&in, 1, 1000) != 1) return false;
+  return recv(server, &byte, 1, 0) == 1;
+}
+
+// A listening socket and a connection to it; says whether each still works.
+[[noreturn]] void Tcp() {
+  const int listener = socket(AF_INET, SOCK_STREAM, 0);
+  const int one = 1;
+  setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(kPort);
+  address.sin_addr.s_addr = htonl(INADDR_ANY);
+  if (bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 || listen(listener, 16) != 0) Die("listen");
+  const int client = Connect();
+  if (client < 0) Die("connect");
+  const int server = accept(listener, nullptr, nullptr);
+  if (server < 0) Die("accept");
+  Count([&]() -> std::string {
+    const bool old = Works(client, server);
+    const int fresh = Connect();
+    const int accepted = fresh < 0 ? -1 : accept(listener, nullptr, nullptr);
+    const bool listening = accepted >= 0 && Works(fresh, accepted);
+    close(fresh);
+    close(accepted);
+    return std::string(old ? "open" : "closed") + (listening ? " listening" : " deaf");
+  });
+}
+
+[[noreturn]] void IoUring() {
+  io_uring_params params{};
+  const long fd = syscall(SYS_io_uring_setup, 8, &params);
+  if (fd < 0) Die("io_uring_setup");
+  Count(Nothing);
+}
+
+[[noreturn]] void NestedPidNamespace() {
+  if (unshare(CLONE_NEWPID) != 0) Die("unshare pid");
+  if (fork() == 0) {
+    while (true) pause();
+  }
+  Count(Nothing);
+}
+
+[[noreturn]] void PendingTerm() {
+  sigset_t term;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  sigprocmask(SIG_BLOCK, &term, nullptr);
+  kill(getpid(), SIGTERM);
+  Count(Nothing);
+}
+
+// A file in the working folder that was deleted and is still open.
+[[noreturn]] void DeletedFile(size_t mib) {
+  const int fd = open("/deleted", O_RDWR | O_CREAT, 0600);
+  if (fd < 0) Die("open");
+  const std::string block(1 << 20, 'g');
+  for (size_t i = 0; i < mib; ++i) {
+    if (write(fd, block.data(), block.size()) != static_cast<ssize_t>(block.size())) Die("write");
+  }
+  unlink("/deleted");
+  Count([&]() -> std::string {
+    char byte = 0;
+    const bool sound = pread(fd, &byte, 1, static_cast<off_t>((mib << 20) - 1)) == 1 && byte == 'g';
+    return sound ? "sound" : "DAMAGED";
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string mode = argc > 1 ? argv[1] : "";
+  const size_t argument = argc > 2 ? strtoul(argv[2], nullptr, 10) : 0;
+  if (mode == "sandbox") Sandbox();
+  if (mode == "count") Count(Nothing);
+  if (mode == "memory") Memory(argument);
+  if (mode == "pair") Pair();
+  if (mode == "tcp") Tcp();
+  if (mode == "io-uring") IoUring();
+  if (mode == "nested-pid") NestedPidNamespace();
+  if (mode == "pending-term") PendingTerm();
+  if (mode == "deleted-file") DeletedFile(argument);
+  if (mode == "sleep") {
+    while (true) pause();
+  }
+  fprintf(stderr, "workload: no mode \"%s\"\n", mode.c_str());
+  return 2;
+}
