@@ -156,14 +156,14 @@ void Transport::Connection::Prepare(const Config& config, const TransportOptions
 CURLcode Transport::Connection::Wait(const Request& request, absl::Duration deadline, absl::Status& stopped) {
   int running = 1;
   for (;;) {
-    if (const CURLMcode code = curl_multi_perform(multi_, &running); code != CURLM_OK)
-      return CURLE_FAILED_INIT;
-    if (running == 0) break;
-    const absl::Duration left = deadline - Clock::Real().Monotonic();
     if (request.cancellation != nullptr && request.cancellation->cancelled()) {
       stopped = absl::CancelledError("cancelled");
       return CURLE_ABORTED_BY_CALLBACK;
     }
+    if (const CURLMcode code = curl_multi_perform(multi_, &running); code != CURLM_OK)
+      return CURLE_FAILED_INIT;
+    if (running == 0) break;
+    const absl::Duration left = deadline - Clock::Real().Monotonic();
     if (left <= absl::ZeroDuration()) {
       stopped = absl::DeadlineExceededError(
           absl::StrCat("no answer within ", absl::FormatDuration(request.timeout)));

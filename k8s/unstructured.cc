@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "k8s/unstructured.h"
 
+#include "absl/log/check.h"
 #include "absl/strings/str_replace.h"
 #include "rapidjson/pointer.h"
 
@@ -52,10 +53,14 @@ absl::StatusOr<Unstructured> Unstructured::Parse(absl::string_view text) {
 }
 
 const rapidjson::Value* Unstructured::Find(absl::string_view pointer) const {
-  return PointerOf(pointer).Get(document_);
+  const rapidjson::Pointer parsed = PointerOf(pointer);
+  return parsed.IsValid() ? parsed.Get(document_) : nullptr;
 }
 
-rapidjson::Value* Unstructured::Find(absl::string_view pointer) { return PointerOf(pointer).Get(document_); }
+rapidjson::Value* Unstructured::Find(absl::string_view pointer) {
+  const rapidjson::Pointer parsed = PointerOf(pointer);
+  return parsed.IsValid() ? parsed.Get(document_) : nullptr;
+}
 
 std::string Unstructured::String(absl::string_view pointer) const {
   const rapidjson::Value* value = Find(pointer);
@@ -64,12 +69,14 @@ std::string Unstructured::String(absl::string_view pointer) const {
 }
 
 void Unstructured::SetValue(absl::string_view pointer, const rapidjson::Value& value) {
-  PointerOf(pointer).Set(document_, value);
+  const rapidjson::Pointer parsed = PointerOf(pointer);
+  CHECK(parsed.IsValid()) << "not a JSON pointer: " << pointer;
+  parsed.Set(document_, value);
 }
 
 bool Unstructured::Remove(absl::string_view pointer) {
   const rapidjson::Pointer parsed = PointerOf(pointer);
-  if (parsed.GetTokenCount() == 0) return false;
+  if (!parsed.IsValid() || parsed.GetTokenCount() == 0) return false;
   return parsed.Erase(document_);
 }
 

@@ -61,7 +61,8 @@ class Unstructured {
   // The string at a path; "" when there is none or it is no string.
   std::string String(absl::string_view pointer) const;
 
-  // Puts a value at a path, making the objects on the way; "/-" at the end appends to a list.
+  // Puts a value at a path (which must be a JSON pointer: anything else is a bug and fatal), making the
+  // objects on the way; "/-" at the end appends to a list.
   void SetValue(absl::string_view pointer, const rapidjson::Value& value);
   template <class T>
   void Set(absl::string_view pointer, const T& value) {
