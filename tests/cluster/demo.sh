@@ -81,10 +81,11 @@ YAML
 }
 
 # The pod's log goes with the pod, so a reader on the node follows the file itself until the end.
+# (tail polls here: it does not trust notifications of an overlay.)
 follow_source_log() {
   local uid
   uid=$(k get pod counter -o jsonpath='{.metadata.uid}')
-  "$HERE/node" $SOURCE tail -n +1 -F "/var/log/pods/${NAMESPACE}_counter_$uid/counter/0.log" \
+  "$HERE/node" $SOURCE tail -s 0.1 -n +1 -F "/var/log/pods/${NAMESPACE}_counter_$uid/counter/0.log" \
     </dev/null >"$work/source.log" 2>/dev/null &
   background+=($!)
 }

@@ -195,7 +195,7 @@ class ClusterTest(unittest.TestCase):
         """Follows a container's log on its node, beyond the life of the pod object. Returns a function that stops and gives the text."""
         folder = f"/var/log/pods/{self.namespace}_{pod['metadata']['name']}_{pod['metadata']['uid']}/{container}"
         out = tempfile.TemporaryFile("w+")
-        process = subprocess.Popen([str(NODE), pod["spec"]["nodeName"], "tail", "-n", "+1", "-F", f"{folder}/0.log"],
+        process = subprocess.Popen([str(NODE), pod["spec"]["nodeName"], "tail", "-s", "0.1", "-n", "+1", "-F", f"{folder}/0.log"],
                                    stdout=out, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         self.addCleanup(process.kill)
 
