@@ -51,6 +51,7 @@ struct CheckpointStatus {
   int64_t memory_bytes = 0;
   Freeze freeze;
   std::vector<Archive> archives;
+  std::string manifest_digest;  // "sha256:<hex>" of the pod's manifest, which the archives hold
   std::vector<Finding> findings;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
@@ -66,6 +67,7 @@ struct CheckpointStatus {
     field("memoryBytes", self.memory_bytes);
     field("freeze", self.freeze);
     field("archives", self.archives);
+    field("manifestDigest", self.manifest_digest);
     field("findings", self.findings);
   }
   bool operator==(const CheckpointStatus&) const = default;

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The way of a Migration up to the order to freeze: Pending, Preflight, Preparing. Nothing here can harm the source.
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "controller/migration/draft.h"
 #include "controller/pods/eligibility.h"
+#include "controller/pods/findings.h"
 #include "controller/pods/names.h"
 
 namespace godwit::controller {
@@ -14,10 +12,6 @@ namespace {
 using crds::Finding;
 using crds::MigrationPhase;
 using crds::Severity;
-
-Failure AsFailure(const Finding& finding) {
-  return {finding.id, absl::StrCat(finding.message, finding.remedy.empty() ? "" : ". ", finding.remedy)};
-}
 
 Failure Expired(const Draft& draft, absl::string_view where) {
   return {"Timeout", absl::StrCat("spec.timeout (", absl::FormatDuration(draft.seen.migration.spec.timeout),
@@ -50,27 +44,13 @@ Choice ChooseTarget(const MigrationObserved& seen) {
   return {.node = wanted, .failure = WhyUnsuitable(seen.target_node)};
 }
 
+// `findings` hold one that blocks.
 MigrationDecision FailForFindings(Draft& draft, std::vector<Finding> findings) {
-  std::vector<std::string> messages;
-  for (const Finding& finding : findings) {
-    if (finding.severity == Severity::kBlocking) messages.push_back(AsFailure(finding).message);
-  }
-  const auto first = std::find_if(findings.begin(), findings.end(),
-                                  [](const Finding& finding) { return finding.severity == Severity::kBlocking; });
-  const Failure why{first->id, absl::StrCat("the pod cannot be moved: ", absl::StrJoin(messages, "; "))};
+  const Failure blocked = *FirstBlocking(findings);
+  const Failure why{blocked.reason, absl::StrCat("the pod cannot be moved: ", blocked.message)};
   draft.status.findings = std::move(findings);
   draft.Condition(crds::kPreflightPassed, "False", why.reason, why.message);
   return draft.Fail(why);
-}
-
-Finding FromAgent(const agent_api::Finding& in) {
-  Finding out{.id = in.id, .container = in.container, .message = in.message, .remedy = in.remedy};
-  switch (in.severity) {
-    case agent_api::Severity::kInfo: out.severity = Severity::kInfo; break;
-    case agent_api::Severity::kWarning: out.severity = Severity::kWarning; break;
-    case agent_api::Severity::kBlocking: out.severity = Severity::kBlocking; break;
-  }
-  return out;
 }
 
 // What the two nodes have or lack for what preflight expects to move.
@@ -78,13 +58,9 @@ void CompareNodes(const Draft& draft, std::vector<Finding>& findings) {
   const agent_api::NodeInfo& source = *draft.seen.source_node.agent;
   const agent_api::NodeInfo& target = *draft.seen.target_node.agent;
   const agent_api::PreflightReport& report = *draft.seen.preflight;
-  const int64_t spare = draft.settings.spare_bytes;
   auto room = [&](absl::string_view id, absl::string_view what, const std::string& node, int64_t has, int64_t needs) {
-    if (has >= needs + spare) return;
-    findings.push_back({.id = std::string(id), .severity = Severity::kBlocking,
-                        .message = absl::StrCat("node ", node, " has ", has >> 20, " MiB of ", what, " available, and ",
-                                                (needs + spare) >> 20, " MiB are needed"),
-                        .remedy = "Choose another node or make room on this one."});
+    auto missing = RoomMissing(id, what, node, has, needs, draft.settings.spare_bytes);
+    if (missing) findings.push_back(*std::move(missing));
   };
   room("NoMemoryOnTarget", "memory", target.node, target.memory_available, report.memory_bytes);
   room("NoSpaceOnTarget", "disk space", target.node, target.storage_available, report.memory_bytes + report.file_bytes);
@@ -156,11 +132,7 @@ MigrationDecision DecidePending(Draft& draft) {
   if (auto owner = WhyOwnerUnsupported(seen.source->view, seen.replica_set ? &*seen.replica_set : nullptr)) {
     findings.push_back(*owner);
   }
-  if (auto limit = FreezeLimit(seen.source->view, draft.settings.freeze_cap); !limit.ok()) {
-    findings.push_back({.id = "LivenessProbeTooTight", .severity = Severity::kBlocking,
-                        .message = std::string(limit.status().message()),
-                        .remedy = "Raise failureThreshold to 2 or more."});
-  }
+  if (auto tight = ProbeTooTight(seen.source->view, draft.settings.freeze_cap)) findings.push_back(*tight);
   if (!findings.empty()) return FailForFindings(draft, std::move(findings));
   if (auto why = WhyUnsuitable(seen.source_node); why && !seen.source_node.agent_runs) {
     return draft.Fail({why->reason, absl::StrCat("the pod's own node: ", why->message)});
@@ -210,9 +182,7 @@ MigrationDecision DecidePreflight(Draft& draft) {
   if (seen.host_port_taken) findings.push_back(*seen.host_port_taken);
   CompareNodes(draft, findings);
   draft.status.preflight = {.memory_bytes = seen.preflight->memory_bytes, .file_bytes = seen.preflight->file_bytes};
-  const bool blocked = std::any_of(findings.begin(), findings.end(),
-                                   [](const Finding& finding) { return finding.severity == Severity::kBlocking; });
-  if (blocked) return FailForFindings(draft, std::move(findings));
+  if (FirstBlocking(findings)) return FailForFindings(draft, std::move(findings));
   const std::string size = absl::StrCat((draft.status.preflight.memory_bytes >> 20), " MiB of memory and ",
                                         (draft.status.preflight.file_bytes >> 20), " MiB of files");
   draft.status.findings = std::move(findings);

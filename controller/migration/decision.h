@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "controller/migration/observed.h"
+#include "controller/runtime/tell.h"
 #include "crds/migration.h"
 
 namespace godwit::controller {
@@ -33,14 +34,6 @@ enum class MigrationStep {
   kForgetTarget,
 };
 absl::string_view StepName(MigrationStep step);
-
-// An event for the Migration and for the pods that it concerns.
-struct Tell {
-  bool warning = false;
-  std::string reason;
-  std::string message;
-  bool operator==(const Tell&) const = default;
-};
 
 // When `status` differs from the Migration's, that is the write, and the step waits for the next look; else the step is.
 struct MigrationDecision {

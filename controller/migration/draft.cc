@@ -153,16 +153,4 @@ std::optional<Failure> WhySourceLost(const Draft& draft) {
   return std::nullopt;
 }
 
-bool IsRefusal(const absl::Status& error) {
-  switch (error.code()) {
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kResourceExhausted:
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kUnimplemented: return true;
-    default: return false;
-  }
-}
-
 }  // namespace godwit::controller

@@ -70,7 +70,4 @@ std::optional<MigrationDecision> ForgetSides(Draft& draft, std::optional<Failure
 // Why the source can no longer be moved: gone, replaced, being deleted, not running.
 std::optional<Failure> WhySourceLost(const Draft& draft);
 
-// Whether an error is an agent's definite no rather than the absence of an answer.
-bool IsRefusal(const absl::Status& error);
-
 }  // namespace godwit::controller

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "controller/pods/findings.h"
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "controller/pods/eligibility.h"
+
+namespace godwit::controller {
+
+using crds::Finding;
+using crds::Severity;
+
+Finding FromAgent(const agent_api::Finding& in) {
+  Finding out{.id = in.id, .container = in.container, .message = in.message, .remedy = in.remedy};
+  switch (in.severity) {
+    case agent_api::Severity::kInfo: out.severity = Severity::kInfo; break;
+    case agent_api::Severity::kWarning: out.severity = Severity::kWarning; break;
+    case agent_api::Severity::kBlocking: out.severity = Severity::kBlocking; break;
+  }
+  return out;
+}
+
+std::optional<Failure> FirstBlocking(const std::vector<Finding>& findings) {
+  std::optional<Failure> first;
+  for (const Finding& finding : findings) {
+    if (finding.severity != Severity::kBlocking) continue;
+    if (!first) first = Failure{finding.id, ""};
+    absl::StrAppend(&first->message, first->message.empty() ? "" : "; ",
+                    absl::StrContains(finding.message, finding.container) ? "" : absl::StrCat("container ", finding.container, ": "), finding.message,
+                    finding.remedy.empty() ? "" : ". ", finding.remedy);
+  }
+  return first;
+}
+
+std::optional<Finding> RoomMissing(absl::string_view id, absl::string_view what, const std::string& node, int64_t has,
+                                   int64_t needs, int64_t spare) {
+  if (has >= needs + spare) return std::nullopt;
+  return Finding{.id = std::string(id),
+                 .severity = Severity::kBlocking,
+                 .message = absl::StrCat("node ", node, " has ", has >> 20, " MiB of ", what, " available, and ",
+                                         (needs + spare) >> 20, " MiB are needed"),
+                 .remedy = "Choose another node or make room on this one."};
+}
+
+std::optional<Finding> ProbeTooTight(const k8s::Pod& pod, absl::Duration cap) {
+  const auto limit = FreezeLimit(pod, cap);
+  if (limit.ok()) return std::nullopt;
+  return Finding{.id = "LivenessProbeTooTight",
+                 .severity = Severity::kBlocking,
+                 .message = std::string(limit.status().message()),
+                 .remedy = "Raise failureThreshold to 2 or more."};
+}
+
+bool IsRefusal(const absl::Status& error) {
+  switch (error.code()) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kUnimplemented: return true;
+    default: return false;
+  }
+}
+
+}  // namespace godwit::controller
