@@ -22,6 +22,7 @@ absl::Status FileSender::End() {
 
 absl::Status FileSender::File::Write(absl::string_view bytes) {
   while (!bytes.empty()) {
+    if (sender_.cancelled()) return absl::CancelledError("the sending was given up");
     const absl::string_view piece = bytes.substr(0, kMaxDataBytes);
     const auto prefix = EncodeFileDataPrefix(id_, static_cast<uint64_t>(size_));
     GODWIT_RETURN_IF_ERROR(sender_.stream_.Send(

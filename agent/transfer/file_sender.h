@@ -48,6 +48,9 @@ class FileSender {
 
   absl::StatusOr<std::unique_ptr<File>> Begin(FileKind kind, const std::string& name);
   absl::Status End();
+  // From now on every Write fails with Cancelled. Safe from any thread.
+  void Cancel() { cancelled_ = true; }
+  bool cancelled() const { return cancelled_; }
 
   const std::string& container() const { return container_; }
   int64_t bytes() const { return bytes_; }
@@ -58,6 +61,7 @@ class FileSender {
   const absl::Time deadline_;
   std::atomic<int64_t> files_ = 0;
   std::atomic<int64_t> bytes_ = 0;
+  std::atomic<bool> cancelled_ = false;
 };
 
 }  // namespace godwit::transfer

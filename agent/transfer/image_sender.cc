@@ -116,6 +116,7 @@ absl::StatusOr<ImageTotals> SendImages(const std::string& folder, const DumpProg
   for (bool ended = false; !ended;) {
     ended = dump.AwaitEnd(kLookEvery);  // first: what is there after the end is all there will be
     if (ended) GODWIT_RETURN_IF_ERROR(dump.status());
+    if (sender.cancelled()) return absl::CancelledError("the sending was given up");
     GODWIT_RETURN_IF_ERROR(sending.SendGrowth());
   }
   return sending.SendTheOthers();

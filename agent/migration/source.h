@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// The source side of one migration: freeze by the guard, dump and send, cede, and hear that the target runs. Reads as its
+// table (handover.h): one thread performs one stage after another; API calls only leave word for it.
+//
+//   <folder>/spec.json       what was asked for          <folder>/journal     OPEN by the agent, the rest by the guard
+//   <folder>/guard.json      what the guard was told     <folder>/guard.sock, guard.log, <container>/{images,work}
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "agent/api/host_protocol.h"
+#include "agent/api/messages.h"
+#include "agent/files/layer.h"
+#include "agent/migration/guard_port.h"
+#include "agent/migration/handover.h"
+#include "agent/migration/pod_on_node.h"
+#include "agent/transfer/file_sender.h"
+#include "agent/transfer/image_sender.h"
+#include "agent/transfer/messages.h"
+#include "agent/transfer/stream.h"
+
+namespace godwit::migration {
+
+// What a source sent, for metrics.
+struct SentTotals {
+  int64_t page_bytes = 0;
+  int64_t image_bytes = 0;
+  int64_t file_bytes = 0;
+  int64_t wire_bytes = 0;
+  absl::Duration took;  // from the first to the last frame
+};
+
+// What a source needs of its node; seams for tests. Everything outlives the sources.
+struct SourceNode {
+  std::string node;
+  std::string runtime;      // runc, host path
+  std::string criu_folder;  // host path
+  std::function<absl::StatusOr<PodOnNode>(const agent_api::SourceSpec&)> find_pod;
+  std::function<absl::StatusOr<files::PackTotals>(const std::string& path, files::Layout, const files::Sink&)> pack;
+  Guards guards;
+  std::function<absl::StatusOr<std::unique_ptr<transfer::Stream>>(const std::string& address, const std::string& node,
+                                                                  absl::Time deadline)>
+      connect;
+  std::function<void(const SentTotals&)> sent;                      // metrics
+  std::function<void(const agent_api::SourceStatus&)> froze;        // metrics: at the end of the freeze
+  std::function<void(const agent_api::SourceStatus&)> finished;     // metrics: when it is Done or Aborted
+};
+
+class Source {
+ public:
+  // `folder` exists and is empty; the same path here and on the host.
+  static absl::StatusOr<std::unique_ptr<Source>> Start(agent_api::SourceSpec spec, std::string folder, SourceNode node);
+  // Takes up what an agent that ended has left in `folder`: ceded is finished with the target, everything before has been
+  // thawed by the guard (or is now) and is Aborted.
+  static absl::StatusOr<std::unique_ptr<Source>> Recover(std::string folder, SourceNode node);
+  // Ends the thread where it is: what was not ceded is thawed by the guard.
+  ~Source();
+
+  agent_api::SourceStatus status() const ABSL_LOCKS_EXCLUDED(mutex_);
+  bool final() const ABSL_LOCKS_EXCLUDED(mutex_);
+  const agent_api::SourceSpec& spec() const { return spec_; }
+
+  // Leaves word to thaw and abort. FailedPrecondition once the decision is made. OK when aborted already.
+  absl::Status Abort(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Kills the frozen source and waits for its end. FailedPrecondition unless ceded with the target running.
+  absl::Status Finish(absl::Duration limit) ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  Source(agent_api::SourceSpec spec, std::string folder, SourceNode node)
+      : spec_(std::move(spec)), folder_(std::move(folder)), node_(std::move(node)) {}
+  void Run();
+  // nullopt: the agent ends.
+  std::optional<SourceEvent> Perform(SourceStage stage);
+
+  // The stages, in source.cc.
+  SourceEvent Freeze();
+  SourceEvent AwaitPrepared();
+  SourceEvent Cede();
+  SourceEvent AskGuard();
+  SourceEvent Commit();
+  SourceEvent AskTarget();
+  SourceEvent TakeBack();
+  std::optional<SourceEvent> AwaitFinish();
+  SourceEvent Kill();
+  SourceEvent Thaw();
+  SourceEvent Fail(const absl::Status& status, absl::string_view otherwise) ABSL_LOCKS_EXCLUDED(mutex_);
+  SourceEvent FailBecause(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Connecting and sending, in source_send.cc.
+  SourceEvent Connect();
+  absl::Status OpenStream(bool ask, absl::Duration limit, transfer::HelloOk* answer);
+  absl::Status StartGuard();
+  SourceEvent Send();
+  absl::Status SendContainer(size_t index);
+  absl::Status SendFiles(size_t index, transfer::FileSender& sender);
+  absl::Status DumpContainer(const std::string& container);
+  absl::StatusOr<std::unique_ptr<transfer::Stream>> Reach(bool ask, absl::Duration limit, transfer::HelloOk* answer);
+
+  void Listen(std::shared_ptr<transfer::Stream> stream);
+  void StopListening();
+  void TellAbortHere();  // over the stream that is open
+  void TellAbort();      // over a new one
+  absl::Status EnsureGuard();
+  agent_api::SourceState JournalState(std::string* reason, std::string* message) const;
+  void EndFreeze(absl::Duration ago) ABSL_LOCKS_EXCLUDED(mutex_);
+  void AddStep(const std::string& name, const std::string& container, absl::Time begin) ABSL_LOCKS_EXCLUDED(mutex_);
+  void AddTargetSteps(const transfer::Timings& timings) ABSL_LOCKS_EXCLUDED(mutex_);
+  bool Pause(absl::Duration duration) ABSL_LOCKS_EXCLUDED(mutex_);  // true: the agent ends
+  absl::Time FreezeDeadline() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // What came over the stream since it was opened.
+  struct Heard {
+    bool prepared = false;
+    std::optional<transfer::Timings> running;
+    std::optional<transfer::Reason> aborted;
+    absl::Status lost;  // not OK: the stream ended
+  };
+
+  const agent_api::SourceSpec spec_;
+  const std::string folder_;
+  const SourceNode node_;
+  // The thread's own.
+  PodOnNode pod_;
+  std::optional<agent_api::GuardSpec> guard_spec_;
+  std::thread listener_;
+  bool target_told_ = false;  // of an abort
+  absl::Time first_frame_ = absl::InfiniteFuture();
+
+  mutable absl::Mutex mutex_;
+  SourceStage stage_ ABSL_GUARDED_BY(mutex_) = SourceStage::kConnecting;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  // Written by the thread under the mutex, so that the thread may read them without it and others with it.
+  std::shared_ptr<Guard> guard_;
+  std::shared_ptr<transfer::Stream> stream_;
+  Heard heard_ ABSL_GUARDED_BY(mutex_);
+  std::optional<transfer::Reason> abort_ ABSL_GUARDED_BY(mutex_);  // somebody's wish
+  bool finish_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status finish_result_ ABSL_GUARDED_BY(mutex_);
+  std::string hint_ ABSL_GUARDED_BY(mutex_);  // what it is waiting for, when that takes long
+  std::optional<absl::Time> freeze_begin_ ABSL_GUARDED_BY(mutex_);
+  std::optional<absl::Duration> freeze_end_ ABSL_GUARDED_BY(mutex_);
+  agent_api::SourceStatus status_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+}  // namespace godwit::migration

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+// The source's connection to the target, and what it sends: per container CRIU's images while they are written, the
+// writable layer, and with the first container the pod's emptyDirs.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/migration/reasons.h"
+#include "agent/migration/source.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/status.h"
+
+namespace godwit::migration {
+namespace {
+
+using agent_api::GuardReply;
+using transfer::FileKind;
+using transfer::FileSender;
+using transfer::FrameType;
+
+constexpr absl::Duration kConnectLimit = absl::Seconds(10);
+constexpr absl::Duration kTellLimit = absl::Seconds(2);
+
+absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
+
+}  // namespace
+
+SourceEvent Source::Connect() {
+  absl::StatusOr<PodOnNode> pod = node_.find_pod(spec_);
+  if (!pod.ok()) return Fail(pod.status(), "PodChanged");
+  pod_ = *std::move(pod);
+  transfer::HelloOk answer;
+  if (absl::Status status = OpenStream(/*ask=*/false, kConnectLimit, &answer); !status.ok()) return Fail(status, "TargetRefused");
+  if (absl::Status status = StartGuard(); !status.ok()) return Fail(status, "GuardFailed");
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!abort_.has_value() && !heard_.aborted.has_value() && heard_.lost.ok()) return SourceEvent::kDone;
+  }
+  return FailBecause("ConnectionLost", "the connection to the target node broke before the freeze");
+}
+
+absl::StatusOr<std::unique_ptr<transfer::Stream>> Source::Reach(bool ask, absl::Duration limit, transfer::HelloOk* answer) {
+  const absl::Time deadline = After(limit);
+  GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<transfer::Stream> stream,
+                          node_.connect(spec_.target_address, spec_.target_node, deadline));
+  const transfer::Hello hello{.role = transfer::Role::kMigration,
+                              .uid = spec_.migration.uid,
+                              .from_node = node_.node,
+                              .to_node = spec_.target_node,
+                              .ask = ask};
+  GODWIT_RETURN_IF_ERROR(stream->SendMessage(FrameType::kHello, hello, deadline));
+  absl::StatusOr<transfer::Frame> frame = stream->Receive(deadline);
+  if (!frame.ok()) return Annotate(frame.status(), absl::StrCat("the agent of node ", spec_.target_node, " did not answer"));
+  if (frame->type == FrameType::kHelloOk) {
+    GODWIT_ASSIGN_OR_RETURN(*answer, transfer::DecodeMessage<transfer::HelloOk>(*frame));
+    return stream;
+  }
+  if (frame->type != FrameType::kRefused) {
+    return absl::InvalidArgumentError(absl::StrCat("the agent of node ", spec_.target_node, " answered with ", FrameTypeName(frame->type)));
+  }
+  GODWIT_ASSIGN_OR_RETURN(transfer::Reason reason, transfer::DecodeMessage<transfer::Reason>(*frame));
+  const std::string message = absl::StrCat("the agent of node ", spec_.target_node, " refused: ", reason.message);
+  if (reason.reason == "ResourceExhausted") return absl::ResourceExhaustedError(message);
+  if (reason.reason == "NotFound") return absl::NotFoundError(message);
+  return absl::FailedPreconditionError(message);
+}
+
+absl::Status Source::OpenStream(bool ask, absl::Duration limit, transfer::HelloOk* answer) {
+  StopListening();
+  absl::StatusOr<std::unique_ptr<transfer::Stream>> reached = Reach(ask, limit, answer);
+  if (!reached.ok()) return reached.status();
+  std::shared_ptr<transfer::Stream> stream = *std::move(reached);
+  {
+    absl::MutexLock lock(&mutex_);
+    stream_ = stream;
+    heard_ = {};
+    if (stop_) stream->Shutdown();
+  }
+  listener_ = std::thread([this, stream] { Listen(stream); });
+  return absl::OkStatus();
+}
+
+// The listener's thread: notes what the target says, until the stream ends.
+void Source::Listen(std::shared_ptr<transfer::Stream> stream) {
+  for (;;) {
+    absl::StatusOr<transfer::Frame> frame = stream->Receive(absl::InfiniteFuture());
+    absl::MutexLock lock(&mutex_);
+    if (!frame.ok()) {
+      heard_.lost = frame.status();
+      return;
+    }
+    absl::Status status;
+    switch (frame->type) {
+      case FrameType::kPrepared: heard_.prepared = true; break;
+      case FrameType::kRunning: {
+        absl::StatusOr<transfer::Timings> timings = transfer::DecodeMessage<transfer::Timings>(*frame);
+        status = timings.status();
+        heard_.running = timings.value_or(transfer::Timings{});  // that it runs matters more than how long it took
+        break;
+      }
+      case FrameType::kAbort: {
+        absl::StatusOr<transfer::Reason> reason = transfer::DecodeMessage<transfer::Reason>(*frame);
+        status = reason.status();
+        heard_.aborted = reason.value_or(transfer::Reason{"TargetAborted", "the target gave no reason"});
+        heard_.aborted->message = absl::StrCat("on the target node: ", heard_.aborted->message);
+        // Nothing that is still being dumped or sent is of use.
+        if (stage_ == SourceStage::kSending) stream->Shutdown();
+        if (stage_ == SourceStage::kSending && guard_ != nullptr) guard_->Shutdown();
+        break;
+      }
+      default: status = absl::InvalidArgumentError(absl::StrCat("unexpected ", FrameTypeName(frame->type), " frame")); break;
+    }
+    if (!status.ok()) LOG(WARNING) << Log("the target said what was not understood").With("migration", spec_.migration.uid).With(status);
+  }
+}
+
+void Source::StopListening() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stream_ != nullptr) stream_->Shutdown();
+  }
+  if (listener_.joinable()) listener_.join();
+}
+
+absl::Status Source::StartGuard() {
+  agent_api::GuardSpec guard{.migration_uid = spec_.migration.uid,
+                             .socket = absl::StrCat(folder_, "/guard.sock"),
+                             .journal = absl::StrCat(folder_, "/journal"),
+                             .log = absl::StrCat(folder_, "/guard.log"),
+                             .runtime = node_.runtime,
+                             .criu_folder = node_.criu_folder,
+                             .freeze_limit = spec_.freeze_limit};
+  for (const PodOnNode::Part& part : pod_.parts) {
+    const std::string folder = absl::StrCat(folder_, "/", part.container.name);
+    GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/images"), 0700));
+    GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/work"), 0700));
+    guard.containers.push_back({.name = part.container.name,
+                                .id = part.container.id,
+                                .cgroup = part.container.cgroup,
+                                .runc_root = part.container.runtime_root,
+                                .init_pid = part.container.init_pid,
+                                .images = absl::StrCat(folder, "/images"),
+                                .work = absl::StrCat(folder, "/work")});
+  }
+  guard_spec_ = guard;
+  GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<Guard> started, node_.guards.start(guard));
+  absl::MutexLock lock(&mutex_);
+  guard_ = std::move(started);
+  return absl::OkStatus();
+}
+
+SourceEvent Source::Send() {
+  const absl::Time begin = absl::Now();
+  first_frame_ = begin;
+  absl::Status status;
+  for (size_t i = 0; i < pod_.parts.size() && status.ok(); ++i) status = SendContainer(i);
+  {
+    absl::MutexLock lock(&mutex_);
+    status_.wire_bytes = stream_->bytes_sent();
+    if (status.ok() && node_.sent) {
+      node_.sent({.page_bytes = status_.memory_bytes, .file_bytes = status_.file_bytes, .wire_bytes = status_.wire_bytes, .took = absl::Now() - begin});
+    }
+    if (status.ok() && !abort_.has_value() && !heard_.aborted.has_value()) return SourceEvent::kDone;
+  }
+  return Fail(status, "DumpFailed");
+}
+
+// Two threads beside this one: the guard's dump, and the files; this one follows the images that the dump writes.
+absl::Status Source::SendContainer(size_t index) {
+  const std::string& name = pod_.parts[index].container.name;
+  const absl::Time begin = absl::Now();
+  FileSender sender(*stream_, name, FreezeDeadline() + kTellLimit);
+  transfer::DumpProgress progress;
+  std::thread dumping([&] { progress.Finish(DumpContainer(name)); });
+  absl::Status files;
+  std::thread reading([&] {
+    files = SendFiles(index, sender);
+    if (!files.ok()) sender.Cancel();
+  });
+  absl::StatusOr<transfer::ImageTotals> images = transfer::SendImages(absl::StrCat(folder_, "/", name, "/images"), progress, sender);
+  if (!images.ok()) {
+    sender.Cancel();
+    if (!progress.AwaitEnd(absl::ZeroDuration())) guard_->Shutdown();  // an orderly end of the dump, and the thaw
+  }
+  dumping.join();
+  reading.join();
+  if (!progress.status().ok()) return progress.status();  // the likeliest cause of everything else
+  if (!files.ok() && !absl::IsCancelled(files)) return files;
+  GODWIT_RETURN_IF_ERROR(images.status());
+  GODWIT_RETURN_IF_ERROR(files);
+  GODWIT_RETURN_IF_ERROR(sender.End());
+  AddStep("send", name, begin);
+  absl::MutexLock lock(&mutex_);
+  status_.memory_bytes += images->page_bytes;
+  return absl::OkStatus();
+}
+
+absl::Status Source::DumpContainer(const std::string& container) {
+  const absl::Time begin = absl::Now();
+  const absl::StatusOr<GuardReply> reply = guard_->Dump(container, FreezeDeadline() - begin + kTellLimit);
+  if (!reply.ok()) return Annotate(reply.status(), absl::StrCat("cannot dump container ", container));
+  if (!reply->ok) {
+    absl::MutexLock lock(&mutex_);
+    if (status_.reason.empty() && !abort_.has_value() && !heard_.aborted.has_value()) {
+      status_.reason = reply->reason;
+      status_.message = reply->message;
+    }
+    return absl::InternalError(reply->message);
+  }
+  AddStep("dump", container, begin);
+  return absl::OkStatus();
+}
+
+absl::Status Source::SendFiles(size_t index, FileSender& sender) {
+  const absl::Time begin = absl::Now();
+  auto send = [this, &sender](FileKind kind, const std::string& name, const std::string& path, files::Layout layout) -> absl::Status {
+    GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<FileSender::File> file, sender.Begin(kind, name));
+    GODWIT_RETURN_IF_ERROR(node_.pack(path, layout, [&file](absl::string_view bytes) { return file->Write(bytes); }).status());
+    GODWIT_RETURN_IF_ERROR(file->Finish());
+    absl::MutexLock lock(&mutex_);
+    status_.file_bytes += file->size();
+    return absl::OkStatus();
+  };
+  if (index == 0) {
+    for (const auto& [volume, path] : pod_.volumes) {
+      GODWIT_RETURN_IF_ERROR(send(FileKind::kVolume, volume, path, files::Layout::kPlain));
+    }
+  }
+  GODWIT_RETURN_IF_ERROR(send(FileKind::kRootfs, "", pod_.parts[index].writable_layer, files::Layout::kOverlay));
+  AddStep("files", pod_.parts[index].container.name, begin);
+  return absl::OkStatus();
+}
+
+void Source::TellAbortHere() {
+  transfer::Reason reason;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stream_ == nullptr || heard_.aborted.has_value() || !heard_.lost.ok()) return;
+    reason = {status_.reason, status_.message};
+  }
+  target_told_ = stream_->SendMessage(FrameType::kAbort, reason, After(kTellLimit)).ok();
+}
+
+// The source runs on; the target should not wait for a verdict that it could have. Best effort: the controller tells it
+// too.
+void Source::TellAbort() {
+  transfer::Reason reason;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stop_ || target_told_ || heard_.aborted.has_value() || stream_ == nullptr) return;
+    reason = {status_.reason, status_.message};
+  }
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    transfer::HelloOk answer;
+    absl::StatusOr<std::unique_ptr<transfer::Stream>> stream = Reach(/*ask=*/true, kTellLimit, &answer);
+    if (stream.ok()) {
+      if (answer.state != agent_api::TargetState::kOpen && answer.state != agent_api::TargetState::kPrepared) return;
+      if ((*stream)->SendMessage(FrameType::kAbort, reason, After(kTellLimit)).ok()) {
+        (void)(*stream)->Receive(After(kTellLimit));  // its own ABORT, or the end
+        return;
+      }
+    }
+    if (Pause(absl::Seconds(1))) return;
+  }
+}
+
+}  // namespace godwit::migration

@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/migration/target.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/migration/reasons.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/status.h"
+
+namespace godwit::migration {
+namespace {
+
+using agent_api::TargetState;
+using transfer::FrameType;
+
+constexpr absl::Duration kLook = absl::Milliseconds(200);       // how often a wait looks at what else may have happened
+constexpr absl::Duration kFirstClaimLimit = absl::Hours(6);     // scheduling and pulling images; the controller's limit is shorter
+constexpr absl::Duration kConfirmLimit = absl::Seconds(15);
+constexpr absl::Duration kEndLimit = absl::Seconds(30);
+constexpr absl::Duration kTellLimit = absl::Seconds(5);
+
+absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Target>> Target::Start(TargetRequest request, std::string folder, TargetNode node,
+                                                      BringState bring) {
+  GODWIT_RETURN_IF_ERROR(WriteFileDurably(absl::StrCat(folder, "/spec.json"), json::Encode(request)));
+  GODWIT_ASSIGN_OR_RETURN(journal::TargetJournal journal, journal::TargetJournal::Open(absl::StrCat(folder, "/journal")));
+  GODWIT_RETURN_IF_ERROR(journal.Append({.state = TargetState::kOpen}));
+  GODWIT_RETURN_IF_ERROR(node.permits->Add({request.uid, request.pod.uid, request.containers, request.create_limit}));
+  std::unique_ptr<Target> target(new Target(std::move(request), std::move(folder), std::move(node), std::move(bring), std::move(journal)));
+  target->thread_ = std::thread([raw = target.get()] { raw->Run(); });
+  return target;
+}
+
+absl::StatusOr<std::unique_ptr<Target>> Target::Recover(std::string folder, TargetNode node) {
+  GODWIT_ASSIGN_OR_RETURN(std::string text, ReadFile(absl::StrCat(folder, "/spec.json")));
+  GODWIT_ASSIGN_OR_RETURN(TargetRequest request, json::Decode<TargetRequest>(text));
+  GODWIT_ASSIGN_OR_RETURN(journal::TargetJournal journal, journal::TargetJournal::Open(absl::StrCat(folder, "/journal")));
+  const TargetState state = journal.state();
+  const permits::PermitSpec permit{request.uid, request.pod.uid, request.containers, request.create_limit};
+  const std::string uid = request.uid;
+  std::unique_ptr<Target> target(new Target(std::move(request), std::move(folder), std::move(node), nullptr, std::move(journal)));
+  target->recovered_ = true;
+  const absl::StatusOr<std::string> copies = ReadFile(absl::StrCat(target->folder_, "/copies.json"));
+  if (copies.ok()) {
+    GODWIT_ASSIGN_OR_RETURN(Copies read, json::Decode<Copies>(*copies));
+    target->copies_ = std::move(read.copies);
+  }
+  {
+    absl::MutexLock lock(&target->mutex_);
+    switch (state) {
+      case TargetState::kNone:
+      case TargetState::kOpen:
+        target->stage_ = TargetStage::kAborting;
+        target->abort_ = {"AgentRestarted", "the target node's agent was restarted before all containers were restored"};
+        break;
+      case TargetState::kPrepared: target->stage_ = TargetStage::kPrepared; break;
+      case TargetState::kRunning: target->stage_ = TargetStage::kCommitting; break;
+      case TargetState::kAborted: {
+        const journal::TargetRecord& last = target->journal_.records().back();
+        target->stage_ = TargetStage::kAborted;
+        target->abort_ = {last.reason, last.message};
+        break;
+      }
+    }
+  }
+  // Fails for permits that are aborted on the disk already: they go on being refused without the table, and EndCopy
+  // destroys what may be left.
+  if (state != TargetState::kAborted && state != TargetState::kRunning) {
+    if (absl::Status status = target->node_.permits->Add(permit); !status.ok()) {
+      LOG(WARNING) << Log("permits not taken up again").With("migration", uid).With(status);
+    }
+  }
+  LOG(INFO) << Log("took up a target").With("migration", uid).With("state", json::Name(state));
+  target->thread_ = std::thread([raw = target.get()] { raw->Run(); });
+  return target;
+}
+
+Target::Target(TargetRequest request, std::string folder, TargetNode node, BringState bring, journal::TargetJournal journal)
+    : request_(std::move(request)),
+      folder_(std::move(folder)),
+      node_(std::move(node)),
+      bring_(std::move(bring)),
+      journal_(std::move(journal)) {}
+
+Target::~Target() {
+  std::shared_ptr<transfer::Stream> stream;
+  {
+    absl::MutexLock lock(&mutex_);
+    stop_ = true;
+    stream = stream_;
+  }
+  if (stream != nullptr) stream->Shutdown();
+  if (thread_.joinable()) thread_.join();
+}
+
+// --- what is asked from outside ------------------------------------------------------------------------------------
+
+agent_api::TargetStatus Target::status() const {
+  agent_api::TargetStatus status;
+  {
+    absl::MutexLock lock(&mutex_);
+    status.state = StateOf(stage_);
+    if (abort_.has_value() && (stage_ == TargetStage::kAborting || stage_ == TargetStage::kAborted)) {
+      status.reason = abort_->reason;
+      status.message = abort_->message;
+    }
+  }
+  if (status.state == TargetState::kOpen) status.waiting = node_.permits->Waiting(request_.uid);
+  if (status.state == TargetState::kOpen) status.restored = node_.permits->Standing(request_.uid);
+  if (status.state == TargetState::kPrepared || status.state == TargetState::kRunning) status.restored = request_.containers;
+  return status;
+}
+
+bool Target::final() const {
+  absl::MutexLock lock(&mutex_);
+  return IsFinal(stage_);
+}
+
+absl::Status Target::Abort(const std::string& reason, const std::string& message) {
+  bool restoring = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stage_ == TargetStage::kAborting || stage_ == TargetStage::kAborted) return absl::OkStatus();
+    if (stage_ == TargetStage::kCommitting || stage_ == TargetStage::kRunning) {
+      return absl::FailedPreconditionError(absl::StrCat("migration ", request_.uid, " is committed on this node: too late to abort"));
+    }
+    if (!abort_.has_value()) abort_ = {reason, message};
+    restoring = stage_ == TargetStage::kRestoring;
+  }
+  // The thread may wait for a restore: this ends it at once. The thread itself sees to it that nothing is left.
+  if (restoring) (void)node_.permits->Abort(request_.uid, message, absl::Milliseconds(1));
+  return absl::OkStatus();
+}
+
+void Target::SetFailure(const std::string& reason, const std::string& message) {
+  absl::MutexLock lock(&mutex_);
+  if (!abort_.has_value()) abort_ = {reason, message};
+}
+
+void Target::AddStep(const std::string& name, const std::string& container, absl::Time begin) {
+  absl::MutexLock lock(&mutex_);
+  if (!first_frame_.has_value()) return;
+  steps_.push_back({.name = name, .container = container, .offset = begin - *first_frame_, .duration = absl::Now() - begin});
+}
+
+bool Target::Pause(absl::Duration duration) {
+  absl::MutexLock lock(&mutex_);
+  return mutex_.AwaitWithTimeout(absl::Condition(&stop_), duration);
+}
+
+// --- the stages ----------------------------------------------------------------------------------------------------
+
+void Target::Run() {
+  bool worked = false;
+  for (;;) {
+    TargetStage stage;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stop_ || IsFinal(stage_)) break;
+      stage = stage_;
+    }
+    const std::optional<TargetEvent> event = Perform(stage);
+    worked = true;
+    absl::MutexLock lock(&mutex_);
+    if (stop_ || !event.has_value()) break;
+    const std::optional<TargetStage> next = Next(stage, *event);
+    if (!next.has_value()) {
+      LOG(DFATAL) << Log("no such transition").With("migration", request_.uid).With("stage", NameOf(stage));
+      break;
+    }
+    if (*next != stage) {
+      LOG(INFO) << Log("target").With("migration", request_.uid).With("stage", NameOf(*next)).With("reason", abort_.has_value() ? abort_->reason : "");
+    }
+    stage_ = *next;
+  }
+  if (worked && final() && node_.finished) node_.finished(bring_ != nullptr, status(), create_wait_);
+}
+
+std::optional<TargetEvent> Target::Perform(TargetStage stage) {
+  switch (stage) {
+    case TargetStage::kRestoring: return RestoreAll();
+    case TargetStage::kPreparing: return Prepare();
+    case TargetStage::kPrepared: return AwaitVerdict();
+    case TargetStage::kCommitting: return Commit();
+    case TargetStage::kAborting: return EndCopy();
+    case TargetStage::kRunning:
+    case TargetStage::kAborted: return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+TargetEvent Target::RestoreAll() {
+  absl::Status status = bring_ == nullptr ? absl::OkStatus() : Bring();
+  for (const std::string& container : request_.containers) {
+    if (status.ok()) status = RestoreOne(container, container == request_.containers.front());
+  }
+  if (status.ok()) return TargetEvent::kDone;
+  SetFailure(ReasonOf(status, "RestoreFailed"), std::string(status.message()));
+  return TargetEvent::kFailed;
+}
+
+absl::Status Target::Bring() {
+  GODWIT_ASSIGN_OR_RETURN(auto states, bring_());
+  absl::MutexLock lock(&mutex_);
+  states_ = std::move(states);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<permits::Claim> Target::AwaitClaim(const std::string& container, absl::Duration limit) {
+  for (const absl::Time deadline = After(limit); absl::Now() < deadline;) {
+    absl::StatusOr<permits::Claim> claim = node_.permits->WaitForClaim(request_.uid, container, kLook);
+    if (!absl::IsDeadlineExceeded(claim.status())) return claim;
+    absl::MutexLock lock(&mutex_);
+    if (stop_) return absl::CancelledError("the agent ends");
+    if (abort_.has_value()) return absl::AbortedError(abort_->message);
+  }
+  return absl::DeadlineExceededError(absl::StrCat("kubelet did not start container ", container, " within ", absl::FormatDuration(limit)));
+}
+
+absl::StatusOr<ContainerState> Target::AwaitState(const std::string& container, absl::Time deadline) {
+  absl::MutexLock lock(&mutex_);
+  auto arrived = [this, &container]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return Interrupted() || states_.contains(container);
+  };
+  if (!mutex_.AwaitWithDeadline(absl::Condition(&arrived), deadline)) {
+    return absl::DeadlineExceededError(absl::StrCat("the state of container ", container, " did not arrive within ",
+                                                    absl::FormatDuration(request_.create_limit),
+                                                    ", the longest that kubelet may be kept waiting"));
+  }
+  if (stop_) return absl::CancelledError("the agent ends");
+  if (abort_.has_value()) return absl::AbortedError(abort_->message);
+  return states_.at(container);
+}
+
+absl::Status Target::RestoreOne(const std::string& container, bool first) {
+  const std::string work = absl::StrCat(folder_, "/", container, "/work");
+  GODWIT_RETURN_IF_ERROR(MakeFolders(work, 0700));
+  for (;;) {
+    GODWIT_ASSIGN_OR_RETURN(permits::Claim claim, AwaitClaim(container, first ? kFirstClaimLimit : request_.create_limit));
+    const absl::Time claimed = absl::Now();
+    const absl::Time deadline = claimed + request_.create_limit;
+    GODWIT_ASSIGN_OR_RETURN(ContainerState state, AwaitState(container, deadline));
+    absl::Time begin = absl::Now();
+    GODWIT_RETURN_IF_ERROR(node_.check_images(state.images));
+    GODWIT_RETURN_IF_ERROR(node_.apply_files(claim, request_.pod.uid, state.files));
+    AddStep("apply", container, begin);
+    begin = absl::Now();
+    absl::StatusOr<permits::Restored> restored =
+        node_.permits->Restore(request_.uid, container, state.images, work, deadline - absl::Now());
+    if (absl::IsFailedPrecondition(restored.status()) && absl::Now() < deadline) continue;  // a newer `create` came, or none waits now
+    if (!restored.ok()) return restored.status();
+    AddStep("restore", container, begin);
+    create_wait_ = std::max(create_wait_, absl::Now() - claimed);
+    GODWIT_RETURN_IF_ERROR(node_.permits->Confirm(request_.uid, container, kConfirmLimit));
+    copies_.push_back({container, restored->claim.cgroup});
+    LOG(INFO) << Log("restored, standing still").With("migration", request_.uid).With("container", container).With("pid", restored->pid);
+    return absl::OkStatus();
+  }
+}
+
+// Whether all copies stand, frozen, as they were restored.
+absl::Status Target::CheckCopies() {
+  if (!recovered_) return node_.permits->CheckStanding(request_.uid);
+  for (const Copy& copy : copies_) {
+    if (absl::Status status = node_.stands(copy.cgroup); !status.ok()) return Annotate(status, absl::StrCat("container ", copy.container));
+  }
+  return copies_.size() == request_.containers.size() ? absl::OkStatus() : absl::DataLossError("not all restored containers are known");
+}
+
+TargetEvent Target::Prepare() {
+  absl::Status status = CheckCopies();
+  if (status.ok()) status = WriteFileDurably(absl::StrCat(folder_, "/copies.json"), json::Encode(Copies{copies_}));
+  if (status.ok()) status = WriteState(TargetState::kPrepared);
+  if (!status.ok()) {
+    SetFailure(ReasonOf(status, "RestoreFailed"), std::string(status.message()));
+    return TargetEvent::kFailed;
+  }
+  return TargetEvent::kDone;
+}
+
+std::optional<TargetEvent> Target::AwaitVerdict() {
+  if (bring_ != nullptr) return TargetEvent::kCommit;  // a restore from a checkpoint: there is nobody else to decide
+  if (!recovered_) Tell(FrameType::kPrepared);
+  for (;;) {
+    bool commit = false;
+    {
+      absl::MutexLock lock(&mutex_);
+      auto word = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return Interrupted() || commit_; };
+      mutex_.AwaitWithTimeout(absl::Condition(&word), kLook);
+      if (stop_) return std::nullopt;
+      if (abort_.has_value()) return TargetEvent::kFailed;
+      commit = commit_;
+    }
+    if (absl::Status status = CheckCopies(); !status.ok()) {
+      SetFailure("CopyDied", absl::StrCat("a restored container ended before it ran: ", status.message()));
+      return TargetEvent::kFailed;
+    }
+    if (commit) return TargetEvent::kCommit;
+  }
+}
+
+// RUNNING first: were the permits spent before it, a crash in between and the copy's death would start the pod afresh here
+// while the source, told ABORTED, goes on there.
+std::optional<TargetEvent> Target::Commit() {
+  const absl::Time begin = absl::Now();
+  const permits::PermitSpec permit{request_.uid, request_.pod.uid, request_.containers, request_.create_limit};
+  auto all = [&]() -> absl::Status {
+    GODWIT_RETURN_IF_ERROR(WriteState(TargetState::kRunning));
+    if (recovered_ || !node_.permits->MarkSpent(request_.uid).ok()) {
+      GODWIT_RETURN_IF_ERROR(node_.permits->MarkSpentOnDisk(permit));
+    }
+    for (const Copy& copy : copies_) GODWIT_RETURN_IF_ERROR(node_.thaw(copy.cgroup));
+    return absl::OkStatus();
+  };
+  // There is no way back: whatever is in the way (a full disk) has to go.
+  for (absl::Status status = all(); !status.ok(); status = all()) {
+    LOG(ERROR) << Log("the commit is not complete yet").With("migration", request_.uid).With(status);
+    if (Pause(absl::Seconds(1))) return std::nullopt;
+  }
+  AddStep("commit", "", begin);
+  {
+    absl::MutexLock lock(&mutex_);
+    thawed_ = absl::Now();
+  }
+  Tell(FrameType::kRunning);
+  return TargetEvent::kDone;
+}
+
+TargetEvent Target::EndCopy() {
+  std::string message;
+  {
+    absl::MutexLock lock(&mutex_);
+    message = absl::StrCat("the migration was aborted: ", abort_->reason, ": ", abort_->message);
+  }
+  absl::Status status = node_.permits->Abort(request_.uid, message, kEndLimit);
+  if (absl::IsNotFound(status) && recovered_) status = node_.destroy_left_copies(request_.pod.uid);
+  if (status.ok()) status = WriteState(TargetState::kAborted);
+  if (status.ok()) {
+    Tell(FrameType::kAbort);
+    return TargetEvent::kDone;
+  }
+  LOG(ERROR) << Log("the abort is not complete yet").With("migration", request_.uid).With(status);
+  Pause(absl::Seconds(1));
+  return TargetEvent::kFailed;
+}
+
+// A journal that failed is opened anew: only its file knows whether the record is there.
+absl::Status Target::WriteState(TargetState state) {
+  journal::TargetRecord record{.state = state};
+  if (state == TargetState::kAborted) {
+    absl::MutexLock lock(&mutex_);
+    record.reason = abort_->reason;
+    record.message = abort_->message;
+  }
+  const absl::Status status = journal_.Append(record);
+  if (status.ok()) return status;
+  absl::StatusOr<journal::TargetJournal> anew = journal::TargetJournal::Open(absl::StrCat(folder_, "/journal"));
+  if (!anew.ok()) return status;
+  journal_ = *std::move(anew);
+  return journal_.state() == state ? absl::OkStatus() : status;
+}
+
+void Target::Tell(FrameType type) {
+  std::shared_ptr<transfer::Stream> stream;
+  transfer::Reason reason;
+  {
+    absl::MutexLock lock(&mutex_);
+    stream = stream_;
+    if (abort_.has_value()) reason = *abort_;
+  }
+  if (stream == nullptr) return;
+  absl::Status status;
+  switch (type) {
+    case FrameType::kRunning: return TellRunning(*stream);
+    case FrameType::kAbort: status = stream->SendMessage(type, reason, After(kTellLimit)); break;
+    default: status = stream->Send(type, {}, After(kTellLimit)); break;
+  }
+  // The source asks when it does not hear.
+  if (!status.ok()) LOG(WARNING) << Log("the source was not told").With("migration", request_.uid).With(status);
+}
+
+void Target::TellRunning(transfer::Stream& stream) {
+  transfer::Timings timings;
+  {
+    absl::MutexLock lock(&mutex_);
+    timings.steps = steps_;
+    if (thawed_.has_value()) timings.thawed_ago = absl::Now() - *thawed_;
+  }
+  const absl::Status status = stream.SendMessage(FrameType::kRunning, timings, After(kTellLimit));
+  if (!status.ok()) LOG(WARNING) << Log("the source was not told").With("migration", request_.uid).With(status);
+}
+
+}  // namespace godwit::migration
