@@ -32,19 +32,6 @@ struct Failure {
   std::string message;
 };
 
-class HostGuard final : public Guard {
- public:
-  explicit HostGuard(guard::GuardClient client) : client_(std::move(client)) {}
-  absl::StatusOr<GuardReply> Freeze() override { return client_.Freeze(); }
-  absl::StatusOr<GuardReply> Dump(const std::string& container, absl::Duration limit) override {
-    return client_.Dump(container, limit);
-  }
-  absl::StatusOr<GuardReply> Thaw(const std::string& why) override { return client_.Thaw(why); }
-
- private:
-  guard::GuardClient client_;
-};
-
 struct Source {
   runtime::Container container;
   std::string layer;  // the writable layer as seen from here; empty when the root is read-only
@@ -236,15 +223,6 @@ class Taker {
 };
 
 }  // namespace
-
-StartGuard RealGuards(guard::GuardLaunch launch) {
-  return [launch](const agent_api::GuardSpec& spec) -> absl::StatusOr<std::unique_ptr<Guard>> {
-    guard::GuardLaunch own = launch;
-    own.spec_file = absl::StrCat(spec.socket.substr(0, spec.socket.rfind('/')), "/spec.json");
-    GODWIT_ASSIGN_OR_RETURN(guard::GuardClient client, guard::StartGuard(spec, own));
-    return std::make_unique<HostGuard>(std::move(client));
-  };
-}
 
 CheckpointStatus Take(const CheckpointSpec& spec, const Node& node, const StartGuard& start_guard,
                       const std::string& folder) {

@@ -6,14 +6,11 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
-#include "absl/time/time.h"
 #include "agent/api/host_protocol.h"
-#include "agent/guard/client.h"
+#include "agent/migration/guard_port.h"
 #include "agent/runtime/containers.h"
 
 namespace godwit::checkpoint {
@@ -21,25 +18,14 @@ namespace godwit::checkpoint {
 // What taking a checkpoint needs of the node.
 struct Node {
   runtime::HostView host;
-  guard::GuardLaunch launch;     // spec_file is set for each checkpoint
   std::string runtime;           // runc, host path
   std::string criu_folder;       // host path
   std::string guards_folder;     // sockets and journals of guards; the same path here and on the host
   std::string criu_version;
 };
 
-// The conversation with a guard, as far as a checkpoint needs it; a seam for tests.
-class Guard {
- public:
-  virtual ~Guard() = default;
-  virtual absl::StatusOr<agent_api::GuardReply> Freeze() = 0;
-  virtual absl::StatusOr<agent_api::GuardReply> Dump(const std::string& container, absl::Duration limit) = 0;
-  virtual absl::StatusOr<agent_api::GuardReply> Thaw(const std::string& why) = 0;
-};
-using StartGuard = std::function<absl::StatusOr<std::unique_ptr<Guard>>(const agent_api::GuardSpec& spec)>;
-
-// Starts real guards.
-StartGuard RealGuards(guard::GuardLaunch launch);
+// Starts a guard for a pod (migration::RealGuards(...).start).
+using StartGuard = std::function<absl::StatusOr<std::unique_ptr<migration::Guard>>(const agent_api::GuardSpec& spec)>;
 
 // Takes the checkpoint and writes its archives into `folder`, which exists; `folder`/work holds what is needed meanwhile and is gone
 // afterwards. The status is Ready or Failed, with reason and message. However it ends, the pod runs.

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/operations/operations.h"
+
+#include <filesystem>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/log/log.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/operations/bring.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/status.h"
+
+namespace godwit::operations {
+namespace {
+
+using agent_api::AbortRequest;
+using agent_api::RestoreSpec;
+using agent_api::SourceSpec;
+using agent_api::SourceStatus;
+using agent_api::TargetSpec;
+using agent_api::TargetStatus;
+using migration::Source;
+using migration::Target;
+using migration::TargetRequest;
+
+// How long the processes of a frozen source may take to die.
+constexpr absl::Duration kKillLimit = absl::Seconds(20);
+// What a node must keep when images arrive, beside them.
+constexpr int64_t kSpareBytes = int64_t{64} << 20;
+
+absl::Status None(absl::string_view what, const std::string& uid) {
+  return absl::NotFoundError(absl::StrCat("this node has no part in ", what, " ", uid));
+}
+
+bool Same(const SourceSpec& a, const SourceSpec& b) { return a == b; }
+bool Same(const TargetRequest& a, const TargetRequest& b) { return json::Encode(a) == json::Encode(b); }
+
+// The side of a UID, or null.
+template <class Sides>
+auto Find(const Sides& sides, const std::string& uid) {
+  absl::MutexLock lock(&sides.mutex);
+  auto found = sides.by_uid.find(uid);
+  return found == sides.by_uid.end() ? nullptr : found->second;
+}
+
+// Begins a side, or answers for the one there is. `asked_for` gives its spec, `start` makes it in the folder.
+template <class Sides, class Spec, class AskedFor, class Start>
+auto Begin(Sides& sides, const std::string& uid, const Spec& spec, const std::string& folder, AskedFor asked_for, Start start)
+    -> decltype(absl::StatusOr<decltype(Find(sides, uid)->status())>()) {
+  absl::MutexLock lock(&sides.mutex);
+  auto& side = sides.by_uid[uid];
+  if (side != nullptr) {
+    if (Same(asked_for(*side), spec)) return side->status();
+    return absl::AlreadyExistsError(absl::StrCat(uid, " was asked for already, and differently"));
+  }
+  absl::Status made = MakeFolders(folder, 0700);
+  auto started = made.ok() ? start() : decltype(start())(made);
+  if (!started.ok()) {
+    sides.by_uid.erase(uid);
+    RemoveTree(folder).IgnoreError();
+    return started.status();
+  }
+  side = *std::move(started);
+  return side->status();
+}
+
+// Forgets a side that has ended.
+template <class Sides>
+absl::Status Forget(Sides& sides, const std::string& uid, const std::string& folder) {
+  auto side = Find(sides, uid);
+  if (side == nullptr) return absl::OkStatus();
+  if (!side->final()) {
+    return absl::FailedPreconditionError(absl::StrCat(uid, " is still in work (", json::Name(side->status().state), "): abort it first"));
+  }
+  GODWIT_RETURN_IF_ERROR(RemoveTree(folder));
+  {
+    absl::MutexLock lock(&sides.mutex);
+    sides.by_uid.erase(uid);
+  }
+  return absl::OkStatus();
+}
+
+template <class Sides, class Make>
+void TakeUp(Sides& sides, const std::string& uid, const std::string& folder, Make make) {
+  if (!FileExists(absl::StrCat(folder, "/spec.json"))) {
+    RemoveTree(folder).IgnoreError();  // cut off before anything was promised
+    return;
+  }
+  auto side = make(folder);
+  if (!side.ok()) {
+    LOG(ERROR) << Log("cannot take up what an earlier agent left").With("migration", uid).With("folder", folder).With(side.status());
+    return;
+  }
+  absl::MutexLock lock(&sides.mutex);
+  sides.by_uid[uid] = *std::move(side);
+}
+
+std::vector<std::string> Names(const std::string& folder) {
+  auto names = ListFolder(folder);
+  return names.ok() ? *std::move(names) : std::vector<std::string>();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Operations>> Operations::Open(Options options) {
+  std::unique_ptr<Operations> operations(new Operations(std::move(options)));
+  GODWIT_RETURN_IF_ERROR(operations->Recover());
+  return operations;
+}
+
+std::string Operations::MigrationFolder(const std::string& uid, const char* side) const {
+  return absl::StrCat(options_.folder, "/migrations/", uid, "/", side);
+}
+
+std::string Operations::RestoreFolder(const std::string& uid) const {
+  return absl::StrCat(options_.folder, "/restores/", uid);
+}
+
+absl::Status Operations::Recover() {
+  for (const char* folder : {"/migrations", "/restores"}) {
+    GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(options_.folder, folder), 0700));
+  }
+  auto target = [this](const std::string& folder) { return Target::Recover(folder, options_.target); };
+  for (const std::string& uid : Names(absl::StrCat(options_.folder, "/migrations"))) {
+    TakeUp(sources_, uid, MigrationFolder(uid, "source"),
+           [this](const std::string& folder) { return Source::Recover(folder, options_.source); });
+    TakeUp(targets_, uid, MigrationFolder(uid, "target"), target);
+  }
+  for (const std::string& uid : Names(absl::StrCat(options_.folder, "/restores"))) {
+    TakeUp(restores_, uid, RestoreFolder(uid), target);
+  }
+  return absl::OkStatus();
+}
+
+// --- target --------------------------------------------------------------------------------------------------------
+
+absl::StatusOr<TargetStatus> Operations::PutTarget(const TargetSpec& spec) {
+  const std::string& uid = spec.migration.uid;
+  if (spec.containers.empty()) return absl::InvalidArgumentError("a migration of no container");
+  if (Find(targets_, uid) == nullptr) {
+    GODWIT_ASSIGN_OR_RETURN(const int64_t disk, FreeBytes(absl::StrCat(options_.folder, "/migrations")));
+    const int64_t needed = spec.expected_bytes + kSpareBytes;
+    if (disk < needed || options_.memory_available() < spec.expected_bytes) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the pod needs ", (needed >> 20) + 1, " MiB on node ", options_.node, ", which has ", disk >> 20,
+          " MiB of disk and ", options_.memory_available() >> 20, " MiB of memory free"));
+    }
+  }
+  TargetRequest request{.uid = uid, .pod = spec.pod, .containers = spec.containers, .source_node = spec.source_node, .create_limit = spec.create_limit};
+  const std::string folder = MigrationFolder(uid, "target");
+  return Begin(targets_, uid, request, folder, [](const Target& target) { return target.request(); },
+               [&] { return Target::Start(request, folder, options_.target, nullptr); });
+}
+
+absl::StatusOr<TargetStatus> Operations::GetTarget(const std::string& uid) const {
+  auto target = Find(targets_, uid);
+  if (target == nullptr) return None("migration", uid);
+  return target->status();
+}
+
+absl::Status Operations::AbortTarget(const std::string& uid, const AbortRequest& why) {
+  auto target = Find(targets_, uid);
+  return target == nullptr ? None("migration", uid) : target->Abort(why.reason, why.message);
+}
+
+absl::Status Operations::ForgetTarget(const std::string& uid) {
+  GODWIT_RETURN_IF_ERROR(Forget(targets_, uid, MigrationFolder(uid, "target")));
+  return Find(sources_, uid) == nullptr ? RemoveTree(absl::StrCat(options_.folder, "/migrations/", uid)) : absl::OkStatus();
+}
+
+// --- source --------------------------------------------------------------------------------------------------------
+
+absl::StatusOr<SourceStatus> Operations::PutSource(const SourceSpec& spec) {
+  const std::string& uid = spec.migration.uid;
+  if (spec.containers.empty()) return absl::InvalidArgumentError("a migration of no container");
+  const std::string folder = MigrationFolder(uid, "source");
+  return Begin(sources_, uid, spec, folder, [](const Source& source) { return source.spec(); },
+               [&] { return Source::Start(spec, folder, options_.source); });
+}
+
+absl::StatusOr<SourceStatus> Operations::GetSource(const std::string& uid) const {
+  auto source = Find(sources_, uid);
+  if (source == nullptr) return None("migration", uid);
+  return source->status();
+}
+
+absl::Status Operations::AbortSource(const std::string& uid, const AbortRequest& why) {
+  auto source = Find(sources_, uid);
+  return source == nullptr ? None("migration", uid) : source->Abort(why.reason, why.message);
+}
+
+absl::Status Operations::FinishSource(const std::string& uid) {
+  auto source = Find(sources_, uid);
+  return source == nullptr ? None("migration", uid) : source->Finish(kKillLimit);
+}
+
+absl::Status Operations::ForgetSource(const std::string& uid) {
+  GODWIT_RETURN_IF_ERROR(Forget(sources_, uid, MigrationFolder(uid, "source")));
+  return Find(targets_, uid) == nullptr ? RemoveTree(absl::StrCat(options_.folder, "/migrations/", uid)) : absl::OkStatus();
+}
+
+// --- restores ------------------------------------------------------------------------------------------------------
+
+migration::BringState Operations::BringFrom(const RestoreSpec& spec) const {
+  return [this, spec] {
+    return Bring(spec, options_.node, options_.fetch, RestoreFolder(spec.restore.uid), absl::Now() + spec.create_limit);
+  };
+}
+
+absl::StatusOr<TargetStatus> Operations::PutRestore(const RestoreSpec& spec) {
+  if (spec.archives.empty()) return absl::InvalidArgumentError("a restore of no container");
+  const std::string& uid = spec.restore.uid;
+  TargetRequest request{.uid = uid, .pod = spec.pod, .create_limit = spec.create_limit};
+  for (const agent_api::Archive& archive : spec.archives) request.containers.push_back(archive.container);
+  const std::string folder = RestoreFolder(uid);
+  return Begin(restores_, uid, request, folder, [](const Target& target) { return target.request(); },
+               [&] { return Target::Start(request, folder, options_.target, BringFrom(spec)); });
+}
+
+absl::StatusOr<TargetStatus> Operations::GetRestore(const std::string& uid) const {
+  auto restore = Find(restores_, uid);
+  if (restore == nullptr) return None("restore", uid);
+  return restore->status();
+}
+
+absl::Status Operations::AbortRestore(const std::string& uid, const AbortRequest& why) {
+  auto restore = Find(restores_, uid);
+  return restore == nullptr ? None("restore", uid) : restore->Abort(why.reason, why.message);
+}
+
+absl::Status Operations::ForgetRestore(const std::string& uid) { return Forget(restores_, uid, RestoreFolder(uid)); }
+
+// --- the rest ------------------------------------------------------------------------------------------------------
+
+void Operations::ServeMigration(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello) {
+  auto target = Find(targets_, hello.uid);
+  if (target == nullptr) {
+    const transfer::Reason why{.reason = "NotFound", .message = absl::StrCat("node ", options_.node, " expects no migration ", hello.uid)};
+    stream->SendMessage(transfer::FrameType::kRefused, why, absl::Now() + absl::Seconds(5)).IgnoreError();
+    return;
+  }
+  target->Serve(stream, hello);
+}
+
+Operations::Working Operations::Count() const {
+  Working working;
+  {
+    absl::MutexLock lock(&sources_.mutex);
+    for (const auto& [uid, source] : sources_.by_uid) {
+      const SourceStatus status = source->status();
+      working.sources += !source->final();
+      working.frozen += status.state == agent_api::SourceState::kFrozen || status.state == agent_api::SourceState::kCeded;
+    }
+  }
+  auto count = [](const Sides<Target>& sides) {
+    absl::MutexLock lock(&sides.mutex);
+    int in_work = 0;
+    for (const auto& [uid, target] : sides.by_uid) in_work += !target->final();
+    return in_work;
+  };
+  working.targets = count(targets_);
+  working.restores = count(restores_);
+  return working;
+}
+
+int64_t Operations::ImagesBytes() const {
+  int64_t bytes = 0;
+  for (const char* folder : {"/migrations", "/restores"}) {
+    std::error_code error;
+    for (std::filesystem::recursive_directory_iterator at(absl::StrCat(options_.folder, folder), error), end; !error && at != end;
+         at.increment(error)) {
+      std::error_code ignored;
+      if (at->is_regular_file(ignored)) bytes += static_cast<int64_t>(at->file_size(ignored));
+    }
+  }
+  return bytes;
+}
+
+}  // namespace godwit::operations

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// The migrations and restores that this node has a part in, by UID: what the API asks for, done by Source and Target.
+//
+//   <folder>/migrations/<uid>/source, <folder>/migrations/<uid>/target, <folder>/restores/<uid>
+//
+// Thread-safe. A side, once begun, works in a thread of its own; everything here only looks at it or leaves word.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "agent/api/messages.h"
+#include "agent/migration/source.h"
+#include "agent/migration/target.h"
+#include "agent/transfer/messages.h"
+#include "agent/transfer/stream.h"
+
+namespace godwit::operations {
+
+// Gets the archive `archive` of a restore to the new file `path`.
+using Fetch = std::function<absl::Status(const agent_api::RestoreSpec& spec, const agent_api::Archive& archive,
+                                         const std::string& path, absl::Time deadline)>;
+
+struct Options {
+  std::string folder;
+  std::string node;  // this one's name
+  migration::SourceNode source;
+  migration::TargetNode target;
+  Fetch fetch;
+  std::function<int64_t()> memory_available;  // bytes
+};
+
+class Operations {
+ public:
+  // Takes up what an earlier agent left.
+  static absl::StatusOr<std::unique_ptr<Operations>> Open(Options options);
+
+  // PUT begins or says how far it is; AlreadyExists for another spec of the same UID. ResourceExhausted when there is no
+  // room for what is announced. GET: NotFound when there is none. Forget: OK when there is none, FailedPrecondition while
+  // it works.
+  absl::StatusOr<agent_api::TargetStatus> PutTarget(const agent_api::TargetSpec& spec);
+  absl::StatusOr<agent_api::TargetStatus> GetTarget(const std::string& uid) const;
+  absl::Status AbortTarget(const std::string& uid, const agent_api::AbortRequest& why);
+  absl::Status ForgetTarget(const std::string& uid);
+
+  absl::StatusOr<agent_api::SourceStatus> PutSource(const agent_api::SourceSpec& spec);
+  absl::StatusOr<agent_api::SourceStatus> GetSource(const std::string& uid) const;
+  absl::Status AbortSource(const std::string& uid, const agent_api::AbortRequest& why);
+  absl::Status FinishSource(const std::string& uid);
+  absl::Status ForgetSource(const std::string& uid);
+
+  absl::StatusOr<agent_api::TargetStatus> PutRestore(const agent_api::RestoreSpec& spec);
+  absl::StatusOr<agent_api::TargetStatus> GetRestore(const std::string& uid) const;
+  absl::Status AbortRestore(const std::string& uid, const agent_api::AbortRequest& why);
+  absl::Status ForgetRestore(const std::string& uid);
+
+  // Serves a source's stream whose HELLO has been read; returns at its end.
+  void ServeMigration(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello);
+
+  struct Working {
+    int sources = 0;
+    int targets = 0;
+    int restores = 0;
+    int frozen = 0;  // sources whose pod stands still
+  };
+  Working Count() const;
+  // Bytes on the disk under our folders.
+  int64_t ImagesBytes() const;
+
+ private:
+  // One kind of side. A UID stays taken from the moment in which it is begun.
+  template <class Side>
+  struct Sides {
+    mutable absl::Mutex mutex;
+    std::map<std::string, std::shared_ptr<Side>> by_uid ABSL_GUARDED_BY(mutex);
+  };
+
+  explicit Operations(Options options) : options_(std::move(options)) {}
+  absl::Status Recover();
+  std::string MigrationFolder(const std::string& uid, const char* side) const;
+  std::string RestoreFolder(const std::string& uid) const;
+  migration::BringState BringFrom(const agent_api::RestoreSpec& spec) const;
+
+  const Options options_;
+  Sides<migration::Source> sources_;
+  Sides<migration::Target> targets_;
+  Sides<migration::Target> restores_;
+};
+
+}  // namespace godwit::operations
