@@ -99,6 +99,7 @@ absl::Status DeleteWorkload(const k8s::Api& api, const CleanupOptions& options, 
                        {.label_selector = absl::StrCat(
                             "app.kubernetes.io/name=godwit,app.kubernetes.io/component=", component)}));
     std::vector<std::string> names;
+    names.reserve(pods.items.size());
     for (const k8s::Pod& pod : pods.items)
       names.push_back(absl::StrCat(pod.metadata.name, " on ", pod.spec.node_name));
     return names;
