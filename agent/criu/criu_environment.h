@@ -1,38 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-// What CRIU is told through its environment. runc hands its own environment on to `criu swrk`, so whoever starts runc
-// (godwit-guard for a dump, godwit-runtime for a restore) sets these; the preload library (runtime/preload) reads all but
-// the first and takes them out of the environment of CRIU's children. Each is optional: absent, nothing happens.
+// What CRIU is told through its environment. runc hands its own environment on to `criu swrk`, so whoever
+// starts runc (godwit-guard for a dump, godwit-runtime for a restore) sets these; the preload library
+// (runtime/preload) reads all but the first and takes them out of the environment of CRIU's children. Each is
+// optional: absent, nothing happens.
 //
 // No includes: the preload library is built without the C++ library.
 #pragma once
 
 namespace godwit::criu {
 
-// A file of CRIU options, one a line without "--". CRIU's own variable, read before runc's request, which wins where both
-// speak; /etc/criu/runc.conf (a person's word) wins over both. Works with every runc, for dump and restore.
+// A file of CRIU options, one a line without "--". CRIU's own variable, read before runc's request, which
+// wins where both speak; /etc/criu/runc.conf (a person's word) wins over both. Works with every runc, for
+// dump and restore.
 inline constexpr char kConfigFileVariable[] = "CRIU_CONFIG_FILE";
 
-// Restore: the container's cgroup2 folder (absolute). At CRIU's pre-resume notification, after the last code that the
-// tasks run for CRIU and before the first of their own, the library moves CRIU out of that cgroup, freezes it and waits
-// until it is frozen. The restored tasks come out standing still. Where that fails the tasks are killed (cgroup.kill):
-// CRIU itself would let them run.
+// Restore: the container's cgroup2 folder (absolute). At CRIU's pre-resume notification, after the last code
+// that the tasks run for CRIU and before the first of their own, the library moves CRIU out of that cgroup,
+// freezes it and waits until it is frozen. The restored tasks come out standing still. Where that fails the
+// tasks are killed (cgroup.kill): CRIU itself would let them run.
 inline constexpr char kHoldCgroupVariable[] = "GODWIT_CRIU_HOLD_CGROUP";
 
-// Restore, with the above: the cgroup2 folder (absolute) that CRIU moves to, since runc puts it into the container's.
-// It must be one that may hold processes: the caller's own is.
+// Restore, with the above: the cgroup2 folder (absolute) that CRIU moves to, since runc puts it into the
+// container's. It must be one that may hold processes: the caller's own is.
 inline constexpr char kOutsideCgroupVariable[] = "GODWIT_CRIU_OUTSIDE_CGROUP";
 
-// A FIFO. A dump or restore request waits, after everything was loaded, until somebody opens it for writing and writes a
-// byte; closed without one, the request is refused and CRIU ends. So runc and CRIU can be started ahead of time.
+// A FIFO. A dump or restore request waits, after everything was loaded, until somebody opens it for writing
+// and writes a byte; closed without one, the request is refused and CRIU ends. So runc and CRIU can be
+// started ahead of time.
 inline constexpr char kGateVariable[] = "GODWIT_CRIU_GATE";
 
-// A file of one byte or more, mapped and looked at whenever CRIU writes pages, scans memory or opens an image. From the
-// moment its first byte is not 0, those calls fail with ECANCELED: CRIU takes its own error path, which heals the tasks
-// it has injected code into. Killing CRIU instead can kill the application.
+// A file of one byte or more, mapped and looked at whenever CRIU writes pages, scans memory or opens an
+// image. From the moment its first byte is not 0, those calls fail with ECANCELED: CRIU takes its own error
+// path, which heals the tasks it has injected code into. Killing CRIU instead can kill the application.
 inline constexpr char kAbortVariable[] = "GODWIT_CRIU_ABORT";
 
-// A file that gets, appended, what CRIU would write to stdout and stderr, and the library's own messages. On a restore
-// those descriptors are the container's: what is written there lands in the pod's log.
+// A file that gets, appended, what CRIU would write to stdout and stderr, and the library's own messages. On
+// a restore those descriptors are the container's: what is written there lands in the pod's log.
 inline constexpr char kMessagesVariable[] = "GODWIT_CRIU_MESSAGES";
 
 }  // namespace godwit::criu

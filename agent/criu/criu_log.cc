@@ -30,7 +30,8 @@ struct Cause {
 constexpr auto kCauses = std::to_array<Cause>({
     {"[io_uring]", "the process uses io_uring, which CRIU cannot save"},
     {"send_fds failed (-22)",
-     "a process holds a descriptor that the kernel does not hand over to CRIU, as those of io_uring since Linux 6.7"},
+     "a process holds a descriptor that the kernel does not hand over to CRIU, as those of io_uring since "
+     "Linux 6.7"},
     {"[userfaultfd]", "the process uses userfaultfd, which CRIU cannot save"},
     {"[perf_event]", "the process holds a perf event, which CRIU cannot save"},
     {"bpf-prog", "the process holds a BPF program, which CRIU cannot save"},
@@ -46,8 +47,10 @@ constexpr auto kCauses = std::to_array<Cause>({
     {"Nested mount namespaces", "a process made a mount namespace of its own inside the container"},
     {"External socket is used", "a process holds a Unix socket connected to a process outside the container"},
     {"Can't dump half of stream unix", "a Unix stream connection has its other end outside the container"},
-    {"Can't dump name-less external socket", "a process holds a Unix socket connected to a process outside the container"},
-    {"Can't dump ghost file", "a deleted file that a process holds open is larger than can be carried in the images"},
+    {"Can't dump name-less external socket",
+     "a process holds a Unix socket connected to a process outside the container"},
+    {"Can't dump ghost file",
+     "a deleted file that a process holds open is larger than can be carried in the images"},
     {"Unsupported proto", "a process holds a socket of a protocol that CRIU cannot save"},
     {"of that type", "a process holds an open file of a kind that CRIU cannot save"},
     {"Found dangling tty", "a process uses a terminal whose other end is outside the container"},
@@ -63,11 +66,23 @@ constexpr auto kCauses = std::to_array<Cause>({
 
 // Errors that follow from the first one, or are always there.
 constexpr auto kConsequences = std::to_array<absl::string_view>({
-    "Dumping FAILED", "Restoring FAILED", "Killing processes because of failure", "Pre dump FAILED", "Dump files (pid",
-    "Collect fd failed", "exited, status=", "Script ret code", "exited with", "Unable to wait",
-    "Can't retrieve FDs from socket", "Unable to detach", "Pre-resume script ret code", "One of more action scripts failed",
+    "Dumping FAILED",
+    "Restoring FAILED",
+    "Killing processes because of failure",
+    "Pre dump FAILED",
+    "Dump files (pid",
+    "Collect fd failed",
+    "exited, status=",
+    "Script ret code",
+    "exited with",
+    "Unable to wait",
+    "Can't retrieve FDs from socket",
+    "Unable to detach",
+    "Pre-resume script ret code",
+    "One of more action scripts failed",
     // Always there without CAP_SYS_RESOURCE, and without AMD or NVIDIA plugins.
-    "Can't setup RLIMIT_NOFILE for self", "cuda_plugin:",
+    "Can't setup RLIMIT_NOFILE for self",
+    "cuda_plugin:",
 });
 
 // Printable ASCII: the log holds names that the container chose, and goes into JSON and terminals.
@@ -101,13 +116,14 @@ bool IsConsequence(absl::string_view text) {
 // The end of the file: where errors are. CRIU's log of a dump with many mappings can be long.
 absl::StatusOr<std::string> ReadTail(const std::string& path) {
   GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, O_RDONLY | O_NOFOLLOW));
-  struct stat status {};
+  struct stat status{};
   if (fstat(file.get(), &status) != 0) return ErrnoStatus(absl::StrCat("stat ", path));
   const off_t begin = status.st_size > kTail ? status.st_size - kTail : 0;
   std::string tail(static_cast<size_t>(status.st_size - begin), '\0');
   size_t have = 0;
   while (have < tail.size()) {
-    const ssize_t size = pread(file.get(), tail.data() + have, tail.size() - have, begin + static_cast<off_t>(have));
+    const ssize_t size =
+        pread(file.get(), tail.data() + have, tail.size() - have, begin + static_cast<off_t>(have));
     if (size < 0 && errno == EINTR) continue;
     if (size < 0) return ErrnoStatus(absl::StrCat("read ", path));
     if (size == 0) break;
@@ -135,7 +151,8 @@ std::string TellingLines(absl::string_view log, int max_lines) {
     const absl::string_view text = ErrorOf(line, shown);
     if (text.empty()) continue;
     std::vector<std::string>& list = IsConsequence(text) ? consequences : lines;
-    if (list.size() < static_cast<size_t>(max_lines) && (list.empty() || list.back() != shown)) list.push_back(shown);
+    if (list.size() < static_cast<size_t>(max_lines) && (list.empty() || list.back() != shown))
+      list.push_back(shown);
   }
   return absl::StrJoin(lines.empty() ? consequences : lines, "; ");
 }

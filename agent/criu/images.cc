@@ -27,7 +27,8 @@ constexpr size_t kMaxName = 128;
 
 uint32_t U32(absl::string_view bytes, size_t at) {
   uint32_t value = 0;
-  memcpy(&value, bytes.data() + at, sizeof(value));  // images are little endian, as are the machines that Godwit runs on
+  memcpy(&value, bytes.data() + at,
+         sizeof(value));  // images are little endian, as are the machines that Godwit runs on
   return value;
 }
 
@@ -50,10 +51,11 @@ size_t HeadSize(absl::string_view bytes, uint32_t magic) {
 }
 
 absl::StatusOr<int64_t> RegularFileSize(const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   if (lstat(path.c_str(), &status) != 0) return ErrnoStatus(absl::StrCat("look at ", path));
   if (!S_ISREG(status.st_mode)) {
-    return absl::FailedPreconditionError(absl::StrCat(path, " is not a regular file; CRIU writes no other into its folder"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " is not a regular file; CRIU writes no other into its folder"));
   }
   return static_cast<int64_t>(status.st_size);
 }
@@ -62,11 +64,12 @@ absl::Status CheckDescriptors(const std::string& folder) {
   const std::string path = absl::StrCat(folder, "/descriptors.json");
   GODWIT_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, 65536));
   GODWIT_ASSIGN_OR_RETURN(const rapidjson::Document document, json::Parse(text));
-  const absl::StatusOr<std::vector<std::string>> names = json::FromValue<std::vector<std::string>>(document, "descriptors");
+  const absl::StatusOr<std::vector<std::string>> names =
+      json::FromValue<std::vector<std::string>>(document, "descriptors");
   if (!names.ok()) return Annotate(names.status(), path);
   if (names->size() == 3) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat(path, " names ", names->size(), " descriptors; runc writes three: stdin, stdout and stderr"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      path, " names ", names->size(), " descriptors; runc writes three: stdin, stdout and stderr"));
 }
 
 }  // namespace
@@ -80,8 +83,10 @@ absl::StatusOr<std::vector<std::string>> ReadImage(const std::string& path, uint
     if (bytes.size() - at < 4) return Broken(path, "it ends within a record's length");
     const size_t size = U32(bytes, at);
     at += 4;
-    if (size > bytes.size() - at) return Broken(path, absl::StrCat("record ", records.size(), " is longer than the file"));
-    if (records.size() == kMaxRecords) return Broken(path, absl::StrCat("more than ", kMaxRecords, " records"));
+    if (size > bytes.size() - at)
+      return Broken(path, absl::StrCat("record ", records.size(), " is longer than the file"));
+    if (records.size() == kMaxRecords)
+      return Broken(path, absl::StrCat("more than ", kMaxRecords, " records"));
     records.emplace_back(bytes, at, size);
     at += size;
   }
@@ -137,17 +142,20 @@ absl::StatusOr<std::vector<DumpedTask>> ReadProcessTree(const std::string& folde
 
 absl::Status CheckImages(const std::string& folder) {
   GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListFolder(folder));
-  if (names.size() > kMaxFiles) return absl::FailedPreconditionError(absl::StrCat(folder, " holds too many files"));
+  if (names.size() > kMaxFiles)
+    return absl::FailedPreconditionError(absl::StrCat(folder, " holds too many files"));
   const absl::flat_hash_set<std::string> have(names.begin(), names.end());
   for (const std::string& name : names) {
     if (!PlainName(name)) {
-      return absl::FailedPreconditionError(absl::StrCat(folder, " holds a file with a name that CRIU does not write"));
+      return absl::FailedPreconditionError(
+          absl::StrCat(folder, " holds a file with a name that CRIU does not write"));
     }
     GODWIT_RETURN_IF_ERROR(RegularFileSize(absl::StrCat(folder, "/", name)).status());
   }
   for (const char* needed : {"inventory.img", "pstree.img", "descriptors.json"}) {
     if (!have.contains(needed)) {
-      return absl::FailedPreconditionError(absl::StrCat(folder, " is not a whole dump: ", needed, " is missing"));
+      return absl::FailedPreconditionError(
+          absl::StrCat(folder, " is not a whole dump: ", needed, " is missing"));
     }
   }
   GODWIT_RETURN_IF_ERROR(ReadImage(absl::StrCat(folder, "/inventory.img"), kInventoryMagic).status());
@@ -155,7 +163,8 @@ absl::Status CheckImages(const std::string& folder) {
   for (const DumpedTask& task : tasks) {
     const std::string core = absl::StrCat("core-", task.pid, ".img");
     if (!have.contains(core)) {
-      return absl::FailedPreconditionError(absl::StrCat(folder, " is not a whole dump: ", core, " is missing"));
+      return absl::FailedPreconditionError(
+          absl::StrCat(folder, " is not a whole dump: ", core, " is missing"));
     }
   }
   return CheckDescriptors(folder);

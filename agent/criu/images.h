@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A folder of CRIU images, as far as Godwit looks into it. It may come from another node or from an archive: nothing in
-// it is believed before it is checked. Format (CRIU 4.2, criu/include/magic.h, images/*.proto): u32 0x54564319, u32 magic
-// of the kind (inventory: the second alone; stats: 0x55105940 first), then records of u32 length and a protobuf message.
+// A folder of CRIU images, as far as Godwit looks into it. It may come from another node or from an archive:
+// nothing in it is believed before it is checked. Format (CRIU 4.2, criu/include/magic.h, images/*.proto):
+// u32 0x54564319, u32 magic of the kind (inventory: the second alone; stats: 0x55105940 first), then records
+// of u32 length and a protobuf message.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +19,8 @@ inline constexpr uint32_t kInventoryMagic = 0x58313116;
 inline constexpr uint32_t kPstreeMagic = 0x50273030;
 inline constexpr uint32_t kStatsMagic = 0x57093306;
 
-// The records of an image of this kind: at most 65536, at most 16 MiB of file. InvalidArgument when the bytes are
-// something else.
+// The records of an image of this kind: at most 65536, at most 16 MiB of file. InvalidArgument when the bytes
+// are something else.
 absl::StatusOr<std::vector<std::string>> ReadImage(const std::string& path, uint32_t magic);
 
 // What CRIU measured of a dump (stats-dump).
@@ -40,9 +41,10 @@ struct DumpedTask {
 };
 absl::StatusOr<std::vector<DumpedTask>> ReadProcessTree(const std::string& folder);
 
-// Is this folder what a finished dump leaves, and fit to be handed to runc and CRIU? Only regular files with plain
-// names; inventory, process tree, and for each task its core image; descriptors.json as runc writes it: three strings
-// (a longer list would make runc hand CRIU descriptors of its own). FailedPrecondition names what is wrong.
+// Is this folder what a finished dump leaves, and fit to be handed to runc and CRIU? Only regular files with
+// plain names; inventory, process tree, and for each task its core image; descriptors.json as runc writes it:
+// three strings (a longer list would make runc hand CRIU descriptors of its own). FailedPrecondition names
+// what is wrong.
 absl::Status CheckImages(const std::string& folder);
 
 // Bytes of the page images (pages-*.img) and of everything in the folder.

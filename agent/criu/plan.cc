@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/criu/plan.h"
 
+#include <fcntl.h>
+
 #include <cctype>
 #include <cstdlib>
-#include <fcntl.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -15,10 +16,11 @@
 namespace godwit::criu {
 namespace {
 
-// Deleted files that a process holds open are carried in the images up to this size; CRIU's own limit is 1 MiB.
+// Deleted files that a process holds open are carried in the images up to this size; CRIU's own limit is 1
+// MiB.
 constexpr char kGhostLimit[] = "ghost-limit 256M\n";
-// CRIU's lock of established connections, made by libnftables in CRIU's process: 7-9 ms, where forking iptables-restore
-// takes 54 ms a side.
+// CRIU's lock of established connections, made by libnftables in CRIU's process: 7-9 ms, where forking
+// iptables-restore takes 54 ms a side.
 constexpr char kNetworkLock[] = "network-lock nftables\n";
 // Connections that nobody has accepted yet are left out; without it CRIU refuses a busy server.
 constexpr char kSkipInFlight[] = "skip-in-flight\n";
@@ -26,11 +28,14 @@ constexpr char kSkipInFlight[] = "skip-in-flight\n";
 // runc began to send "skip in flight: no" in each request with 1.3, and to have a flag for it.
 constexpr Version kHasSkipInFlightFlag = {1, 3, 0};
 
-std::string Variable(absl::string_view name, absl::string_view value) { return absl::StrCat(name, "=", value); }
+std::string Variable(absl::string_view name, absl::string_view value) {
+  return absl::StrCat(name, "=", value);
+}
 
 // runc needs little of its environment, and CRIU's children less: the caller's own is not handed on.
 std::vector<std::string> BaseEnvironment(const Programs& programs, const Plan& plan) {
-  return {Variable("PATH", absl::StrCat(programs.criu_folder, ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")),
+  return {Variable("PATH", absl::StrCat(programs.criu_folder,
+                                        ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")),
           "HOME=/nonexistent",  // CRIU reads $HOME/.criu/default.conf
           Variable(kConfigFileVariable, plan.config_file), Variable(kMessagesVariable, plan.messages)};
 }
@@ -57,7 +62,8 @@ Version ParseVersion(absl::string_view text) {
     size_t at = i;
     while (count < 3) {
       size_t digits = 0;
-      while (at + digits < text.size() && digits < 6 && std::isdigit(static_cast<unsigned char>(text[at + digits])) != 0) {
+      while (at + digits < text.size() && digits < 6 &&
+             std::isdigit(static_cast<unsigned char>(text[at + digits])) != 0) {
         parts[count] = parts[count] * 10 + (text[at + digits] - '0');
         ++digits;
       }
@@ -77,8 +83,8 @@ Plan PlanDump(const Programs& programs, const agent_api::GuardContainer& contain
   plan.abort_file = absl::StrCat(container.work, "/abort");
   const bool has_flag = programs.runtime_version >= kHasSkipInFlightFlag;
   plan.config = absl::StrCat(kNetworkLock, kGhostLimit, has_flag ? "" : kSkipInFlight);
-  plan.argv = {programs.runtime, "--root",          container.runc_root, "checkpoint",      "--leave-running",
-               "--image-path",   container.images, "--work-path",       container.work,    "--tcp-established",
+  plan.argv = {programs.runtime, "--root",         container.runc_root, "checkpoint",   "--leave-running",
+               "--image-path",   container.images, "--work-path",       container.work, "--tcp-established",
                "--file-locks"};
   if (has_flag) plan.argv.push_back("--tcp-skip-in-flight");
   plan.argv.push_back(container.id);
@@ -94,9 +100,9 @@ Plan PlanRestore(const Programs& programs, const RestoreRequest& request) {
   plan.argv = {programs.runtime};
   plan.argv.insert(plan.argv.end(), request.global_arguments.begin(), request.global_arguments.end());
   for (const std::string& argument :
-       {std::string("restore"), std::string("--detach"), std::string("--bundle"), request.bundle, std::string("--image-path"),
-        request.images, std::string("--work-path"), request.work, std::string("--pid-file"), request.pid_file,
-        std::string("--file-locks"), request.id}) {
+       {std::string("restore"), std::string("--detach"), std::string("--bundle"), request.bundle,
+        std::string("--image-path"), request.images, std::string("--work-path"), request.work,
+        std::string("--pid-file"), request.pid_file, std::string("--file-locks"), request.id}) {
     plan.argv.push_back(argument);
   }
   plan.env = BaseEnvironment(programs, plan);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The exact commands by which runc and CRIU dump and restore a container, for runc 1.1 to 1.5 alike.
-// Planning is pure; Prepare writes what the command needs; then run `argv` with `env` from the host's namespaces.
+// Planning is pure; Prepare writes what the command needs; then run `argv` with `env` from the host's
+// namespaces.
 #pragma once
 
 #include <string>
@@ -20,7 +21,8 @@ struct Version {
   auto operator<=>(const Version&) const = default;
   std::string ToString() const;
 };
-// The first "1.2.3" or "1.2" in `text`, e.g. the output of `runc --version` or `criu --version`; 0.0.0 when there is none.
+// The first "1.2.3" or "1.2" in `text`, e.g. the output of `runc --version` or `criu --version`; 0.0.0 when
+// there is none.
 Version ParseVersion(absl::string_view text);
 
 struct Plan {
@@ -40,26 +42,29 @@ struct Programs {
   std::string criu_folder;  // put first in PATH
 };
 
-// Dumps a container whose cgroup is frozen and leaves it frozen. Established TCP connections go into the image.
+// Dumps a container whose cgroup is frozen and leaves it frozen. Established TCP connections go into the
+// image.
 Plan PlanDump(const Programs& programs, const agent_api::GuardContainer& container);
 
 struct RestoreRequest {
-  // runc's before its command, as the shim gave them: --root, and --log, without which runc writes into the container's
-  // stderr.
+  // runc's before its command, as the shim gave them: --root, and --log, without which runc writes into the
+  // container's stderr.
   std::vector<std::string> global_arguments;
   std::string id;
   std::string bundle;
   std::string pid_file;
   std::string images;
-  std::string work;         // CRIU's log, config and messages; must exist
-  std::string cgroup;       // below the cgroup2 mount, from linux.cgroupsPath, with both drivers resolved: "/kubepods/..."
+  std::string work;  // CRIU's log, config and messages; must exist
+  std::string
+      cgroup;  // below the cgroup2 mount, from linux.cgroupsPath, with both drivers resolved: "/kubepods/..."
   std::string cgroup_root;  // where cgroup2 is mounted: "/sys/fs/cgroup"
   std::string own_cgroup;   // the caller's, below cgroup_root (the 0:: line of /proc/self/cgroup)
   std::string gate;         // FIFO, or empty
 };
 
-// Restores with established connections closed, into the bundle's own cgroup, standing still (frozen) when runc returns.
-// Stdin, stdout and stderr of the command must be the container's: CRIU gives them to the restored tasks.
+// Restores with established connections closed, into the bundle's own cgroup, standing still (frozen) when
+// runc returns. Stdin, stdout and stderr of the command must be the container's: CRIU gives them to the
+// restored tasks.
 Plan PlanRestore(const Programs& programs, const RestoreRequest& request);
 
 // Writes the plan's config and abort file (folders must exist).

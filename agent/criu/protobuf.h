@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads protobuf messages field by field, without their schema: what little is needed of CRIU's images. Bytes may be
-// hostile: every length is checked, nothing is copied.
+// Reads protobuf messages field by field, without their schema: what little is needed of CRIU's images. Bytes
+// may be hostile: every length is checked, nothing is copied.
 #pragma once
 
 #include <cstdint>

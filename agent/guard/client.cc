@@ -25,7 +25,8 @@ constexpr absl::Duration kStart = absl::Seconds(15);
 
 absl::StatusOr<GuardClient> GuardClient::Connect(const std::string& socket, absl::Duration limit) {
   absl::StatusOr<UniqueFd> connection = ConnectUnix(socket, limit);
-  if (!connection.ok()) return Annotate(connection.status(), absl::StrCat("cannot reach the guard at ", socket));
+  if (!connection.ok())
+    return Annotate(connection.status(), absl::StrCat("cannot reach the guard at ", socket));
   return GuardClient(LineChannel(*std::move(connection)));
 }
 
@@ -33,17 +34,22 @@ absl::StatusOr<GuardReply> GuardClient::Ask(const GuardCommand& command, absl::D
   const std::string what = absl::StrCat("asking the guard to ", json::Name(command.op));
   GODWIT_RETURN_IF_ERROR(Annotate(channel_.WriteLine(json::Encode(command), kQuick), what));
   absl::StatusOr<std::string> line = channel_.ReadLine(limit);
-  if (absl::IsOutOfRange(line.status())) return absl::UnavailableError(absl::StrCat(what, ": the guard has ended"));
+  if (absl::IsOutOfRange(line.status()))
+    return absl::UnavailableError(absl::StrCat(what, ": the guard has ended"));
   if (!line.ok()) return Annotate(line.status(), what);
   return json::Decode<GuardReply>(*line);
 }
 
-absl::StatusOr<GuardReply> GuardClient::Freeze(absl::Duration limit) { return Ask({.op = GuardOp::kFreeze}, limit); }
+absl::StatusOr<GuardReply> GuardClient::Freeze(absl::Duration limit) {
+  return Ask({.op = GuardOp::kFreeze}, limit);
+}
 absl::StatusOr<GuardReply> GuardClient::Dump(const std::string& container, absl::Duration limit) {
   return Ask({.op = GuardOp::kDump, .container = container}, limit);
 }
 absl::StatusOr<GuardReply> GuardClient::Cede() { return Ask({.op = GuardOp::kCede}, kQuick); }
-absl::StatusOr<GuardReply> GuardClient::Thaw(const std::string& why) { return Ask({.op = GuardOp::kThaw, .message = why}, kQuick); }
+absl::StatusOr<GuardReply> GuardClient::Thaw(const std::string& why) {
+  return Ask({.op = GuardOp::kThaw, .message = why}, kQuick);
+}
 absl::StatusOr<GuardReply> GuardClient::TargetAborted(const std::string& why) {
   return Ask({.op = GuardOp::kTargetAborted, .message = why}, kQuick);
 }
@@ -51,21 +57,25 @@ absl::StatusOr<GuardReply> GuardClient::Kill() { return Ask({.op = GuardOp::kKil
 absl::StatusOr<GuardReply> GuardClient::Status() { return Ask({.op = GuardOp::kStatus}, kQuick); }
 
 absl::StatusOr<GuardClient> StartGuard(const GuardSpec& spec, const GuardLaunch& launch) {
-  GODWIT_RETURN_IF_ERROR(WriteFileDurably(absl::StrCat(launch.host_root, launch.spec_file), json::Encode(spec)));
+  GODWIT_RETURN_IF_ERROR(
+      WriteFileDurably(absl::StrCat(launch.host_root, launch.spec_file), json::Encode(spec)));
   RunOptions options;
   options.limit = kStart;
   options.spawn.new_session = true;
   options.spawn.cwd = "/";
-  options.spawn.env = std::vector<std::string>{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
+  options.spawn.env =
+      std::vector<std::string>{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
   if (!launch.host_namespaces.empty()) {
-    // The mount namespace last: the others are opened by then, and the program is looked up in it. The pid namespace is
-    // the host's already (hostPID).
+    // The mount namespace last: the others are opened by then, and the program is looked up in it. The pid
+    // namespace is the host's already (hostPID).
     for (const char* name : {"cgroup", "net", "uts", "ipc", "mnt"}) {
       options.spawn.namespaces.push_back(absl::StrCat(launch.host_namespaces, "/", name));
     }
   }
-  const absl::StatusOr<std::string> started = RunOrError({launch.binary, "--spec", launch.spec_file}, options);
-  if (!started.ok()) return Annotate(started.status(), "cannot start the guard on the host (is Godwit installed there?)");
+  const absl::StatusOr<std::string> started =
+      RunOrError({launch.binary, "--spec", launch.spec_file}, options);
+  if (!started.ok())
+    return Annotate(started.status(), "cannot start the guard on the host (is Godwit installed there?)");
   return GuardClient::Connect(absl::StrCat(launch.host_root, spec.socket));
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The agent's side of a godwit-guard: starts one on the host, and talks to it. Not thread-safe; one conversation at a
-// time. While the object lives and nothing is ceded, the guard keeps the pod frozen for it: dropping it thaws.
+// The agent's side of a godwit-guard: starts one on the host, and talks to it. Not thread-safe; one
+// conversation at a time. While the object lives and nothing is ceded, the guard keeps the pod frozen for it:
+// dropping it thaws.
 #pragma once
 
 #include <string>
@@ -16,10 +17,12 @@ namespace godwit::guard {
 class GuardClient {
  public:
   // `socket`: GuardSpec.socket as seen from here. NotFound or Unavailable when no guard serves there.
-  static absl::StatusOr<GuardClient> Connect(const std::string& socket, absl::Duration limit = absl::Seconds(5));
+  static absl::StatusOr<GuardClient> Connect(const std::string& socket,
+                                             absl::Duration limit = absl::Seconds(5));
 
-  // An error is the connection's (Unavailable: the guard is gone, DeadlineExceeded: no answer in time; useless then).
-  // A refusal is a reply with ok = false, its reason and message; the guard has thawed where its state is Aborted.
+  // An error is the connection's (Unavailable: the guard is gone, DeadlineExceeded: no answer in time;
+  // useless then). A refusal is a reply with ok = false, its reason and message; the guard has thawed where
+  // its state is Aborted.
   absl::StatusOr<agent_api::GuardReply> Freeze(absl::Duration limit = absl::Seconds(10));
   absl::StatusOr<agent_api::GuardReply> Dump(const std::string& container, absl::Duration limit);
   absl::StatusOr<agent_api::GuardReply> Cede();
@@ -44,13 +47,14 @@ class GuardClient {
 struct GuardLaunch {
   std::string binary = "/opt/godwit/bin/godwit-guard";  // host path
   std::string spec_file;                                // host path; written by StartGuard
-  std::string host_root;       // put before host paths to see them from here: "/proc/1/root"; "" on the host itself
-  std::string host_namespaces; // folder of the host's namespaces: "/proc/1/ns"; "" on the host itself
+  std::string
+      host_root;  // put before host paths to see them from here: "/proc/1/root"; "" on the host itself
+  std::string host_namespaces;  // folder of the host's namespaces: "/proc/1/ns"; "" on the host itself
 };
 
-// Writes the spec, starts a guard in the host's namespaces and connects. The guard leaves this process' cgroup, session
-// and namespaces. When an earlier guard of the same spec died, the new one reads its journal: what was frozen and not
-// ceded is thawed, what was ceded stays frozen and is answered for again.
+// Writes the spec, starts a guard in the host's namespaces and connects. The guard leaves this process'
+// cgroup, session and namespaces. When an earlier guard of the same spec died, the new one reads its journal:
+// what was frozen and not ceded is thawed, what was ceded stays frozen and is answered for again.
 absl::StatusOr<GuardClient> StartGuard(const agent_api::GuardSpec& spec, const GuardLaunch& launch);
 
 }  // namespace godwit::guard

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a container's configuration tells: mounts that would not be there on another node, devices, shared namespaces.
+// What a container's configuration tells: mounts that would not be there on another node, devices, shared
+// namespaces.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,7 +18,8 @@ namespace {
 
 // Files that kubelet and the container runtime make anew for every pod.
 bool MadeForEveryPod(const runtime::BundleMount& mount) {
-  for (const char* destination : {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/shm", "/dev/termination-log"}) {
+  for (const char* destination :
+       {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/shm", "/dev/termination-log"}) {
     if (mount.destination == destination) return true;
   }
   return false;
@@ -25,15 +27,18 @@ bool MadeForEveryPod(const runtime::BundleMount& mount) {
 
 enum class Volume { kNone, kCarried, kMadeAnew, kClaim, kHost };
 
-// By kubelet's folder of the pod: .../pods/<uid>/{volumes/kubernetes.io~<plugin>/<name>,volume-subpaths/...,containers/...}
+// By kubelet's folder of the pod:
+// .../pods/<uid>/{volumes/kubernetes.io~<plugin>/<name>,volume-subpaths/...,containers/...}
 Volume Classify(const runtime::BundleMount& mount, absl::string_view pod_uid) {
   const std::string mark = absl::StrCat("/pods/", pod_uid, "/");
   const size_t at = mount.source.find(mark);
-  if (pod_uid.empty() || at == std::string::npos) return MadeForEveryPod(mount) ? Volume::kMadeAnew : Volume::kHost;
+  if (pod_uid.empty() || at == std::string::npos)
+    return MadeForEveryPod(mount) ? Volume::kMadeAnew : Volume::kHost;
   const absl::string_view below = absl::string_view(mount.source).substr(at + mark.size());
   if (absl::StartsWith(below, "volumes/kubernetes.io~empty-dir/")) return Volume::kCarried;
   for (const char* plugin : {"configmap", "secret", "projected", "downward-api"}) {
-    if (absl::StartsWith(below, absl::StrCat("volumes/kubernetes.io~", plugin, "/"))) return Volume::kMadeAnew;
+    if (absl::StartsWith(below, absl::StrCat("volumes/kubernetes.io~", plugin, "/")))
+      return Volume::kMadeAnew;
   }
   if (absl::StartsWith(below, "volumes/")) return Volume::kClaim;
   return Volume::kMadeAnew;  // etc-hosts, termination logs, subpaths of the above
@@ -47,11 +52,15 @@ void InspectMounts(const runtime::Container& container, Findings& findings) {
       case Volume::kCarried:
       case Volume::kMadeAnew: break;
       case Volume::kClaim:
-        findings.Block("PersistentVolume", absl::StrCat("container ", container.name, " mounts the volume ", mount.source, " at ", mount.destination),
+        findings.Block("PersistentVolume",
+                       absl::StrCat("container ", container.name, " mounts the volume ", mount.source, " at ",
+                                    mount.destination),
                        "Volumes with claims do not move yet: use an emptyDir, or keep the state elsewhere.");
         break;
       case Volume::kHost:
-        findings.Block("HostPath", absl::StrCat("container ", container.name, " mounts ", mount.source, " of the node at ", mount.destination),
+        findings.Block("HostPath",
+                       absl::StrCat("container ", container.name, " mounts ", mount.source,
+                                    " of the node at ", mount.destination),
                        "What a hostPath holds stays on its node: remove the volume from the pod.");
         break;
     }
@@ -66,19 +75,25 @@ std::string NamespaceOf(const std::string& proc, absl::string_view pid, absl::st
   return size > 0 ? std::string(target, static_cast<size_t>(size)) : "";
 }
 
-void InspectNamespaces(const runtime::HostView& host, const runtime::Container& container, Findings& findings) {
-  const struct { const char *type, *id, *field; } shared[] = {
+void InspectNamespaces(const runtime::HostView& host, const runtime::Container& container,
+                       Findings& findings) {
+  const struct {
+    const char *type, *id, *field;
+  } shared[] = {
       {"net", "HostNetwork", "hostNetwork"}, {"pid", "HostPID", "hostPID"}, {"ipc", "HostIPC", "hostIPC"}};
   for (const auto& kind : shared) {
     const std::string own = NamespaceOf(host.proc, absl::StrCat(container.init_pid), kind.type);
     if (own.empty() || own != NamespaceOf(host.proc, "1", kind.type)) continue;
-    findings.Block(kind.id, absl::StrCat("container ", container.name, " shares the node's ", kind.type, " namespace"),
+    findings.Block(kind.id,
+                   absl::StrCat("container ", container.name, " shares the node's ", kind.type, " namespace"),
                    absl::StrCat("Pods with ", kind.field, " do not move."));
   }
   const auto pid = container.namespaces.find("pid");
   if (pid != container.namespaces.end() && !pid->second.empty()) {
-    findings.Block("SharedProcessNamespace", absl::StrCat("container ", container.name, " shares its process ids with the pod's other containers"),
-                   "Pods with shareProcessNamespace do not move: their process ids could be taken on the target.");
+    findings.Block(
+        "SharedProcessNamespace",
+        absl::StrCat("container ", container.name, " shares its process ids with the pod's other containers"),
+        "Pods with shareProcessNamespace do not move: their process ids could be taken on the target.");
   }
   if (container.namespaces.contains("user")) {
     findings.Block("UserNamespace", absl::StrCat("container ", container.name, " has a user namespace"),
@@ -88,11 +103,13 @@ void InspectNamespaces(const runtime::HostView& host, const runtime::Container& 
 
 }  // namespace
 
-std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& host, const runtime::Container& container) {
+std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& host,
+                                                     const runtime::Container& container) {
   Findings findings(container.name);
   if (container.terminal) {
     findings.Block("Terminal", absl::StrCat("container ", container.name, " has a terminal (tty: true)"),
-                   "A terminal's other end is in the container runtime and does not move: remove tty from the container.");
+                   "A terminal's other end is in the container runtime and does not move: remove tty from "
+                   "the container.");
   }
   for (const std::string& device : container.devices) {
     findings.Block("DeviceFile", absl::StrCat("container ", container.name, " was given the device ", device),
@@ -101,15 +118,20 @@ std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& ho
   InspectMounts(container, findings);
   InspectNamespaces(host, container, findings);
 
-  const absl::StatusOr<std::vector<runtime::Mount>> mounts = runtime::ReadMounts(host.proc, container.init_pid);
+  const absl::StatusOr<std::vector<runtime::Mount>> mounts =
+      runtime::ReadMounts(host.proc, container.init_pid);
   if (!mounts.ok()) return findings.Take();
   const absl::StatusOr<std::string> layer = runtime::WritableLayer(*mounts);
-  if (!layer.ok()) findings.Block("NoWritableLayer", layer.status().message(), "Use the overlayfs snapshotter on the nodes.");
+  if (!layer.ok())
+    findings.Block("NoWritableLayer", layer.status().message(),
+                   "Use the overlayfs snapshotter on the nodes.");
   for (const runtime::Mount& mount : *mounts) {
     for (const char* type : {"fuse", "nfs", "cifs", "ceph", "9p", "virtiofs", "autofs"}) {
       if (!absl::StartsWith(mount.type, type)) continue;
-      findings.Block("UnsupportedMount", absl::StrCat("container ", container.name, " has a ", mount.type, " file system at ", mount.point),
-                     "CRIU cannot take this file system along: unmount it, or remove the volume.");
+      findings.Block(
+          "UnsupportedMount",
+          absl::StrCat("container ", container.name, " has a ", mount.type, " file system at ", mount.point),
+          "CRIU cannot take this file system along: unmount it, or remove the volume.");
     }
   }
   return findings.Take();

@@ -28,7 +28,8 @@ class Findings {
   std::vector<agent_api::Finding> Take() { return std::move(findings_); }
 
  private:
-  void Add(agent_api::Severity severity, absl::string_view id, absl::string_view message, absl::string_view remedy) {
+  void Add(agent_api::Severity severity, absl::string_view id, absl::string_view message,
+           absl::string_view remedy) {
     for (const agent_api::Finding& finding : findings_) {
       if (finding.id == id && finding.message == message) return;
     }

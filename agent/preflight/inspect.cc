@@ -21,8 +21,8 @@
 namespace godwit::preflight {
 namespace {
 
-constexpr uint64_t kHwcapPaca = uint64_t{1} << 30;       // arm64: pointer authentication (asm/hwcap.h)
-constexpr criu::Version kSocketsOnNewKernels = {4, 2, 0};  // criu#2705: SO_PASSCRED on Linux >= 6.16
+constexpr uint64_t kHwcapPaca = uint64_t{1} << 30;           // arm64: pointer authentication (asm/hwcap.h)
+constexpr criu::Version kSocketsOnNewKernels = {4, 2, 0};    // criu#2705: SO_PASSCRED on Linux >= 6.16
 constexpr criu::Version kPointerAuthentication = {4, 2, 0};  // criu#2709, PR 2712
 constexpr criu::Version kNewKernel = {6, 16, 0};
 constexpr int kMaxDepth = 128;
@@ -40,7 +40,7 @@ bool Measure(int folder, dev_t device, int depth, absl::Time deadline, int64_t& 
   while (const dirent* entry = readdir(dir)) {
     const absl::string_view name = entry->d_name;
     if (name == "." || name == "..") continue;
-    struct stat status {};
+    struct stat status{};
     if (fstatat(dirfd(dir), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) != 0) continue;  // removed meanwhile
     if (S_ISREG(status.st_mode)) total += std::min<int64_t>(status.st_size, int64_t{status.st_blocks} * 512);
     if (!S_ISDIR(status.st_mode) || status.st_dev != device || depth >= kMaxDepth) continue;
@@ -55,18 +55,22 @@ bool Measure(int folder, dev_t device, int depth, absl::Time deadline, int64_t& 
   return in_time;
 }
 
-absl::StatusOr<runtime::Container> Find(const runtime::HostView& host, const agent_api::PodName& pod, const agent_api::ContainerRef& ref) {
+absl::StatusOr<runtime::Container> Find(const runtime::HostView& host, const agent_api::PodName& pod,
+                                        const agent_api::ContainerRef& ref) {
   const std::string what = absl::StrCat("container ", ref.name, " of pod ", pod.name_space, "/", pod.name);
   absl::StatusOr<runtime::Container> container = runtime::FindContainer(host, ref.id);
   if (!container.ok()) return Annotate(container.status(), what);
   if (container->pod_uid != pod.uid) {
-    return absl::FailedPreconditionError(absl::StrCat(what, ": ", ref.id, " belongs to another pod (UID ", container->pod_uid, ")"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(what, ": ", ref.id, " belongs to another pod (UID ", container->pod_uid, ")"));
   }
   return container;
 }
 
-int64_t MeasureWritten(const runtime::HostView& host, const runtime::Container& container, absl::Duration limit) {
-  const absl::StatusOr<std::vector<runtime::Mount>> mounts = runtime::ReadMounts(host.proc, container.init_pid);
+int64_t MeasureWritten(const runtime::HostView& host, const runtime::Container& container,
+                       absl::Duration limit) {
+  const absl::StatusOr<std::vector<runtime::Mount>> mounts =
+      runtime::ReadMounts(host.proc, container.init_pid);
   if (!mounts.ok()) return 0;
   const absl::StatusOr<std::string> layer = runtime::WritableLayer(*mounts);
   return layer.ok() ? MeasureFolder(host.At(*layer), limit) : 0;
@@ -80,7 +84,7 @@ void Append(std::vector<agent_api::Finding>& all, std::vector<agent_api::Finding
 
 int64_t MeasureFolder(const std::string& folder, absl::Duration limit) {
   absl::StatusOr<UniqueFd> top = OpenFile(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  struct stat status {};
+  struct stat status{};
   if (!top.ok() || fstat(top->get(), &status) != 0) return 0;
   int64_t total = 0;
   Measure(top->Release(), status.st_dev, 0, absl::Now() + limit, total);
@@ -96,21 +100,29 @@ std::vector<agent_api::Finding> InspectNode(const NodeFacts& facts, int64_t memo
     return findings.Take();
   }
   if (criu < kSocketsOnNewKernels && criu::ParseVersion(facts.node.kernel) >= kNewKernel) {
-    findings.Block("CriuTooOld", absl::StrCat("CRIU ", facts.node.criu_version, " cannot dump sockets on Linux ", facts.node.kernel, " of node ", facts.node.node),
+    findings.Block("CriuTooOld",
+                   absl::StrCat("CRIU ", facts.node.criu_version, " cannot dump sockets on Linux ",
+                                facts.node.kernel, " of node ", facts.node.node),
                    "Use Godwit's own CRIU (4.2.1).");
   }
-  if (facts.node.architecture == "arm64" && (facts.hwcap & kHwcapPaca) != 0 && criu < kPointerAuthentication) {
-    findings.Block("PointerAuthentication", absl::StrCat("CRIU ", facts.node.criu_version, " hangs on restore on node ", facts.node.node, ", whose CPU has pointer authentication"),
+  if (facts.node.architecture == "arm64" && (facts.hwcap & kHwcapPaca) != 0 &&
+      criu < kPointerAuthentication) {
+    findings.Block("PointerAuthentication",
+                   absl::StrCat("CRIU ", facts.node.criu_version, " hangs on restore on node ",
+                                facts.node.node, ", whose CPU has pointer authentication"),
                    "Use Godwit's own CRIU (4.2.1), or start the kernel with arm64.nopauth.");
   }
   if (facts.node.storage_available > 0 && memory_bytes > facts.node.storage_available) {
-    findings.Block("NoRoom", absl::StrCat("node ", facts.node.node, " has ", MiB(facts.node.storage_available), " free for images; the pod's memory needs ", MiB(memory_bytes)),
+    findings.Block("NoRoom",
+                   absl::StrCat("node ", facts.node.node, " has ", MiB(facts.node.storage_available),
+                                " free for images; the pod's memory needs ", MiB(memory_bytes)),
                    "Free space on the disk that holds Godwit's state folder.");
   }
   return findings.Take();
 }
 
-absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host, const agent_api::PreflightRequest& request,
+absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host,
+                                                   const agent_api::PreflightRequest& request,
                                                    const NodeFacts& facts) {
   agent_api::PreflightReport report;
   std::vector<runtime::BundleMount> mounts;
@@ -118,7 +130,8 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
   for (const agent_api::ContainerRef& ref : request.containers) {
     GODWIT_ASSIGN_OR_RETURN(const runtime::Container container, Find(host, request.pod, ref));
     Append(report.findings, InspectConfiguration(host, container));
-    const absl::StatusOr<std::vector<runtime::Process>> processes = runtime::ReadProcesses(host.proc, host.At(container.cgroup));
+    const absl::StatusOr<std::vector<runtime::Process>> processes =
+        runtime::ReadProcesses(host.proc, host.At(container.cgroup));
     if (!processes.ok()) return Annotate(processes.status(), absl::StrCat("container ", ref.name));
     std::vector<pid_t> pids;
     for (const runtime::Process& process : *processes) {

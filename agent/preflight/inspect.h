@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What stands in the way of a dump, found before anything is touched: by reading /proc and the container runtime's files,
-// with a finding for each thing that CRIU cannot take along and what a person can do about it. Nothing is changed, and
-// the pod does not notice.
+// What stands in the way of a dump, found before anything is touched: by reading /proc and the container
+// runtime's files, with a finding for each thing that CRIU cannot take along and what a person can do about
+// it. Nothing is changed, and the pod does not notice.
 #pragma once
 
 #include <cstdint>
@@ -16,22 +16,25 @@ namespace godwit::preflight {
 
 // What the findings depend on beside the pod.
 struct NodeFacts {
-  agent_api::NodeInfo node;   // architecture, kernel, criu_version, storage_available
-  uint64_t hwcap = 0;         // getauxval(AT_HWCAP)
+  agent_api::NodeInfo node;  // architecture, kernel, criu_version, storage_available
+  uint64_t hwcap = 0;        // getauxval(AT_HWCAP)
   // Longest that a measuring of files may take; what is beyond is estimated as "at least".
   absl::Duration measure_limit = absl::Seconds(10);
 };
 
-// Looks at the pod that the request names. NotFound, FailedPrecondition: one of its containers is not here, does not run
-// or is another pod's.
-absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host, const agent_api::PreflightRequest& request,
+// Looks at the pod that the request names. NotFound, FailedPrecondition: one of its containers is not here,
+// does not run or is another pod's.
+absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host,
+                                                   const agent_api::PreflightRequest& request,
                                                    const NodeFacts& facts);
 
 // The parts of Inspect, each for one container; `processes` are those of its cgroup.
 // Its configuration: terminal, devices, mounts, namespaces shared with the host or the pod.
-std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& host, const runtime::Container& container);
+std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& host,
+                                                     const runtime::Container& container);
 // What its processes are and hold open.
-std::vector<agent_api::Finding> InspectProcesses(const runtime::HostView& host, const runtime::Container& container,
+std::vector<agent_api::Finding> InspectProcesses(const runtime::HostView& host,
+                                                 const runtime::Container& container,
                                                  const std::vector<pid_t>& processes);
 // The node itself: CRIU's version with this kernel and CPU, room for the images.
 std::vector<agent_api::Finding> InspectNode(const NodeFacts& facts, int64_t memory_bytes);

@@ -31,8 +31,8 @@ bool HasParts(absl::string_view path, absl::string_view part) {
 absl::StatusOr<std::string> ExpandSlice(absl::string_view slice) {
   if (slice == "-.slice") return std::string();
   absl::string_view name = slice;
-  if (!absl::ConsumeSuffix(&name, ".slice") || name.empty() || absl::StartsWith(name, "-") || absl::EndsWith(name, "-") ||
-      absl::StrContains(name, "--") || absl::StrContains(name, "/")) {
+  if (!absl::ConsumeSuffix(&name, ".slice") || name.empty() || absl::StartsWith(name, "-") ||
+      absl::EndsWith(name, "-") || absl::StrContains(name, "--") || absl::StrContains(name, "/")) {
     return absl::InvalidArgumentError(absl::StrCat("\"", slice, "\" is no systemd slice"));
   }
   std::string path, prefix;
@@ -44,14 +44,15 @@ absl::StatusOr<std::string> ExpandSlice(absl::string_view slice) {
 }
 
 absl::Status Collect(const std::string& folder, int depth, std::vector<pid_t>& pids) {
-  if (depth > kMaxDepth) return absl::ResourceExhaustedError(absl::StrCat("cgroups below ", folder, " are nested too deep"));
+  if (depth > kMaxDepth)
+    return absl::ResourceExhaustedError(absl::StrCat("cgroups below ", folder, " are nested too deep"));
   GODWIT_ASSIGN_OR_RETURN(const std::string procs, ReadFile(absl::StrCat(folder, "/cgroup.procs")));
   for (absl::string_view line : absl::StrSplit(procs, '\n', absl::SkipEmpty())) {
     pid_t pid = 0;
     // 0 stands for a process outside of the reader's pid namespace.
     if (!absl::SimpleAtoi(line, &pid) || pid <= 0) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(folder, " holds a process that cannot be seen from here (is hostPID set for the agent?)"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          folder, " holds a process that cannot be seen from here (is hostPID set for the agent?)"));
     }
     pids.push_back(pid);
   }
@@ -73,13 +74,14 @@ absl::Status Collect(const std::string& folder, int depth, std::vector<pid_t>& p
 absl::StatusOr<std::string> ResolveCgroupsPath(absl::string_view cgroups_path) {
   if (absl::StartsWith(cgroups_path, "/")) {
     if (HasParts(cgroups_path, "..") || cgroups_path.size() < 2) {
-      return absl::InvalidArgumentError(absl::StrCat("linux.cgroupsPath \"", cgroups_path, "\" is no container's cgroup"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("linux.cgroupsPath \"", cgroups_path, "\" is no container's cgroup"));
     }
     return absl::StrCat("/", absl::StrJoin(absl::StrSplit(cgroups_path, '/', absl::SkipEmpty()), "/"));
   }
   const std::vector<absl::string_view> parts = absl::StrSplit(cgroups_path, ':');
-  if (parts.size() != 3 || parts[2].empty() || HasParts(cgroups_path, "..") || absl::StrContains(parts[2], "/") ||
-      absl::StrContains(parts[1], "/")) {
+  if (parts.size() != 3 || parts[2].empty() || HasParts(cgroups_path, "..") ||
+      absl::StrContains(parts[2], "/") || absl::StrContains(parts[1], "/")) {
     return absl::InvalidArgumentError(absl::StrCat("linux.cgroupsPath \"", cgroups_path,
                                                    "\" is neither an absolute path nor slice:prefix:name"));
   }
@@ -93,12 +95,14 @@ absl::StatusOr<std::string> CgroupOfProcess(const std::string& proc, pid_t pid) 
   for (absl::string_view line : absl::StrSplit(text, '\n')) {
     if (!absl::ConsumePrefix(&line, "0::")) continue;
     if (HasParts(line, "..")) {
-      return absl::FailedPreconditionError(absl::StrCat("process ", pid, " lies outside of this cgroup namespace: ", line,
+      return absl::FailedPreconditionError(absl::StrCat("process ", pid,
+                                                        " lies outside of this cgroup namespace: ", line,
                                                         " (the agent needs the host's cgroup namespace)"));
     }
     return std::string(line);
   }
-  return absl::FailedPreconditionError(absl::StrCat("process ", pid, " has no cgroup v2: Godwit needs cgroup v2 on the node"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("process ", pid, " has no cgroup v2: Godwit needs cgroup v2 on the node"));
 }
 
 absl::StatusOr<std::vector<pid_t>> ProcessesInCgroup(const std::string& folder) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a container's processes are counted: cgroup v2 paths as runtimes write them and as the kernel shows them.
+// Where a container's processes are counted: cgroup v2 paths as runtimes write them and as the kernel shows
+// them.
 #pragma once
 
 #include <sys/types.h>
@@ -13,9 +14,10 @@
 
 namespace godwit::runtime {
 
-// linux.cgroupsPath of a bundle's config.json as a path below the cgroup2 mount, beginning with '/'. Both drivers' forms:
-// cgroupfs "/kubepods/besteffort/podX/ID", systemd "kubepods-besteffort-podX.slice:cri-containerd:ID" (OCI runtime's
-// notation: slice, prefix, name). InvalidArgument for anything else, also for ".." in it.
+// linux.cgroupsPath of a bundle's config.json as a path below the cgroup2 mount, beginning with '/'. Both
+// drivers' forms: cgroupfs "/kubepods/besteffort/podX/ID", systemd
+// "kubepods-besteffort-podX.slice:cri-containerd:ID" (OCI runtime's notation: slice, prefix, name).
+// InvalidArgument for anything else, also for ".." in it.
 absl::StatusOr<std::string> ResolveCgroupsPath(absl::string_view cgroups_path);
 
 // The cgroup2 path of a process below the mount, from <proc>/<pid>/cgroup. NotFound when the process is gone;

@@ -23,7 +23,9 @@ struct Config {
   struct Process {
     bool terminal = false;
     template <class Self, class V>
-    static void Fields(Self& self, V& field) { field("terminal", self.terminal); }
+    static void Fields(Self& self, V& field) {
+      field("terminal", self.terminal);
+    }
   };
   struct Mount {
     std::string destination, source, type;
@@ -47,7 +49,9 @@ struct Config {
   struct Device {
     std::string path;
     template <class Self, class V>
-    static void Fields(Self& self, V& field) { field("path", self.path); }
+    static void Fields(Self& self, V& field) {
+      field("path", self.path);
+    }
   };
   struct Linux {
     std::string cgroups_path;
@@ -75,16 +79,17 @@ struct Config {
 
 struct Layout {
   std::string runtime;
-  std::string bundles;        // folder of bundles, host path
-  std::string below_id;       // from <bundles>/<id> to the bundle
-  std::string pid_file;       // in the bundle
-  std::string runtime_root;   // runc --root
+  std::string bundles;       // folder of bundles, host path
+  std::string below_id;      // from <bundles>/<id> to the bundle
+  std::string pid_file;      // in the bundle
+  std::string runtime_root;  // runc --root
   std::string type_key, container_type, name_key, uid_key, pod_key, namespace_key;
 };
 
 bool IsContainerId(absl::string_view id) {
-  return !id.empty() && id.size() <= 128 &&
-         std::all_of(id.begin(), id.end(), [](unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '_'; });
+  return !id.empty() && id.size() <= 128 && std::all_of(id.begin(), id.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '-' || c == '_';
+  });
 }
 
 class FromFiles final : public ContainerRuntime {
@@ -94,11 +99,13 @@ class FromFiles final : public ContainerRuntime {
   std::string name() const override { return layout_.runtime; }
 
   absl::StatusOr<Container> Find(const std::string& id) const override {
-    if (!IsContainerId(id)) return absl::InvalidArgumentError(absl::StrCat("\"", id, "\" is no container id"));
+    if (!IsContainerId(id))
+      return absl::InvalidArgumentError(absl::StrCat("\"", id, "\" is no container id"));
     const std::string bundle = absl::StrCat(layout_.bundles, "/", id, layout_.below_id);
     const absl::StatusOr<std::string> text = ReadFile(host_.At(absl::StrCat(bundle, "/config.json")));
     if (absl::IsNotFound(text.status())) {
-      return absl::NotFoundError(absl::StrCat("no container ", id, " under ", layout_.runtime, " on this node (looked in ", bundle, ")"));
+      return absl::NotFoundError(absl::StrCat("no container ", id, " under ", layout_.runtime,
+                                              " on this node (looked in ", bundle, ")"));
     }
     if (!text.ok()) return text.status();
     const absl::StatusOr<Config> config = json::Decode<Config>(*text);
@@ -108,7 +115,8 @@ class FromFiles final : public ContainerRuntime {
     container.bundle = bundle;
     container.runtime_root = layout_.runtime_root;
     if (Annotation(*config, layout_.type_key) != layout_.container_type) {
-      return absl::FailedPreconditionError(absl::StrCat(id, " is a pod's sandbox, not one of its containers"));
+      return absl::FailedPreconditionError(
+          absl::StrCat(id, " is a pod's sandbox, not one of its containers"));
     }
     GODWIT_RETURN_IF_ERROR(FindProcess(container));
     GODWIT_RETURN_IF_ERROR(FindCgroup(config->linux_part.cgroups_path, container));
@@ -141,11 +149,12 @@ class FromFiles final : public ContainerRuntime {
   absl::Status FindProcess(Container& container) const {
     const std::string path = absl::StrCat(container.bundle, "/", layout_.pid_file);
     const absl::StatusOr<std::string> text = ReadFile(host_.At(path), 64);
-    const absl::Status stopped = absl::FailedPreconditionError(
-        absl::StrCat("container ", container.name, " (", container.id, ") does not run: its init process is gone"));
+    const absl::Status stopped = absl::FailedPreconditionError(absl::StrCat(
+        "container ", container.name, " (", container.id, ") does not run: its init process is gone"));
     if (absl::IsNotFound(text.status())) return stopped;
     if (!text.ok()) return text.status();
-    if (!absl::SimpleAtoi(absl::StripAsciiWhitespace(*text), &container.init_pid) || container.init_pid <= 1) {
+    if (!absl::SimpleAtoi(absl::StripAsciiWhitespace(*text), &container.init_pid) ||
+        container.init_pid <= 1) {
       return absl::DataLossError(absl::StrCat(path, " holds no process id"));
     }
     const absl::StatusOr<Process> init = ReadProcess(host_.proc, container.init_pid);
@@ -153,16 +162,17 @@ class FromFiles final : public ContainerRuntime {
     return init.status();
   }
 
-  // The kernel is asked where the process is; what config.json says must agree, else the pid was given to another.
+  // The kernel is asked where the process is; what config.json says must agree, else the pid was given to
+  // another.
   absl::Status FindCgroup(absl::string_view cgroups_path, Container& container) const {
     GODWIT_ASSIGN_OR_RETURN(const std::string seen, CgroupOfProcess(host_.proc, container.init_pid));
     const absl::StatusOr<std::string> configured = ResolveCgroupsPath(cgroups_path);
     if (!configured.ok()) return Annotate(configured.status(), absl::StrCat("container ", container.name));
     // Below it: a container that has made cgroups of its own (systemd inside).
     if (seen != *configured && !absl::StartsWith(seen, absl::StrCat(*configured, "/"))) {
-      return absl::FailedPreconditionError(absl::StrCat("init process ", container.init_pid, " of container ", container.name,
-                                                        " is in cgroup ", seen, ", not in ", *configured,
-                                                        " as its config.json says"));
+      return absl::FailedPreconditionError(absl::StrCat("init process ", container.init_pid, " of container ",
+                                                        container.name, " is in cgroup ", seen, ", not in ",
+                                                        *configured, " as its config.json says"));
     }
     container.cgroup = absl::StrCat(host_.cgroup, *configured);
     return absl::OkStatus();
@@ -192,25 +202,27 @@ std::unique_ptr<ContainerRuntime> Containerd(HostView host) {
 }
 
 std::unique_ptr<ContainerRuntime> CriO(HostView host) {
-  return std::make_unique<FromFiles>(std::move(host), Layout{.runtime = "cri-o",
-                                                             .bundles = "/run/containers/storage/overlay-containers",
-                                                             .below_id = "/userdata",
-                                                             .pid_file = "pidfile",
-                                                             .runtime_root = "/run/runc",
-                                                             .type_key = "io.kubernetes.cri-o.ContainerType",
-                                                             .container_type = "container",
-                                                             .name_key = "io.kubernetes.container.name",
-                                                             .uid_key = "io.kubernetes.pod.uid",
-                                                             .pod_key = "io.kubernetes.pod.name",
-                                                             .namespace_key = "io.kubernetes.pod.namespace"});
+  return std::make_unique<FromFiles>(std::move(host),
+                                     Layout{.runtime = "cri-o",
+                                            .bundles = "/run/containers/storage/overlay-containers",
+                                            .below_id = "/userdata",
+                                            .pid_file = "pidfile",
+                                            .runtime_root = "/run/runc",
+                                            .type_key = "io.kubernetes.cri-o.ContainerType",
+                                            .container_type = "container",
+                                            .name_key = "io.kubernetes.container.name",
+                                            .uid_key = "io.kubernetes.pod.uid",
+                                            .pod_key = "io.kubernetes.pod.name",
+                                            .namespace_key = "io.kubernetes.pod.namespace"});
 }
 
 absl::StatusOr<Container> FindContainer(const HostView& host, absl::string_view container_id) {
   absl::string_view id = container_id;
   if (absl::ConsumePrefix(&id, "containerd://")) return Containerd(host)->Find(std::string(id));
   if (absl::ConsumePrefix(&id, "cri-o://")) return CriO(host)->Find(std::string(id));
-  return absl::InvalidArgumentError(absl::StrCat("container id \"", container_id.substr(0, 200),
-                                                 "\" is of no container runtime that Godwit knows (containerd://, cri-o://)"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("container id \"", container_id.substr(0, 200),
+                   "\" is of no container runtime that Godwit knows (containerd://, cri-o://)"));
 }
 
 }  // namespace godwit::runtime

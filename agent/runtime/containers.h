@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finding a pod's containers on this node: the container runtime's own files say where they are, no API of it is used.
+// Finding a pod's containers on this node: the container runtime's own files say where they are, no API of it
+// is used.
 #pragma once
 
 #include <sys/types.h>
@@ -34,15 +35,15 @@ struct BundleMount {
 
 struct Container {
   std::string id;
-  std::string name;         // in the pod
-  std::string pod_uid;      // as the container runtime says, not the pod
+  std::string name;     // in the pod
+  std::string pod_uid;  // as the container runtime says, not the pod
   std::string pod_name;
   std::string pod_namespace;
-  std::string bundle;       // host path
+  std::string bundle;        // host path
   std::string runtime_root;  // runc --root
-  pid_t init_pid = 0;       // host's pid namespace
-  std::string cgroup;       // absolute host path of its cgroup2 folder; the init process was seen in it
-  bool terminal = false;    // process.terminal
+  pid_t init_pid = 0;        // host's pid namespace
+  std::string cgroup;        // absolute host path of its cgroup2 folder; the init process was seen in it
+  bool terminal = false;     // process.terminal
   std::vector<std::string> devices;  // linux.devices: paths
   std::vector<BundleMount> mounts;
   std::map<std::string, std::string> namespaces;  // linux.namespaces: type to path ("" for a new one)
@@ -53,8 +54,8 @@ class ContainerRuntime {
  public:
   virtual ~ContainerRuntime() = default;
   virtual std::string name() const = 0;  // as in a pod's status: "containerd", "cri-o"
-  // A running container by its id without the "name://". NotFound when there is none here; FailedPrecondition when it
-  // does not run.
+  // A running container by its id without the "name://". NotFound when there is none here; FailedPrecondition
+  // when it does not run.
   virtual absl::StatusOr<Container> Find(const std::string& id) const = 0;
 };
 
@@ -63,8 +64,8 @@ std::unique_ptr<ContainerRuntime> Containerd(HostView host);
 // /run/containers/storage/overlay-containers/ID/userdata
 std::unique_ptr<ContainerRuntime> CriO(HostView host);
 
-// Finds a container as a pod's status names it ("containerd://3f2a...") with the runtime of that name. InvalidArgument
-// for an id that is none.
+// Finds a container as a pod's status names it ("containerd://3f2a...") with the runtime of that name.
+// InvalidArgument for an id that is none.
 absl::StatusOr<Container> FindContainer(const HostView& host, absl::string_view container_id);
 
 }  // namespace godwit::runtime

@@ -21,7 +21,8 @@
 namespace godwit::runtime {
 namespace {
 
-// POLLPRI announces a change of cgroup.events; a look now and then does no harm and covers what does not announce.
+// POLLPRI announces a change of cgroup.events; a look now and then does no harm and covers what does not
+// announce.
 constexpr absl::Duration kLookAgain = absl::Milliseconds(5);
 
 // Writes `value` to cgroup.freeze of each folder, side by side: each write walks all tasks of its cgroup.
@@ -46,11 +47,15 @@ absl::Status WaitEvent(const std::string& folder, absl::string_view wanted, absl
     const ssize_t size = pread(file.get(), events, sizeof(events), 0);
     if (size < 0) return ErrnoStatus(errno == ENODEV ? ENOENT : errno, absl::StrCat("read ", path));
     const absl::string_view text(events, static_cast<size_t>(size));
-    if (absl::StrContains(absl::StrCat("\n", text), absl::StrCat("\n", wanted, "\n"))) return absl::OkStatus();
+    if (absl::StrContains(absl::StrCat("\n", text), absl::StrCat("\n", wanted, "\n")))
+      return absl::OkStatus();
     const absl::Duration left = deadline - absl::Now();
-    if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError(absl::StrCat(path, " does not become \"", wanted, "\""));
+    if (left <= absl::ZeroDuration())
+      return absl::DeadlineExceededError(absl::StrCat(path, " does not become \"", wanted, "\""));
     pollfd change{file.get(), POLLPRI, 0};
-    poll(&change, 1, static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(std::min(left, kLookAgain), absl::Milliseconds(1)))));
+    poll(&change, 1,
+         static_cast<int>(
+             absl::ToInt64Milliseconds(absl::Ceil(std::min(left, kLookAgain), absl::Milliseconds(1)))));
   }
 }
 
@@ -77,7 +82,8 @@ absl::Status FrozenCgroups::Thaw() {
   for (size_t i = 0; i < folders.size(); ++i) {
     absl::Status status = results[i];
     // Once more: nothing else would ever let these processes go on.
-    if (!status.ok() && !absl::IsNotFound(status)) status = WriteKernelFile(absl::StrCat(folders[i], "/cgroup.freeze"), "0");
+    if (!status.ok() && !absl::IsNotFound(status))
+      status = WriteKernelFile(absl::StrCat(folders[i], "/cgroup.freeze"), "0");
     if (status.ok() || absl::IsNotFound(status)) continue;
     LOG(ERROR) << Log("cannot thaw").With("cgroup", folders[i]).With(status);
     first.Update(Annotate(status, "cannot thaw"));
@@ -90,11 +96,13 @@ absl::StatusOr<FrozenCgroups> FreezeCgroups(std::vector<std::string> folders, ab
   FrozenCgroups frozen(std::move(folders));
   for (const absl::Status& status : WriteFreeze(frozen.folders_, "1")) {
     if (!status.ok()) {
-      return Annotate(status, "cannot freeze (is /sys/fs/cgroup mounted read-only here, or the container gone?)");
+      return Annotate(status,
+                      "cannot freeze (is /sys/fs/cgroup mounted read-only here, or the container gone?)");
     }
   }
-  GODWIT_RETURN_IF_ERROR(Annotate(WaitFrozen(frozen.folders_, deadline - absl::Now()),
-                                  "cannot freeze: a task does not stand still (is it in an uninterruptible wait for a disk?)"));
+  GODWIT_RETURN_IF_ERROR(
+      Annotate(WaitFrozen(frozen.folders_, deadline - absl::Now()),
+               "cannot freeze: a task does not stand still (is it in an uninterruptible wait for a disk?)"));
   return frozen;
 }
 

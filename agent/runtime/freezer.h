@@ -20,7 +20,8 @@ class FrozenCgroups {
   FrozenCgroups& operator=(FrozenCgroups&& other) noexcept;
   ~FrozenCgroups();
 
-  // Thaws all of them, also when one fails; the first error is returned. A cgroup that is gone needs no thawing.
+  // Thaws all of them, also when one fails; the first error is returned. A cgroup that is gone needs no
+  // thawing.
   absl::Status Thaw();
   // Leaves them frozen: somebody else answers for them from here on.
   void Release() { folders_.clear(); }
@@ -33,8 +34,9 @@ class FrozenCgroups {
   std::vector<std::string> folders_;
 };
 
-// Freezes all of `folders` (cgroup2 folders) at once and returns when every task in them stands still. When that takes
-// longer than `limit` or fails, all are thawed again: DeadlineExceeded names the cgroup that did not stand still.
+// Freezes all of `folders` (cgroup2 folders) at once and returns when every task in them stands still. When
+// that takes longer than `limit` or fails, all are thawed again: DeadlineExceeded names the cgroup that did
+// not stand still.
 absl::StatusOr<FrozenCgroups> FreezeCgroups(std::vector<std::string> folders, absl::Duration limit);
 
 // Takes over cgroups that another process has frozen.
@@ -43,8 +45,8 @@ FrozenCgroups AdoptFrozen(std::vector<std::string> folders);
 // Waits until all of them stand still (DeadlineExceeded otherwise). Changes nothing.
 absl::Status WaitFrozen(const std::vector<std::string>& folders, absl::Duration limit);
 
-// Kills everything in the cgroup, frozen or not, and waits until nothing is left. The processes run no more code of
-// their own. OK when the cgroup is gone or empty.
+// Kills everything in the cgroup, frozen or not, and waits until nothing is left. The processes run no more
+// code of their own. OK when the cgroup is gone or empty.
 absl::Status KillCgroup(const std::string& folder, absl::Duration limit);
 
 }  // namespace godwit::runtime

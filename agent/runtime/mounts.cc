@@ -20,7 +20,8 @@ std::string Unescape(absl::string_view text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
     if (text[i] == '\\' && octal(i + 1) && octal(i + 2) && octal(i + 3)) {
-      out.push_back(static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0')));
+      out.push_back(
+          static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0')));
       i += 3;
     } else {
       out.push_back(text[i]);
@@ -34,8 +35,8 @@ absl::StatusOr<Mount> ParseLine(absl::string_view line) {
   const std::vector<absl::string_view> words = absl::StrSplit(line, ' ');
   const auto dash = std::find(words.begin(), words.end(), "-");
   Mount mount;
-  if (words.size() < 10 || dash - words.begin() < 6 || words.end() - dash < 4 || !absl::SimpleAtoi(words[0], &mount.id) ||
-      !absl::SimpleAtoi(words[1], &mount.parent)) {
+  if (words.size() < 10 || dash - words.begin() < 6 || words.end() - dash < 4 ||
+      !absl::SimpleAtoi(words[0], &mount.id) || !absl::SimpleAtoi(words[1], &mount.parent)) {
     return absl::InvalidArgumentError(absl::StrCat("no line of mountinfo: ", line.substr(0, 200)));
   }
   mount.root = Unescape(words[3]);
@@ -65,18 +66,20 @@ absl::StatusOr<std::vector<Mount>> ReadMounts(const std::string& proc, pid_t pid
 
 absl::StatusOr<std::string> WritableLayer(const std::vector<Mount>& mounts) {
   // The last one mounted at "/" is the one that is seen.
-  const auto root = std::find_if(mounts.rbegin(), mounts.rend(), [](const Mount& mount) { return mount.point == "/"; });
+  const auto root =
+      std::find_if(mounts.rbegin(), mounts.rend(), [](const Mount& mount) { return mount.point == "/"; });
   if (root == mounts.rend() || root->type != "overlay") {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the container's root file system is ", root == mounts.rend() ? "unknown" : root->type,
-                     ", not overlay: its writable layer cannot be found (the node's container runtime needs the overlayfs "
-                     "snapshotter)"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the container's root file system is ", root == mounts.rend() ? "unknown" : root->type,
+        ", not overlay: its writable layer cannot be found (the node's container runtime needs the overlayfs "
+        "snapshotter)"));
   }
   for (absl::string_view option : absl::StrSplit(root->super_options, ',')) {
     if (!absl::ConsumePrefix(&option, "upperdir=")) continue;
     const std::string path = Unescape(option);
     if (absl::StartsWith(path, "/") && !absl::StrContains(path, "/../")) return path;
-    return absl::FailedPreconditionError(absl::StrCat("the overlay's upperdir is not an absolute path: ", path));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the overlay's upperdir is not an absolute path: ", path));
   }
   return absl::FailedPreconditionError("the container's root overlay has no upperdir: it is read-only");
 }

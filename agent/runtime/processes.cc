@@ -22,7 +22,8 @@ uint64_t Hex(absl::string_view text) {
 
 int64_t FirstNumber(absl::string_view text) {
   int64_t value = 0;
-  const std::vector<absl::string_view> words = absl::StrSplit(text, absl::ByAnyChar(" \t"), absl::SkipEmpty());
+  const std::vector<absl::string_view> words =
+      absl::StrSplit(text, absl::ByAnyChar(" \t"), absl::SkipEmpty());
   return !words.empty() && absl::SimpleAtoi(words[0], &value) ? value : 0;
 }
 

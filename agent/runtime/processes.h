@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What /proc says of a container's processes, as far as a freeze depends on it. `proc` is where procfs is mounted, with
-// the host's process ids.
+// What /proc says of a container's processes, as far as a freeze depends on it. `proc` is where procfs is
+// mounted, with the host's process ids.
 #pragma once
 
 #include <sys/types.h>
@@ -21,7 +21,7 @@ struct Process {
   char state = '?';      // R, S, D, T, t, Z, ...
   std::string command;   // comm: at most 15 characters that the process chose
   uint64_t pending = 0;  // signals pending for the whole process or one of its threads; bit n-1 is signal n
-  int64_t resident_bytes = 0;         // anonymous and shared memory (RssAnon + RssShmem)
+  int64_t resident_bytes = 0;  // anonymous and shared memory (RssAnon + RssShmem)
 };
 
 // NotFound when the process is gone.
@@ -30,8 +30,8 @@ absl::StatusOr<Process> ReadProcess(const std::string& proc, pid_t pid);
 // The processes of a cgroup2 folder; such as end meanwhile are left out.
 absl::StatusOr<std::vector<Process>> ReadProcesses(const std::string& proc, const std::string& cgroup);
 
-// Those of `processes` that do not descend from `init`: an exec probe or `kubectl exec` in flight, which CRIU cannot
-// take along.
+// Those of `processes` that do not descend from `init`: an exec probe or `kubectl exec` in flight, which CRIU
+// cannot take along.
 std::vector<Process> OutsideTree(const std::vector<Process>& processes, pid_t init);
 
 // Those with SIGTERM or SIGKILL pending: they are being ended, and CRIU would carry the signal to the target.

@@ -39,13 +39,16 @@ absl::StatusOr<std::vector<BundleMount>> ReadBundleMounts(const HostView& host, 
   if (!config.ok()) return Annotate(config.status(), path);
   std::vector<BundleMount> mounts;
   for (Config::Mount& mount : config->mounts) {
-    mounts.push_back({std::move(mount.destination), std::move(mount.source), std::move(mount.type), std::move(mount.options)});
+    mounts.push_back({std::move(mount.destination), std::move(mount.source), std::move(mount.type),
+                      std::move(mount.options)});
   }
   return mounts;
 }
 
-std::string EmptyDirFolder(const std::vector<BundleMount>& mounts, absl::string_view pod_uid, absl::string_view volume) {
-  // Kubelet's own folder may be anywhere; what lies below it is fixed (its volume plugin "kubernetes.io/empty-dir").
+std::string EmptyDirFolder(const std::vector<BundleMount>& mounts, absl::string_view pod_uid,
+                           absl::string_view volume) {
+  // Kubelet's own folder may be anywhere; what lies below it is fixed (its volume plugin
+  // "kubernetes.io/empty-dir").
   const std::string tail = absl::StrCat("/pods/", pod_uid, "/volumes/kubernetes.io~empty-dir/", volume);
   for (const BundleMount& mount : mounts) {
     const size_t at = mount.source.find(tail);

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs the bundled CRIU, and the programs that CRIU calls, with the bundle's own loader and libraries, so that they need
-// nothing of the host (an older C library, no tar). Installed as <bundle>/criu; other names are links to it:
+// Runs the bundled CRIU, and the programs that CRIU calls, with the bundle's own loader and libraries, so
+// that they need nothing of the host (an older C library, no tar). Installed as <bundle>/criu; other names
+// are links to it:
 //
-//   <bundle>/criu                  this program       -> lib/ld.so --library-path lib [--preload ...] criu.bin ARGS
-//   <bundle>/bin/tar -> ../criu    and so for others  -> lib/ld.so --library-path lib bin/tar.bin ARGS
-//   <bundle>/lib/ld.so, *.so.*, libgodwit-preload.so
+//   <bundle>/criu                  this program       -> lib/ld.so --library-path lib [--preload ...]
+//   criu.bin ARGS <bundle>/bin/tar -> ../criu    and so for others  -> lib/ld.so --library-path lib
+//   bin/tar.bin ARGS <bundle>/lib/ld.so, *.so.*, libgodwit-preload.so
 //
 // The preload library goes along with `criu swrk` alone, the mode in which runc starts CRIU.
+#include <unistd.h>
+
 #include <cerrno>
 #include <climits>
 #include <cstdio>
@@ -14,8 +17,6 @@
 #include <cstring>
 #include <string>
 #include <vector>
-
-#include <unistd.h>
 
 namespace {
 
@@ -51,9 +52,11 @@ int main(int argc, char** argv) {
   const std::string name = slash == nullptr ? argv[0] : slash + 1;
   const bool is_criu = name == "criu" || name == "godwit-criu-launcher";
 
-  const std::string loader = bundle + "/lib/ld.so", libraries = bundle + "/lib", preload = libraries + "/libgodwit-preload.so";
+  const std::string loader = bundle + "/lib/ld.so", libraries = bundle + "/lib",
+                    preload = libraries + "/libgodwit-preload.so";
   const std::string program = is_criu ? bundle + "/criu.bin" : bundle + "/bin/" + name + ".bin";
-  std::vector<const char*> command = {loader.c_str(), "--library-path", libraries.c_str(), "--argv0", argv[0]};
+  std::vector<const char*> command = {loader.c_str(), "--library-path", libraries.c_str(), "--argv0",
+                                      argv[0]};
   if (is_criu && Has(argc, argv, "swrk")) command.insert(command.end(), {"--preload", preload.c_str()});
   command.push_back(program.c_str());
   for (int i = 1; i < argc; ++i) command.push_back(argv[i]);
@@ -65,6 +68,7 @@ int main(int argc, char** argv) {
   if (is_criu) setenv("PATH", own_first.c_str(), 1);
 
   execv(loader.c_str(), const_cast<char**>(command.data()));
-  fprintf(stderr, "criu launcher: cannot run %s: %s (was the bundle installed whole?)\n", loader.c_str(), strerror(errno));
+  fprintf(stderr, "criu launcher: cannot run %s: %s (was the bundle installed whole?)\n", loader.c_str(),
+          strerror(errno));
   return kCannotRun;
 }

@@ -43,7 +43,8 @@ absl::Status HostActs::Prepare() {
     GODWIT_RETURN_IF_ERROR(criu::Prepare(plan));
     plans_[container.name] = plan;
   }
-  if (journaled() == SourceState::kFrozen || journaled() == SourceState::kCeded) frozen_ = runtime::AdoptFrozen(Cgroups());
+  if (journaled() == SourceState::kFrozen || journaled() == SourceState::kCeded)
+    frozen_ = runtime::AdoptFrozen(Cgroups());
   return absl::OkStatus();
 }
 
@@ -57,25 +58,32 @@ std::optional<Refusal> HostActs::Check(bool* exec_in_flight) const {
   *exec_in_flight = false;
   for (const agent_api::GuardContainer& container : spec_.containers) {
     const std::string what = absl::StrCat("container ", container.name, " (", container.id, ")");
-    const absl::StatusOr<std::vector<runtime::Process>> processes = runtime::ReadProcesses(proc_, container.cgroup);
+    const absl::StatusOr<std::vector<runtime::Process>> processes =
+        runtime::ReadProcesses(proc_, container.cgroup);
     if (!processes.ok()) {
-      return Refusal{"ContainerGone", absl::StrCat("cannot look at ", what, ": ", processes.status().message())};
+      return Refusal{"ContainerGone",
+                     absl::StrCat("cannot look at ", what, ": ", processes.status().message())};
     }
-    const bool has_init = std::any_of(processes->begin(), processes->end(),
-                                      [&](const runtime::Process& p) { return p.pid == container.init_pid && p.state != 'Z'; });
+    const bool has_init = std::any_of(processes->begin(), processes->end(), [&](const runtime::Process& p) {
+      return p.pid == container.init_pid && p.state != 'Z';
+    });
     if (!has_init) {
-      return Refusal{"ContainerGone", absl::StrCat("the init process ", container.init_pid, " of ", what, " is not in its cgroup ",
-                                                   container.cgroup, " any more")};
+      return Refusal{"ContainerGone", absl::StrCat("the init process ", container.init_pid, " of ", what,
+                                                   " is not in its cgroup ", container.cgroup, " any more")};
     }
     const std::vector<runtime::Process> ended = runtime::BeingEnded(*processes);
     if (!ended.empty()) {
-      return Refusal{"PendingSignal", absl::StrCat(what, " is being ended: SIGTERM or SIGKILL is pending for ", runtime::Describe(ended))};
+      return Refusal{"PendingSignal",
+                     absl::StrCat(what, " is being ended: SIGTERM or SIGKILL is pending for ",
+                                  runtime::Describe(ended))};
     }
-    const std::vector<runtime::Process> outside = runtime::OutsideTree(*processes, static_cast<pid_t>(container.init_pid));
+    const std::vector<runtime::Process> outside =
+        runtime::OutsideTree(*processes, static_cast<pid_t>(container.init_pid));
     if (!outside.empty()) {
       *exec_in_flight = true;
-      return Refusal{"ExecInFlight", absl::StrCat("an exec (kubectl exec or an exec probe) runs in ", what, ": ",
-                                                  runtime::Describe(outside), "; try again when it has ended")};
+      return Refusal{"ExecInFlight",
+                     absl::StrCat("an exec (kubectl exec or an exec probe) runs in ", what, ": ",
+                                  runtime::Describe(outside), "; try again when it has ended")};
     }
   }
   return std::nullopt;
@@ -113,11 +121,15 @@ absl::Status HostActs::Kill() {
   return frozen_.Thaw();
 }
 
-absl::Status HostActs::Journal(SourceState state, absl::string_view reason, absl::string_view message, SourceState* now) {
+absl::Status HostActs::Journal(SourceState state, absl::string_view reason, absl::string_view message,
+                               SourceState* now) {
   *now = SourceState::kNone;
   absl::Status status = absl::UnavailableError("the journal could not be opened again");
   if (journal_.has_value()) {
-    status = journal_->Append({.state = state, .time = absl::Time(), .reason = std::string(reason), .message = std::string(message)});
+    status = journal_->Append({.state = state,
+                               .time = absl::Time(),
+                               .reason = std::string(reason),
+                               .message = std::string(message)});
     if (status.ok() || absl::IsFailedPrecondition(status)) {
       *now = journal_->state();
       return status;
@@ -133,7 +145,8 @@ absl::Status HostActs::Journal(SourceState state, absl::string_view reason, absl
 
 absl::Status HostActs::StartDump(const std::string& container) {
   const auto plan = plans_.find(container);
-  if (plan == plans_.end()) return absl::NotFoundError(absl::StrCat("the guard's spec names no container \"", container, "\""));
+  if (plan == plans_.end())
+    return absl::NotFoundError(absl::StrCat("the guard's spec names no container \"", container, "\""));
   GODWIT_ASSIGN_OR_RETURN(dump_, Dump::Start(plan->second));
   return absl::OkStatus();
 }
@@ -147,7 +160,8 @@ absl::Status HostActs::FinishDump() {
   if (dump == nullptr) return absl::InternalError("no dump runs");
   GODWIT_RETURN_IF_ERROR(dump->Result());
   // CRIU thaws the cgroup while it holds the tasks by ptrace, and freezes it again before it lets them go.
-  return Annotate(runtime::WaitFrozen(Cgroups(), kFreezeWrite), "the dump succeeded, but the pod does not stand still after it");
+  return Annotate(runtime::WaitFrozen(Cgroups(), kFreezeWrite),
+                  "the dump succeeded, but the pod does not stand still after it");
 }
 
 }  // namespace godwit::guard

@@ -25,7 +25,8 @@ class HostActs final : public Acts {
   static absl::StatusOr<std::unique_ptr<HostActs>> Make(const GuardSpec& spec, std::string proc = "/proc");
 
   SourceState journaled() const { return journal_->state(); }
-  // The dump that runs, or nullptr. The loop watches its pidfd, kills it at kill_at, and calls FinishDump at its end.
+  // The dump that runs, or nullptr. The loop watches its pidfd, kills it at kill_at, and calls FinishDump at
+  // its end.
   Dump* dump() { return dump_.get(); }
   // How the dump that has ended went. The container is verified to stand still.
   absl::Status FinishDump();
@@ -33,7 +34,8 @@ class HostActs final : public Acts {
   std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze) override;
   absl::Status Thaw() override;
   absl::Status Kill() override;
-  absl::Status Journal(SourceState state, absl::string_view reason, absl::string_view message, SourceState* now) override;
+  absl::Status Journal(SourceState state, absl::string_view reason, absl::string_view message,
+                       SourceState* now) override;
   absl::Status StartDump(const std::string& container) override;
   void AbortDump() override;
 

@@ -18,8 +18,8 @@
 namespace godwit::guard {
 namespace {
 
-// From being asked to end to being killed. CRIU heals a task in milliseconds; one write of pages to a slow disk may be
-// under way. Below the 5 s within which a frozen pod must go on when its agent is gone.
+// From being asked to end to being killed. CRIU heals a task in milliseconds; one write of pages to a slow
+// disk may be under way. Below the 5 s within which a frozen pod must go on when its agent is gone.
 constexpr absl::Duration kGrace = absl::Seconds(3);
 
 std::string ReadOutput(int fd) {
@@ -51,7 +51,8 @@ absl::Status Dump::Result() {
   if (end->ok()) return absl::OkStatus();
   if (FileExists(plan_.log_file)) return absl::InternalError(criu::ExplainFailure(plan_.log_file));
   // runc did not come as far as CRIU, or CRIU not as far as its log.
-  return absl::InternalError(absl::StrCat(plan_.argv[0], " checkpoint: ", end->ToString(), ": ", ReadOutput(output_.get())));
+  return absl::InternalError(
+      absl::StrCat(plan_.argv[0], " checkpoint: ", end->ToString(), ": ", ReadOutput(output_.get())));
 }
 
 void Dump::Abort() {
@@ -59,12 +60,15 @@ void Dump::Abort() {
   kill_at_ = absl::Now() + kGrace;
   const absl::StatusOr<UniqueFd> file = OpenFile(plan_.abort_file, O_WRONLY);
   if (!file.ok() || pwrite(file->get(), "\1", 1, 0) != 1) {
-    LOG(ERROR) << Log("cannot ask CRIU to end").With("file", plan_.abort_file).With(file.ok() ? ErrnoStatus("write") : file.status());
+    LOG(ERROR) << Log("cannot ask CRIU to end")
+                      .With("file", plan_.abort_file)
+                      .With(file.ok() ? ErrnoStatus("write") : file.status());
   }
 }
 
 void Dump::Kill() {
-  LOG(ERROR) << Log("killing a dump that does not end; the application may not survive it").With("log", plan_.log_file);
+  LOG(ERROR) << Log("killing a dump that does not end; the application may not survive it")
+                    .With("log", plan_.log_file);
   child_.Signal(SIGKILL).IgnoreError();  // gone already
 }
 

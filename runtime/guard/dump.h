@@ -27,15 +27,16 @@ class Dump {
 
   // Asks CRIU to end early and heal the tasks itself. May be repeated.
   void Abort();
-  // When it was asked to end and should be killed if it still runs: something hangs, and a pod that stands still for
-  // ever is worse than the risk to the application.
+  // When it was asked to end and should be killed if it still runs: something hangs, and a pod that stands
+  // still for ever is worse than the risk to the application.
   std::optional<absl::Time> kill_at() const { return kill_at_; }
   void Kill();
 
   ~Dump();
 
  private:
-  Dump(criu::Plan plan, Child child, UniqueFd output) : plan_(std::move(plan)), child_(std::move(child)), output_(std::move(output)) {}
+  Dump(criu::Plan plan, Child child, UniqueFd output)
+      : plan_(std::move(plan)), child_(std::move(child)), output_(std::move(output)) {}
 
   criu::Plan plan_;
   Child child_;

@@ -19,7 +19,8 @@ Guard::Guard(const GuardSpec& spec, Acts& acts, SourceState recovered)
 
 void Guard::Recover(absl::Duration now) {
   if (state_ != SourceState::kFrozen) return;
-  LOG(WARNING) << Log("an earlier guard died while the pod was frozen; thawing").With("migration", spec_.migration_uid);
+  LOG(WARNING) << Log("an earlier guard died while the pod was frozen; thawing")
+                      .With("migration", spec_.migration_uid);
   Abort("GuardGone", "the guard that had frozen the pod died; the pod goes on", now);
 }
 
@@ -44,7 +45,10 @@ GuardReply Guard::Refuse(absl::string_view reason, absl::string_view message, ab
 }
 
 std::optional<GuardReply> Guard::Handle(const GuardCommand& command, absl::Duration now, absl::Time wall) {
-  LOG(INFO) << Log("command").With("migration", spec_.migration_uid).With("op", json::Name(command.op)).With("state", json::Name(state_));
+  LOG(INFO) << Log("command")
+                   .With("migration", spec_.migration_uid)
+                   .With("op", json::Name(command.op))
+                   .With("state", json::Name(state_));
   switch (command.op) {
     case GuardOp::kFreeze: return Freeze(now, wall);
     case GuardOp::kDump: return Dump(command.container, now);
@@ -59,7 +63,8 @@ std::optional<GuardReply> Guard::Handle(const GuardCommand& command, absl::Durat
 
 GuardReply Guard::Freeze(absl::Duration now, absl::Time wall) {
   if (state_ == SourceState::kFrozen) return Status(now);
-  if (state_ != SourceState::kOpen) return Refuse("WrongState", absl::StrCat("cannot freeze: ", json::Name(state_)), now);
+  if (state_ != SourceState::kOpen)
+    return Refuse("WrongState", absl::StrCat("cannot freeze: ", json::Name(state_)), now);
   bool journaled = false;
   const std::optional<Refusal> refusal = acts_.Freeze([&] {
     if (journaled) return absl::OkStatus();
@@ -74,14 +79,18 @@ GuardReply Guard::Freeze(absl::Duration now, absl::Time wall) {
     frozen_since_ = now;
     return Status(now);
   }
-  LOG(WARNING) << Log("refused to freeze").With("migration", spec_.migration_uid).With("reason", refusal->reason).With("message", refusal->message);
+  LOG(WARNING) << Log("refused to freeze")
+                      .With("migration", spec_.migration_uid)
+                      .With("reason", refusal->reason)
+                      .With("message", refusal->message);
   // The journal says FROZEN: that must not be the last word on a pod that runs.
   if (journaled) Abort(refusal->reason, refusal->message, now);
   return Refuse(refusal->reason, refusal->message, now);
 }
 
 std::optional<GuardReply> Guard::Dump(const std::string& container, absl::Duration now) {
-  if (state_ != SourceState::kFrozen) return Refuse("WrongState", absl::StrCat("cannot dump: ", json::Name(state_)), now);
+  if (state_ != SourceState::kFrozen)
+    return Refuse("WrongState", absl::StrCat("cannot dump: ", json::Name(state_)), now);
   const absl::Status started = acts_.StartDump(container);
   if (absl::IsNotFound(started)) return Refuse("UnknownContainer", started.message(), now);
   if (!started.ok()) {
@@ -110,10 +119,13 @@ GuardReply Guard::DumpEnded(const absl::Status& result, absl::Duration now) {
 
 GuardReply Guard::Cede(absl::Duration now) {
   if (state_ == SourceState::kCeded) return Status(now);
-  if (state_ != SourceState::kFrozen) return Refuse("WrongState", absl::StrCat("cannot cede: ", json::Name(state_)), now);
+  if (state_ != SourceState::kFrozen)
+    return Refuse("WrongState", absl::StrCat("cannot cede: ", json::Name(state_)), now);
   for (const agent_api::GuardContainer& container : spec_.containers) {
     if (!dumped_.contains(container.name)) {
-      return Refuse("NotDumped", absl::StrCat("cannot cede: container ", container.name, " was not dumped in this freeze"), now);
+      return Refuse("NotDumped",
+                    absl::StrCat("cannot cede: container ", container.name, " was not dumped in this freeze"),
+                    now);
     }
   }
   SourceState written = SourceState::kNone;
@@ -126,11 +138,16 @@ GuardReply Guard::Cede(absl::Duration now) {
     Abort("JournalFailed", absl::StrCat("cannot cede: ", status.message()), now);
     return Status(now);
   }
-  // Nobody knows what the disk says. Standing still is the one state that is right whatever it is: a thawed source
-  // beside a journal that says CEDED could become a second copy.
-  LOG(ERROR) << Log("the journal can be neither written nor read; the pod stays frozen").With("migration", spec_.migration_uid).With(status);
+  // Nobody knows what the disk says. Standing still is the one state that is right whatever it is: a thawed
+  // source beside a journal that says CEDED could become a second copy.
+  LOG(ERROR) << Log("the journal can be neither written nor read; the pod stays frozen")
+                    .With("migration", spec_.migration_uid)
+                    .With(status);
   state_ = SourceState::kCeded;
-  return Refuse("JournalFailed", absl::StrCat("the decision may or may not be on the disk, the pod stays frozen: ", status.message()), now);
+  return Refuse(
+      "JournalFailed",
+      absl::StrCat("the decision may or may not be on the disk, the pod stays frozen: ", status.message()),
+      now);
 }
 
 GuardReply Guard::Thaw(const std::string& message, absl::Duration now) {
@@ -141,7 +158,10 @@ GuardReply Guard::Thaw(const std::string& message, absl::Duration now) {
     case SourceState::kAborted: break;
     case SourceState::kCeded:
     case SourceState::kDone:
-      return Refuse("Ceded", "too late to thaw: the pod was handed over, and only the target's word that it will never run frees it", now);
+      return Refuse("Ceded",
+                    "too late to thaw: the pod was handed over, and only the target's word that it will "
+                    "never run frees it",
+                    now);
   }
   GuardReply reply = Status(now);
   reply.ok = true;
@@ -157,7 +177,9 @@ GuardReply Guard::TargetAborted(const std::string& message, absl::Duration now) 
   SourceState written = SourceState::kNone;
   const absl::Status status = acts_.Journal(SourceState::kAborted, "TargetAborted", message, &written);
   if (!status.ok() && written != SourceState::kAborted) {
-    return Refuse("JournalFailed", absl::StrCat("cannot write that the target aborted; the pod stays frozen: ", status.message()), now);
+    return Refuse(
+        "JournalFailed",
+        absl::StrCat("cannot write that the target aborted; the pod stays frozen: ", status.message()), now);
   }
   frozen_for_ = Status(now).frozen_for;
   state_ = SourceState::kAborted;
@@ -172,14 +194,16 @@ GuardReply Guard::TargetAborted(const std::string& message, absl::Duration now) 
 GuardReply Guard::Kill(absl::Duration now) {
   if (state_ == SourceState::kDone) return Status(now);
   if (state_ != SourceState::kCeded) {
-    return Refuse("WrongState", absl::StrCat("cannot kill the source: ", json::Name(state_), ", not ceded"), now);
+    return Refuse("WrongState", absl::StrCat("cannot kill the source: ", json::Name(state_), ", not ceded"),
+                  now);
   }
   const absl::Status killed = acts_.Kill();
   if (!killed.ok()) return Refuse("KillFailed", killed.message(), now);
   SourceState written = SourceState::kNone;
   const absl::Status status = acts_.Journal(SourceState::kDone, "", "", &written);
   if (!status.ok() && written != SourceState::kDone) {
-    return Refuse("JournalFailed", absl::StrCat("the source is dead, but the journal cannot say so: ", status.message()), now);
+    return Refuse("JournalFailed",
+                  absl::StrCat("the source is dead, but the journal cannot say so: ", status.message()), now);
   }
   frozen_for_ = Status(now).frozen_for;
   state_ = SourceState::kDone;
@@ -190,8 +214,10 @@ void Guard::AgentGone(absl::Duration now) {
   switch (state_) {
     case SourceState::kNone:
     case SourceState::kOpen: gone_ = true; break;
-    case SourceState::kFrozen: AbortAfterDump("AgentGone", "the agent's connection to the guard ended during the freeze", now); break;
-    case SourceState::kCeded:    // the target decides now; a new agent will ask
+    case SourceState::kFrozen:
+      AbortAfterDump("AgentGone", "the agent's connection to the guard ended during the freeze", now);
+      break;
+    case SourceState::kCeded:  // the target decides now; a new agent will ask
     case SourceState::kDone:
     case SourceState::kAborted: break;
   }
@@ -203,14 +229,17 @@ void Guard::Hurry() {
 
 std::optional<absl::Duration> Guard::deadline() const {
   if (state_ != SourceState::kFrozen || abort_after_dump_.has_value()) return std::nullopt;
-  return frozen_since_ + spec_.freeze_limit - (dumping_.has_value() ? Margin(spec_.freeze_limit) : absl::ZeroDuration());
+  return frozen_since_ + spec_.freeze_limit -
+         (dumping_.has_value() ? Margin(spec_.freeze_limit) : absl::ZeroDuration());
 }
 
 void Guard::Tick(absl::Duration now) {
   const std::optional<absl::Duration> limit = deadline();
   if (!limit.has_value() || now < *limit) return;
-  AbortAfterDump("FreezeLimit", absl::StrCat("the pod was frozen for its limit of ", absl::FormatDuration(spec_.freeze_limit),
-                                             " and goes on"), now);
+  AbortAfterDump("FreezeLimit",
+                 absl::StrCat("the pod was frozen for its limit of ",
+                              absl::FormatDuration(spec_.freeze_limit), " and goes on"),
+                 now);
 }
 
 void Guard::AbortAfterDump(absl::string_view reason, absl::string_view message, absl::Duration now) {
@@ -224,13 +253,17 @@ void Guard::Abort(absl::string_view reason, absl::string_view message, absl::Dur
   const bool was_frozen = state_ == SourceState::kFrozen;
   state_ = SourceState::kAborted;
   why_ = {std::string(reason), std::string(message)};
-  // The thaw first: it is right whether or not the record reaches the disk, since nothing but FROZEN is there, and a
-  // slow disk must not hold the pod.
+  // The thaw first: it is right whether or not the record reaches the disk, since nothing but FROZEN is
+  // there, and a slow disk must not hold the pod.
   if (was_frozen) acts_.Thaw().IgnoreError();  // logged there; whoever comes next tries again
   SourceState written = SourceState::kNone;
   const absl::Status status = acts_.Journal(SourceState::kAborted, reason, message, &written);
-  LOG(INFO) << Log("aborted").With("migration", spec_.migration_uid).With("reason", reason).With("message", message)
-                   .With("frozenFor", frozen_for_).With("journal", status.ToString());
+  LOG(INFO) << Log("aborted")
+                   .With("migration", spec_.migration_uid)
+                   .With("reason", reason)
+                   .With("message", message)
+                   .With("frozenFor", frozen_for_)
+                   .With("journal", status.ToString());
 }
 
 }  // namespace godwit::guard

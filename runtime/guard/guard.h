@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The source's side of a hand-over, decided: what each command, a lost agent and the freeze limit mean in each state.
-// No I/O of its own: it acts through Acts, and time comes in as an argument. One thread.
+// The source's side of a hand-over, decided: what each command, a lost agent and the freeze limit mean in
+// each state. No I/O of its own: it acts through Acts, and time comes in as an argument. One thread.
 //
 //   kOpen --Freeze--> kFrozen --Cede--> kCeded --Kill--> kDone
 //      \                 |                 |
@@ -37,14 +37,15 @@ struct Refusal {
 class Acts {
  public:
   virtual ~Acts() = default;
-  // Checks that the pod may be frozen, calls `before_freeze` (which journals), freezes all containers together and
-  // checks again. With a refusal nothing is frozen.
+  // Checks that the pod may be frozen, calls `before_freeze` (which journals), freezes all containers
+  // together and checks again. With a refusal nothing is frozen.
   virtual std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze) = 0;
   virtual absl::Status Thaw() = 0;
   virtual absl::Status Kill() = 0;
-  // Appends to the journal and returns when it is on the disk. With an error the record may be there or not; the state
-  // that the journal is in then, read again from the disk, is in `*now` (kNone: it cannot be read).
-  virtual absl::Status Journal(SourceState state, absl::string_view reason, absl::string_view message, SourceState* now) = 0;
+  // Appends to the journal and returns when it is on the disk. With an error the record may be there or not;
+  // the state that the journal is in then, read again from the disk, is in `*now` (kNone: it cannot be read).
+  virtual absl::Status Journal(SourceState state, absl::string_view reason, absl::string_view message,
+                               SourceState* now) = 0;
   virtual absl::Status StartDump(const std::string& container) = 0;
   // Asks the running dump to end early; its end is reported as any other.
   virtual void AbortDump() = 0;
@@ -52,7 +53,8 @@ class Acts {
 
 class Guard {
  public:
-  // `recovered`: what the journal says already, when an earlier guard of the same spec has died. Call Recover then.
+  // `recovered`: what the journal says already, when an earlier guard of the same spec has died. Call Recover
+  // then.
   Guard(const GuardSpec& spec, Acts& acts, SourceState recovered);
 
   // Thaws what an earlier guard left frozen and not ceded.

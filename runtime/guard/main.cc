@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// godwit-guard --spec FILE: reads a GuardSpec, becomes a process of its own (session, cgroup, no descriptors of its
-// parent), listens, and returns to its parent: exit code 0 when it serves, else 1 and the reason on stderr.
+// godwit-guard --spec FILE: reads a GuardSpec, becomes a process of its own (session, cgroup, no descriptors
+// of its parent), listens, and returns to its parent: exit code 0 when it serves, else 1 and the reason on
+// stderr.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/signalfd.h>
@@ -36,9 +37,11 @@ absl::StatusOr<GuardSpec> ReadSpec(const std::string& path) {
   if (!spec.ok()) return Annotate(spec.status(), path);
   const bool plain = std::all_of(spec->migration_uid.begin(), spec->migration_uid.end(),
                                  [](unsigned char c) { return std::isalnum(c) != 0 || c == '-'; });
-  if (!plain || spec->migration_uid.empty() || spec->containers.empty() || spec->freeze_limit <= absl::ZeroDuration()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": migrationUID must be of letters, digits and '-', containers not empty, freezeLimit above zero"));
+  if (!plain || spec->migration_uid.empty() || spec->containers.empty() ||
+      spec->freeze_limit <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path,
+        ": migrationUID must be of letters, digits and '-', containers not empty, freezeLimit above zero"));
   }
   return spec;
 }
@@ -47,7 +50,8 @@ absl::StatusOr<GuardSpec> ReadSpec(const std::string& path) {
 absl::StatusOr<std::string> CgroupRoot(const GuardSpec& spec) {
   GODWIT_ASSIGN_OR_RETURN(const std::vector<runtime::Mount> mounts, runtime::ReadMounts("/proc", getpid()));
   for (const runtime::Mount& mount : mounts) {
-    if (mount.type == "cgroup2" && absl::StartsWith(spec.containers[0].cgroup, mount.point + "/")) return mount.point;
+    if (mount.type == "cgroup2" && absl::StartsWith(spec.containers[0].cgroup, mount.point + "/"))
+      return mount.point;
   }
   return absl::FailedPreconditionError(absl::StrCat("no cgroup2 mount holds ", spec.containers[0].cgroup));
 }
@@ -59,17 +63,20 @@ class OwnCgroup {
     GODWIT_ASSIGN_OR_RETURN(const std::string root, CgroupRoot(spec));
     std::unique_ptr<OwnCgroup> own(new OwnCgroup(absl::StrCat(root, "/godwit-guard"), spec.migration_uid));
     GODWIT_RETURN_IF_ERROR(MakeFolders(own->folder_));
-    GODWIT_RETURN_IF_ERROR(Annotate(WriteKernelFile(absl::StrCat(own->folder_, "/cgroup.procs"), "0"), "cannot leave the agent's cgroup"));
+    GODWIT_RETURN_IF_ERROR(Annotate(WriteKernelFile(absl::StrCat(own->folder_, "/cgroup.procs"), "0"),
+                                    "cannot leave the agent's cgroup"));
     return own;
   }
-  // A process cannot remove the cgroup it is in: it steps up first. What stays is removed by the next guard's parent.
+  // A process cannot remove the cgroup it is in: it steps up first. What stays is removed by the next guard's
+  // parent.
   ~OwnCgroup() {
     WriteKernelFile(absl::StrCat(parent_, "/cgroup.procs"), "0").IgnoreError();
     rmdir(folder_.c_str());
   }
 
  private:
-  OwnCgroup(std::string parent, absl::string_view name) : parent_(std::move(parent)), folder_(absl::StrCat(parent_, "/", name)) {}
+  OwnCgroup(std::string parent, absl::string_view name)
+      : parent_(std::move(parent)), folder_(absl::StrCat(parent_, "/", name)) {}
   std::string parent_, folder_;
 };
 
@@ -77,7 +84,8 @@ class OwnCgroup {
 absl::Status OpenLog(const std::string& path) {
   GODWIT_ASSIGN_OR_RETURN(UniqueFd log, OpenFile(path, O_WRONLY | O_CREAT | O_APPEND, 0600));
   GODWIT_ASSIGN_OR_RETURN(UniqueFd null, OpenFile("/dev/null", O_RDONLY));
-  if (dup2(null.get(), 0) < 0 || dup2(log.get(), 1) < 0 || dup2(log.get(), 2) < 0) return ErrnoStatus("cannot redirect to the log");
+  if (dup2(null.get(), 0) < 0 || dup2(log.get(), 1) < 0 || dup2(log.get(), 2) < 0)
+    return ErrnoStatus("cannot redirect to the log");
   return absl::OkStatus();
 }
 
@@ -104,8 +112,11 @@ absl::Status Serve(const GuardSpec& spec, int ready) {
   GODWIT_ASSIGN_OR_RETURN(UniqueFd listener, ListenUnix(spec.socket));
   GODWIT_RETURN_IF_ERROR(OpenLog(spec.log));
   InitLog("godwit-guard");
-  LOG(INFO) << Log("guarding").With("migration", spec.migration_uid).With("containers", spec.containers.size())
-                   .With("freezeLimit", spec.freeze_limit).With("journal", json::Name(acts->journaled()));
+  LOG(INFO) << Log("guarding")
+                   .With("migration", spec.migration_uid)
+                   .With("containers", spec.containers.size())
+                   .With("freezeLimit", spec.freeze_limit)
+                   .With("journal", json::Name(acts->journaled()));
   GODWIT_RETURN_IF_ERROR(WriteAll(ready, "ok", "the parent's pipe"));
   close(ready);
   Server(spec, *acts, std::move(listener), end_signal.get()).Run();
@@ -135,13 +146,16 @@ int Main(const std::string& spec_path) {
   if (child == 0) {
     close(ready[0]);
     const absl::Status status = Serve(*spec, ready[1]);
-    if (!status.ok()) WriteAll(ready[1], status.message(), "the parent's pipe").IgnoreError();  // nobody else to tell
+    if (!status.ok())
+      WriteAll(ready[1], status.message(), "the parent's pipe").IgnoreError();  // nobody else to tell
     return status.ok() ? 0 : 1;
   }
   close(ready[1]);
   std::string answer(2048, '\0');
   size_t size = 0;
-  for (ssize_t n = 0; size < answer.size() && (n = read(ready[0], answer.data() + size, answer.size() - size)) > 0;) size += static_cast<size_t>(n);
+  for (ssize_t n = 0;
+       size < answer.size() && (n = read(ready[0], answer.data() + size, answer.size() - size)) > 0;)
+    size += static_cast<size_t>(n);
   answer.resize(size);
   if (answer == "ok") return 0;
   fprintf(stderr, "godwit-guard: %s\n", answer.empty() ? "ended before it could serve" : answer.c_str());

@@ -58,7 +58,8 @@ int Server::Timeout() const {
   }
   if (guard_.finished() || !had_agent_) sleep = std::min(sleep, absl::Seconds(1));
   if (sleep == absl::InfiniteDuration()) return -1;
-  return static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(absl::Ceil(sleep, absl::Milliseconds(1))), 0, 60'000));
+  return static_cast<int>(
+      std::clamp<int64_t>(absl::ToInt64Milliseconds(absl::Ceil(sleep, absl::Milliseconds(1))), 0, 60'000));
 }
 
 void Server::Wait() {

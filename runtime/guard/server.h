@@ -18,7 +18,8 @@ namespace godwit::guard {
 class Server {
  public:
   // `end_signal`: a descriptor that becomes readable when the process is told to end, or -1.
-  Server(const GuardSpec& spec, HostActs& acts, UniqueFd listener, int end_signal, Clock& clock = Clock::Real());
+  Server(const GuardSpec& spec, HostActs& acts, UniqueFd listener, int end_signal,
+         Clock& clock = Clock::Real());
 
   // Returns when nothing is left to answer for.
   void Run();

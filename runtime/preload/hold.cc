@@ -15,7 +15,8 @@
 namespace godwit::preload {
 namespace {
 
-constexpr long kFreezeLimitMs = 2000;  // a frozen task needs microseconds; one in an uninterruptible sleep may need longer
+constexpr long kFreezeLimitMs =
+    2000;  // a frozen task needs microseconds; one in an uninterruptible sleep may need longer
 
 long NowMs() {
   timespec now{};
@@ -34,7 +35,8 @@ int WriteControl(const char* cgroup, const char* file, const char* value) {
   return error;
 }
 
-// cgroup.events changes are announced by POLLPRI (kernel: Documentation/admin-guide/cgroup-v2.rst). errno, or 0.
+// cgroup.events changes are announced by POLLPRI (kernel: Documentation/admin-guide/cgroup-v2.rst). errno, or
+// 0.
 int WaitFrozen(const char* cgroup) {
   char path[kMaxPath + 32];
   snprintf(path, sizeof(path), "%s/cgroup.events", cgroup);
@@ -81,7 +83,8 @@ void KillOneByOne(const char* cgroup) {
 bool HoldContainer(const Settings& settings) {
   const char* what = "cannot move CRIU out of the container's cgroup to";
   const char* where = settings.outside_cgroup;
-  int error = settings.outside_cgroup[0] == '\0' ? 0 : WriteControl(settings.outside_cgroup, "cgroup.procs", "0");
+  int error =
+      settings.outside_cgroup[0] == '\0' ? 0 : WriteControl(settings.outside_cgroup, "cgroup.procs", "0");
   const bool outside = error == 0;
   if (error == 0) {
     what = "cannot freeze";
@@ -93,7 +96,8 @@ bool HoldContainer(const Settings& settings) {
   Say(what, where, error);
   Say("killing the restored container: it must not run before it is told to", settings.hold_cgroup, 0);
   // cgroup.kill would take this process along while it is inside, before it could tell runc.
-  if (!outside || WriteControl(settings.hold_cgroup, "cgroup.kill", "1") != 0) KillOneByOne(settings.hold_cgroup);
+  if (!outside || WriteControl(settings.hold_cgroup, "cgroup.kill", "1") != 0)
+    KillOneByOne(settings.hold_cgroup);
   return false;
 }
 
@@ -113,7 +117,8 @@ bool PassGate(const Settings& settings) {
     size = read(fd, &word, 1);
   } while (size < 0 && errno == EINTR);
   close(fd);
-  if (size != 1) Say("the gate was closed without a word: the request is refused", settings.gate, size < 0 ? errno : 0);
+  if (size != 1)
+    Say("the gate was closed without a word: the request is refused", settings.gate, size < 0 ? errno : 0);
   return size == 1;
 }
 

@@ -6,8 +6,9 @@
 
 namespace godwit::preload {
 
-// Moves this process out of the container's cgroup (a process cannot freeze the cgroup it is in and go on), freezes the
-// cgroup and returns when it is frozen. False: the container was killed instead, and why is in the messages file.
+// Moves this process out of the container's cgroup (a process cannot freeze the cgroup it is in and go on),
+// freezes the cgroup and returns when it is frozen. False: the container was killed instead, and why is in
+// the messages file.
 bool HoldContainer(const Settings& settings);
 
 // Waits at the gate, if there is one. False: it was closed without a word.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The libc calls through which CRIU talks to runc and writes pages. Each does what its namesake does, by the same system
-// call, and looks at what passes. CRIU 4.2: criu/cr-service.c, criu/page-xfer.c, criu/pagemap-cache.c.
+// The libc calls through which CRIU talks to runc and writes pages. Each does what its namesake does, by the
+// same system call, and looks at what passes. CRIU 4.2: criu/cr-service.c, criu/page-xfer.c,
+// criu/pagemap-cache.c.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -23,7 +24,8 @@ namespace {
 using godwit::preload::Active;
 using godwit::preload::Settings;
 
-// PAGEMAP_SCAN, _IOWR('f', 16, struct pm_scan_arg of 12 u64); the kernel headers at hand may be older than it (6.7).
+// PAGEMAP_SCAN, _IOWR('f', 16, struct pm_scan_arg of 12 u64); the kernel headers at hand may be older than it
+// (6.7).
 constexpr unsigned long kPagemapScan = (3UL << 30) | (96UL << 16) | ('f' << 8) | 16;
 
 ssize_t Fail(int error) {
@@ -33,8 +35,8 @@ ssize_t Fail(int error) {
 
 constexpr size_t kMaxNotification = 256;  // type, success, a name and a pid
 
-// What CRIU is about to send. False: it must not go. CRIU sends notifications over a copy of its socket, so that the
-// descriptor tells nothing; in its main process only a notification reads as one.
+// What CRIU is about to send. False: it must not go. CRIU sends notifications over a copy of its socket, so
+// that the descriptor tells nothing; in its main process only a notification reads as one.
 bool MaySend(const void* data, size_t size) {
   if (size > kMaxNotification) return true;
   const Settings* settings = Active();
@@ -88,7 +90,8 @@ GODWIT_EXPORT ssize_t sendmsg(int fd, const struct msghdr* message, int flags) {
   return syscall(SYS_sendmsg, fd, message, flags);
 }
 
-GODWIT_EXPORT ssize_t splice(int in, off64_t* in_offset, int out, off64_t* out_offset, size_t size, unsigned flags) {
+GODWIT_EXPORT ssize_t splice(int in, off64_t* in_offset, int out, off64_t* out_offset, size_t size,
+                             unsigned flags) {
   if (godwit::preload::AbortRequested()) return Fail(ECANCELED);
   return syscall(SYS_splice, in, in_offset, out, out_offset, size, flags);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// As much of CRIU's RPC (images/rpc.proto, CRIU 4.2) as the library needs to follow the conversation with runc.
+// As much of CRIU's RPC (images/rpc.proto, CRIU 4.2) as the library needs to follow the conversation with
+// runc.
 #pragma once
 
 #include <stddef.h>
@@ -15,7 +16,8 @@ inline constexpr uint64_t kNotify = 6;
 // The type of a CriuReq or CriuResp (both: field 1), or 0 when the bytes are none.
 uint64_t MessageType(const void* message, size_t size);
 
-// True for a CriuResp that is a notification (type NOTIFY) with this name (field 5 notify, in it field 1 script).
+// True for a CriuResp that is a notification (type NOTIFY) with this name (field 5 notify, in it field 1
+// script).
 bool IsNotification(const void* message, size_t size, const char* name);
 
 }  // namespace godwit::preload

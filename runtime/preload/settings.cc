@@ -16,8 +16,8 @@ namespace godwit::preload {
 namespace {
 
 Settings settings;
-// One page that the kernel empties in every forked child (MADV_WIPEONFORK): its first byte says "CRIU's main process".
-// Process ids would not do: a restored task in a new pid namespace can have the same.
+// One page that the kernel empties in every forked child (MADV_WIPEONFORK): its first byte says "CRIU's main
+// process". Process ids would not do: a restored task in a new pid namespace can have the same.
 unsigned char* main_process = nullptr;
 
 // The descriptor N of "criu [options] swrk N", or -1 for any other command.
@@ -113,10 +113,12 @@ bool AppendMessages(const void* data, size_t size) {
 
 void Say(const char* message, const char* detail, int error) {
   char line[kMaxPath + 256];
-  const int size = snprintf(line, sizeof(line), "godwit-preload: %s%s%s%s%s\n", message, detail[0] != '\0' ? " " : "", detail,
-                            error != 0 ? ": " : "", error != 0 ? strerrordesc_np(error) : "");
+  const int size =
+      snprintf(line, sizeof(line), "godwit-preload: %s%s%s%s%s\n", message, detail[0] != '\0' ? " " : "",
+               detail, error != 0 ? ": " : "", error != 0 ? strerrordesc_np(error) : "");
   if (size <= 0) return;
-  AppendMessages(line, static_cast<size_t>(size) < sizeof(line) ? static_cast<size_t>(size) : sizeof(line) - 1);
+  AppendMessages(line,
+                 static_cast<size_t>(size) < sizeof(line) ? static_cast<size_t>(size) : sizeof(line) - 1);
 }
 
 }  // namespace godwit::preload

@@ -18,8 +18,8 @@ struct Settings {
   const volatile unsigned char* abort;  // mapped; nullptr when not asked for
 };
 
-// The settings, or nullptr where this library has nothing to do: another program, another CRIU command, or a process
-// that CRIU has forked.
+// The settings, or nullptr where this library has nothing to do: another program, another CRIU command, or a
+// process that CRIU has forked.
 const Settings* Active();
 
 // Has the one who started this dump asked for its end?

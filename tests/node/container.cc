@@ -72,11 +72,13 @@ constexpr char kConfig[] = R"({
 })";
 
 std::string Quoted(const std::vector<std::string>& words) {
-  return absl::StrJoin(words, ",", [](std::string* out, const std::string& word) { absl::StrAppend(out, "\"", word, "\""); });
+  return absl::StrJoin(
+      words, ",", [](std::string* out, const std::string& word) { absl::StrAppend(out, "\"", word, "\""); });
 }
 
 void Replace(std::string& text, absl::string_view key, absl::string_view value) {
-  for (size_t at; (at = text.find(std::string(key))) != std::string::npos;) text.replace(at, key.size(), std::string(value));
+  for (size_t at; (at = text.find(std::string(key))) != std::string::npos;)
+    text.replace(at, key.size(), std::string(value));
 }
 
 void WriteText(const std::string& path, absl::string_view text) {
@@ -86,7 +88,8 @@ void WriteText(const std::string& path, absl::string_view text) {
 }
 
 // runc with the container's output as its own, to the end.
-absl::Status RunWithOutput(const std::vector<std::string>& argv, const std::optional<std::vector<std::string>>& env, const Output& output) {
+absl::Status RunWithOutput(const std::vector<std::string>& argv,
+                           const std::optional<std::vector<std::string>>& env, const Output& output) {
   SpawnOptions options;
   options.env = env;
   options.stdout_fd = output.write_end();
@@ -189,13 +192,15 @@ Container::Container(std::string id, const Sandbox& sandbox, std::vector<std::st
     : id_(absl::StrCat(id, "-", Serial())), output_(std::make_unique<Output>()) {
   folder_ = absl::StrCat(Node::Get().work, "/", id_);
   cgroup_path_ = absl::StrCat("/pods/", id_);
-  for (const char* part : {"/upper", "/overlay-work", "/rootfs", "/lower/dev", "/lower/proc", "/lower/sys", "/lower/etc", "/lower/data", "/data", "/images", "/work"}) {
+  for (const char* part : {"/upper", "/overlay-work", "/rootfs", "/lower/dev", "/lower/proc", "/lower/sys",
+                           "/lower/etc", "/lower/data", "/data", "/images", "/work"}) {
     EXPECT_TRUE(MakeFolders(folder_ + part).ok());
   }
   std::filesystem::copy_file(Node::Get().workload, folder_ + "/lower/workload");
   WriteText(folder_ + "/lower/etc/hosts", "");
   WriteText(folder_ + "/hosts", "127.0.0.1 localhost\n");
-  const std::string options = absl::StrCat("lowerdir=", folder_, "/lower,upperdir=", folder_, "/upper,workdir=", folder_, "/overlay-work");
+  const std::string options = absl::StrCat("lowerdir=", folder_, "/lower,upperdir=", folder_,
+                                           "/upper,workdir=", folder_, "/overlay-work");
   EXPECT_EQ(mount("overlay", rootfs().c_str(), "overlay", 0, options.c_str()), 0) << strerror(errno);
   WriteConfig(sandbox, arguments);
 }
@@ -205,9 +210,10 @@ void Container::WriteConfig(const Sandbox& sandbox, const std::vector<std::strin
   args.insert(args.end(), arguments.begin(), arguments.end());
   std::string config = kConfig;
   Replace(config, "$ARGS", Quoted(args));
-  Replace(config, "$CAPS", Quoted({"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
-                                   "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
-                                   "CAP_AUDIT_WRITE", "CAP_SYS_ADMIN"}));
+  Replace(config, "$CAPS",
+          Quoted({"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW",
+                  "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE",
+                  "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE", "CAP_SYS_ADMIN"}));
   Replace(config, "$FOLDER", folder_);
   Replace(config, "$CGROUP", cgroup_path_);
   Replace(config, "$SANDBOX", absl::StrCat(sandbox.pid()));
@@ -225,8 +231,9 @@ Container::~Container() {
 }
 
 void Container::Start() {
-  const absl::Status started = RunWithOutput({Node::Get().runc, "--root", kRuncRoot, "run", "--detach", "--bundle", folder_,
-                                              "--pid-file", folder_ + "/init.pid", id_}, std::nullopt, *output_);
+  const absl::Status started = RunWithOutput({Node::Get().runc, "--root", kRuncRoot, "run", "--detach",
+                                              "--bundle", folder_, "--pid-file", folder_ + "/init.pid", id_},
+                                             std::nullopt, *output_);
   ASSERT_TRUE(started.ok()) << started << "\n" << output_->text();
 }
 
@@ -234,24 +241,26 @@ absl::Status Container::Restore(const std::string& images, const std::string& ga
   return RestoreWithOutsideCgroup(images, Node::Get().own_cgroup, gate);
 }
 
-absl::Status Container::RestoreWithOutsideCgroup(const std::string& images, const std::string& outside, const std::string& gate) {
+absl::Status Container::RestoreWithOutsideCgroup(const std::string& images, const std::string& outside,
+                                                 const std::string& gate) {
   const Node& node = Node::Get();
-  const criu::Plan plan = criu::PlanRestore(node.programs(), {.global_arguments = {"--root", kRuncRoot, "--log", folder_ + "/runc.log"},
-                                                              .id = id_,
-                                                              .bundle = folder_,
-                                                              .pid_file = folder_ + "/init.pid",
-                                                              .images = images,
-                                                              .work = work(),
-                                                              .cgroup = cgroup_path_,
-                                                              .cgroup_root = "/sys/fs/cgroup",
-                                                              .own_cgroup = outside,
-                                                              .gate = gate});
+  const criu::Plan plan = criu::PlanRestore(
+      node.programs(), {.global_arguments = {"--root", kRuncRoot, "--log", folder_ + "/runc.log"},
+                        .id = id_,
+                        .bundle = folder_,
+                        .pid_file = folder_ + "/init.pid",
+                        .images = images,
+                        .work = work(),
+                        .cgroup = cgroup_path_,
+                        .cgroup_root = "/sys/fs/cgroup",
+                        .own_cgroup = outside,
+                        .gate = gate});
   const absl::Status prepared = criu::Prepare(plan);
   if (!prepared.ok()) return prepared;
   const absl::Status restored = RunWithOutput(plan.argv, plan.env, *output_);
   if (restored.ok()) return restored;
-  return absl::InternalError(absl::StrCat(restored.message(), ": ", criu::ExplainFailure(plan.log_file), "; messages: ",
-                                          ReadFile(plan.messages).value_or("none")));
+  return absl::InternalError(absl::StrCat(restored.message(), ": ", criu::ExplainFailure(plan.log_file),
+                                          "; messages: ", ReadFile(plan.messages).value_or("none")));
 }
 
 void Container::Thaw() { EXPECT_TRUE(WriteKernelFile(cgroup() + "/cgroup.freeze", "0").ok()); }
@@ -268,12 +277,19 @@ bool Container::Running() const {
 
 pid_t Container::init_pid() const {
   pid_t pid = 0;
-  EXPECT_TRUE(absl::SimpleAtoi(absl::StripAsciiWhitespace(ReadFile(folder_ + "/init.pid").value_or("")), &pid));
+  EXPECT_TRUE(
+      absl::SimpleAtoi(absl::StripAsciiWhitespace(ReadFile(folder_ + "/init.pid").value_or("")), &pid));
   return pid;
 }
 
 agent_api::GuardContainer Container::Spec() const {
-  return {.name = id_, .id = id_, .cgroup = cgroup(), .runc_root = kRuncRoot, .init_pid = init_pid(), .images = images(), .work = work()};
+  return {.name = id_,
+          .id = id_,
+          .cgroup = cgroup(),
+          .runc_root = kRuncRoot,
+          .init_pid = init_pid(),
+          .images = images(),
+          .work = work()};
 }
 
 agent_api::GuardSpec SpecFor(const std::vector<const Container*>& containers, absl::Duration freeze_limit) {

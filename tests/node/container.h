@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Real containers for the node tests: made by runc as containerd has it made, dumped by godwit-guard, restored as
-// godwit-runtime does it. Errors fail the calling test.
+// Real containers for the node tests: made by runc as containerd has it made, dumped by godwit-guard,
+// restored as godwit-runtime does it. Errors fail the calling test.
 #pragma once
 
 #include <sys/types.h>
@@ -77,10 +77,12 @@ class Container {
   ~Container();  // kills and deletes it, also frozen
 
   void Start();  // runc run --detach
-  // As godwit-runtime: runc restore of these images, held standing still. The result is runc's, with CRIU's reason.
+  // As godwit-runtime: runc restore of these images, held standing still. The result is runc's, with CRIU's
+  // reason.
   absl::Status Restore(const std::string& images, const std::string& gate = "");
   // The same, with CRIU told to leave for another cgroup than this process' own.
-  absl::Status RestoreWithOutsideCgroup(const std::string& images, const std::string& outside, const std::string& gate = "");
+  absl::Status RestoreWithOutsideCgroup(const std::string& images, const std::string& outside,
+                                        const std::string& gate = "");
   void Thaw();
   bool Frozen() const;
   bool Running() const;  // some process is in its cgroup
@@ -102,6 +104,7 @@ class Container {
 };
 
 // A spec for these containers, with files in a fresh folder.
-agent_api::GuardSpec SpecFor(const std::vector<const Container*>& containers, absl::Duration freeze_limit = absl::Seconds(20));
+agent_api::GuardSpec SpecFor(const std::vector<const Container*>& containers,
+                             absl::Duration freeze_limit = absl::Seconds(20));
 
 }  // namespace godwit::node_test

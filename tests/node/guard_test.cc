@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// godwit-guard with real containers: what it freezes goes on again, or is dead, whatever happens to its agent.
+// godwit-guard with real containers: what it freezes goes on again, or is dead, whatever happens to its
+// agent.
 #include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
@@ -34,7 +35,9 @@ bool Eventually(const std::function<bool()>& condition, absl::Duration limit = a
 }
 
 // Does it print more than it has?
-bool GoesOn(Container& container) { return container.output().WaitLines(container.output().lines().size() + 20, absl::Seconds(10)); }
+bool GoesOn(Container& container) {
+  return container.output().WaitLines(container.output().lines().size() + 20, absl::Seconds(10));
+}
 
 std::vector<SourceState> Journaled(const GuardSpec& spec) {
   std::vector<SourceState> states;
@@ -54,7 +57,10 @@ class GuardTest : public testing::Test {
     return *containers_.back();
   }
   GuardClient StartedGuard(const GuardSpec& spec) {
-    absl::StatusOr<GuardClient> client = guard::StartGuard(spec, {.binary = Node::Get().guard, .spec_file = spec.journal + ".spec", .host_root = "", .host_namespaces = ""});
+    absl::StatusOr<GuardClient> client = guard::StartGuard(spec, {.binary = Node::Get().guard,
+                                                                  .spec_file = spec.journal + ".spec",
+                                                                  .host_root = "",
+                                                                  .host_namespaces = ""});
     EXPECT_TRUE(client.ok()) << client.status();
     if (!client.ok()) abort();
     return *std::move(client);
@@ -125,7 +131,8 @@ TEST_F(GuardTest, ThawsWhenTheAgentsConnectionEndsInTheFreeze) {
   EXPECT_TRUE(GoesOn(container));
   EXPECT_TRUE(Eventually([&] { return !FileExists(spec.socket); })) << LogOf(spec);
   EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kAborted));
-  EXPECT_TRUE(Eventually([&] { return !FileExists("/sys/fs/cgroup/godwit-guard/" + spec.migration_uid); })) << "its cgroup is left behind";
+  EXPECT_TRUE(Eventually([&] { return !FileExists("/sys/fs/cgroup/godwit-guard/" + spec.migration_uid); }))
+      << "its cgroup is left behind";
 }
 
 // The hard case: CRIU has code injected into the tasks at this moment.
@@ -245,7 +252,10 @@ TEST_F(GuardTest, AGuardThatIsKilledIsReplacedAndThePodGoesOn) {
 }
 
 TEST_F(GuardTest, WhatCriuCannotSaveIsNamedAndThePodGoesOn) {
-  const struct { const char* mode; const char* words; } cases[] = {
+  const struct {
+    const char* mode;
+    const char* words;
+  } cases[] = {
       {"io-uring", "io_uring"},
       {"nested-pid", "pid namespace"},
   };
@@ -283,7 +293,8 @@ TEST_F(GuardTest, AnExecInFlightIsWaitedForAndRefusedWhenItStays) {
   Container& container = Started({"count"});
   const GuardSpec spec = SpecFor({&container});
   GuardClient client = StartedGuard(spec);
-  const auto exec = godwit::Run({Node::Get().runc, "--root", "/run/runc", "exec", "--detach", "--pid-file", "/tmp/exec.pid", container.id(), "/workload", "sleep"});
+  const auto exec = godwit::Run({Node::Get().runc, "--root", "/run/runc", "exec", "--detach", "--pid-file",
+                                 "/tmp/exec.pid", container.id(), "/workload", "sleep"});
   ASSERT_TRUE(exec.ok() && exec->status.ok()) << (exec.ok() ? exec->err : exec.status().ToString());
   const auto reply = client.Freeze();
   ASSERT_TRUE(reply.ok()) << reply.status();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dumped by godwit-guard, restored as godwit-runtime does it: standing still, in its own cgroup, with its state.
+// Dumped by godwit-guard, restored as godwit-runtime does it: standing still, in its own cgroup, with its
+// state.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -32,7 +33,10 @@ class RestoreTest : public testing::Test {
   // Dumps `source`, cedes it and kills it; its images stay.
   void DumpAndKill(Container& source) {
     const GuardSpec spec = SpecFor({&source});
-    absl::StatusOr<GuardClient> client = guard::StartGuard(spec, {.binary = Node::Get().guard, .spec_file = spec.journal + ".spec", .host_root = "", .host_namespaces = ""});
+    absl::StatusOr<GuardClient> client = guard::StartGuard(spec, {.binary = Node::Get().guard,
+                                                                  .spec_file = spec.journal + ".spec",
+                                                                  .host_root = "",
+                                                                  .host_namespaces = ""});
     ASSERT_TRUE(client.ok()) << client.status();
     const absl::Time began = absl::Now();
     Expect(client->Freeze());
@@ -42,8 +46,12 @@ class RestoreTest : public testing::Test {
     Expect(client->Cede());
     ceded_ = absl::Now();
     const auto stats = criu::ReadDumpStats(source.images());
-    std::cout << "freeze " << frozen_ - began << ", dump " << dumped_ - frozen_ << ", cede " << ceded_ - dumped_
-              << (stats.ok() ? absl::StrCat("; CRIU held the tasks for ", absl::FormatDuration(stats->frozen), ", wrote ", stats->pages_written, " pages in ", absl::FormatDuration(stats->memory_write)) : "")
+    std::cout << "freeze " << frozen_ - began << ", dump " << dumped_ - frozen_ << ", cede "
+              << ceded_ - dumped_
+              << (stats.ok() ? absl::StrCat("; CRIU held the tasks for ", absl::FormatDuration(stats->frozen),
+                                            ", wrote ", stats->pages_written, " pages in ",
+                                            absl::FormatDuration(stats->memory_write))
+                             : "")
               << "\n";
     Expect(client->Kill());
   }
@@ -65,7 +73,8 @@ class RestoreTest : public testing::Test {
     const auto processes = runtime::ProcessesInCgroup(target.cgroup());
     ASSERT_TRUE(processes.ok());
     for (pid_t pid : *processes) {
-      EXPECT_THAT(*ReadFile(absl::StrCat("/proc/", pid, "/status")), HasSubstr("TracerPid:\t0")) << "CRIU still holds it";
+      EXPECT_THAT(*ReadFile(absl::StrCat("/proc/", pid, "/status")), HasSubstr("TracerPid:\t0"))
+          << "CRIU still holds it";
     }
   }
   // The second container goes on where the first stood still, with no number missing or twice.
@@ -76,7 +85,9 @@ class RestoreTest : public testing::Test {
     numbers.insert(numbers.end(), rest.begin(), rest.end());
     for (size_t i = 1; i < numbers.size(); ++i) ASSERT_EQ(numbers[i], numbers[i - 1] + 1);
   }
-  static long MonotonicOf(const std::string& line) { return atol(std::vector<std::string>(absl::StrSplit(line, ' '))[1].c_str()); }
+  static long MonotonicOf(const std::string& line) {
+    return atol(std::vector<std::string>(absl::StrSplit(line, ' '))[1].c_str());
+  }
 
   Sandbox here_, there_;
   absl::Time frozen_, dumped_, ceded_;

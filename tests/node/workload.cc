@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What runs in the containers of the node tests: `workload MODE [ARGUMENT]`. Every mode then counts on stdout, a line each
-// 5 ms: "<n> <CLOCK_MONOTONIC in ms> <what the mode has to say>". Static, alone in its root file system.
+// What runs in the containers of the node tests: `workload MODE [ARGUMENT]`. Every mode then counts on
+// stdout, a line each 5 ms: "<n> <CLOCK_MONOTONIC in ms> <what the mode has to say>". Static, alone in its
+// root file system.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
@@ -67,7 +68,8 @@ std::string Nothing() { return "-"; }
 // Fills memory with a pattern, and checks all of it each hundredth line.
 [[noreturn]] void Memory(size_t mib) {
   const size_t words = mib * (1 << 20) / sizeof(unsigned long);
-  auto* memory = static_cast<unsigned long*>(mmap(nullptr, words * sizeof(unsigned long), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto* memory = static_cast<unsigned long*>(mmap(
+      nullptr, words * sizeof(unsigned long), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (memory == MAP_FAILED) Die("mmap");
   for (size_t i = 0; i < words; ++i) memory[i] = i * 2654435761u;
   long lines = 0;
@@ -95,7 +97,9 @@ std::string Nothing() { return "-"; }
   }
   close(ends[0]);
   dup2(ends[1], 1);
-  Count([child] { return waitpid(child, nullptr, WNOHANG) == 0 ? std::string("child lives") : std::string("child is gone"); });
+  Count([child] {
+    return waitpid(child, nullptr, WNOHANG) == 0 ? std::string("child lives") : std::string("child is gone");
+  });
 }
 
 int Connect() {
@@ -128,7 +132,9 @@ bool Works(int client, int server) {
   address.sin_family = AF_INET;
   address.sin_port = htons(kPort);
   address.sin_addr.s_addr = htonl(INADDR_ANY);
-  if (bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 || listen(listener, 16) != 0) Die("listen");
+  if (bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
+      listen(listener, 16) != 0)
+    Die("listen");
   const int client = Connect();
   if (client < 0) Die("connect");
   const int server = accept(listener, nullptr, nullptr);

@@ -21,7 +21,8 @@ constexpr char kIoUring[] =
     "(00.031000) Error (criu/cr-dump.c:2111): Dumping FAILED.\n";
 
 TEST(CriuLog, TellsTheFirstCauseAndNotWhatFollowsFromIt) {
-  EXPECT_EQ(TellingLines(kIoUring), "Can't dump file 5 of that type [600] (anon [io_uring]) [criu/files-ext.c:98]");
+  EXPECT_EQ(TellingLines(kIoUring),
+            "Can't dump file 5 of that type [600] (anon [io_uring]) [criu/files-ext.c:98]");
   EXPECT_EQ(KnownCause(kIoUring), "the process uses io_uring, which CRIU cannot save");
 }
 
@@ -31,12 +32,14 @@ TEST(CriuLog, ReadsTheVersion) {
 }
 
 TEST(CriuLog, ShowsConsequencesWhenThereIsNothingElse) {
-  EXPECT_EQ(TellingLines("(00.031000) Error (criu/cr-dump.c:2111): Dumping FAILED.\n"), "Dumping FAILED. [criu/cr-dump.c:2111]");
+  EXPECT_EQ(TellingLines("(00.031000) Error (criu/cr-dump.c:2111): Dumping FAILED.\n"),
+            "Dumping FAILED. [criu/cr-dump.c:2111]");
 }
 
 TEST(CriuLog, SkipsRepeatsAndStopsAtTheLimit) {
   std::string log;
-  for (const char* text : {"a", "a", "b", "c", "d"}) absl::StrAppend(&log, "(00.1) Error (x.c:1): ", text, "\n");
+  for (const char* text : {"a", "a", "b", "c", "d"})
+    absl::StrAppend(&log, "(00.1) Error (x.c:1): ", text, "\n");
   EXPECT_EQ(TellingLines(log, 3), "a [x.c:1]; b [x.c:1]; c [x.c:1]");
 }
 
@@ -46,7 +49,9 @@ TEST(CriuLog, BearsHostileText) {
   EXPECT_LT(TellingLines(absl::StrCat("Error (x.c:1): ", std::string(100000, 'x'))).size(), 400u);
 }
 
-TEST(CriuLog, SaysWhenThereIsNoLog) { EXPECT_THAT(ExplainFailure("/nonexistent/dump.log"), HasSubstr("CRIU left no log")); }
+TEST(CriuLog, SaysWhenThereIsNoLog) {
+  EXPECT_THAT(ExplainFailure("/nonexistent/dump.log"), HasSubstr("CRIU left no log"));
+}
 
 }  // namespace
 }  // namespace godwit::criu

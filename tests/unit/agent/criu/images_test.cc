@@ -16,16 +16,20 @@ namespace {
 using ::testing::HasSubstr;
 
 std::string U32(uint32_t value) { return std::string(reinterpret_cast<const char*>(&value), 4); }
-std::string Record(const std::string& payload) { return U32(static_cast<uint32_t>(payload.size())) + payload; }
+std::string Record(const std::string& payload) {
+  return U32(static_cast<uint32_t>(payload.size())) + payload;
+}
 
 class ImagesTest : public testing::Test {
  protected:
   ImagesTest() {
-    folder_ = absl::StrCat(testing::TempDir(), "/images-", testing::UnitTest::GetInstance()->current_test_info()->name(), getpid());
+    folder_ = absl::StrCat(testing::TempDir(), "/images-",
+                           testing::UnitTest::GetInstance()->current_test_info()->name(), getpid());
     std::filesystem::create_directories(folder_);
     Write("inventory.img", U32(kInventoryMagic) + Record("\x08\x02"));
     // pid 1 with one thread, and pid 7, its child.
-    Write("pstree.img", U32(0x54564319) + U32(kPstreeMagic) + Record("\x08\x01\x10" + std::string(1, '\0') + "\x28\x01") +
+    Write("pstree.img", U32(0x54564319) + U32(kPstreeMagic) +
+                            Record("\x08\x01\x10" + std::string(1, '\0') + "\x28\x01") +
                             Record(std::string("\x08\x07\x10\x01\x28\x07", 6)));
     Write("core-1.img", "x");
     Write("core-7.img", "x");
@@ -81,7 +85,10 @@ TEST_F(ImagesTest, MoreDescriptorsThanThreeAreRefused) {
 }
 
 TEST_F(ImagesTest, BrokenImagesAreRefused) {
-  const struct { std::string content; const char* why; } cases[] = {
+  const struct {
+    std::string content;
+    const char* why;
+  } cases[] = {
       {"", "first bytes"},
       {"abc", "first bytes"},
       {U32(0x54564319) + U32(kStatsMagic), "first bytes"},
@@ -97,9 +104,11 @@ TEST_F(ImagesTest, BrokenImagesAreRefused) {
 }
 
 TEST_F(ImagesTest, ReadsWhatCriuMeasured) {
-  // stats_entry{dump{freezing_time 5, frozen_time 40000, memdump 3, memwrite 4, pages_scanned 9, skipped 0, pages_written 300}}
+  // stats_entry{dump{freezing_time 5, frozen_time 40000, memdump 3, memwrite 4, pages_scanned 9, skipped 0,
+  // pages_written 300}}
   const std::string dump("\x08\x05\x10\xc0\xb8\x02\x18\x03\x20\x04\x28\x09\x30\x00\x38\xac\x02", 17);
-  Write("stats-dump", U32(0x55105940) + U32(kStatsMagic) + Record("\x0a" + std::string(1, static_cast<char>(dump.size())) + dump));
+  Write("stats-dump", U32(0x55105940) + U32(kStatsMagic) +
+                          Record("\x0a" + std::string(1, static_cast<char>(dump.size())) + dump));
   const auto stats = ReadDumpStats(folder_);
   ASSERT_TRUE(stats.ok()) << stats.status();
   EXPECT_EQ(stats->freezing, absl::Microseconds(5));

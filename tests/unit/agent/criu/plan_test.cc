@@ -21,18 +21,33 @@ Programs Runc(Version version) {
 }
 
 agent_api::GuardContainer Container() {
-  return {.name = "app", .id = "3f2a", .cgroup = "/sys/fs/cgroup/kubepods/x", .runc_root = "/run/containerd/runc/k8s.io",
-          .init_pid = 77, .images = "/m/app/images", .work = "/m/app/work"};
+  return {.name = "app",
+          .id = "3f2a",
+          .cgroup = "/sys/fs/cgroup/kubepods/x",
+          .runc_root = "/run/containerd/runc/k8s.io",
+          .init_pid = 77,
+          .images = "/m/app/images",
+          .work = "/m/app/work"};
 }
 
 RestoreRequest Restore() {
-  return {.global_arguments = {"--root", "/run/runc", "--log", "/b/log.json"}, .id = "9c", .bundle = "/b", .pid_file = "/b/init.pid",
-          .images = "/m/app/images", .work = "/m/app/work", .cgroup = "/kubepods/podx/9c", .cgroup_root = "/sys/fs/cgroup",
-          .own_cgroup = "/system.slice/containerd.service", .gate = ""};
+  return {.global_arguments = {"--root", "/run/runc", "--log", "/b/log.json"},
+          .id = "9c",
+          .bundle = "/b",
+          .pid_file = "/b/init.pid",
+          .images = "/m/app/images",
+          .work = "/m/app/work",
+          .cgroup = "/kubepods/podx/9c",
+          .cgroup_root = "/sys/fs/cgroup",
+          .own_cgroup = "/system.slice/containerd.service",
+          .gate = ""};
 }
 
 TEST(ParseVersion, FindsTheFirstVersionInAText) {
-  const struct { const char* text; Version want; } cases[] = {
+  const struct {
+    const char* text;
+    Version want;
+  } cases[] = {
       {"runc version 1.3.6+ds1\ncommit: 1.3.6\nspec: 1.2.1", {1, 3, 6}},
       {"runc version 1.1.15", {1, 1, 15}},
       {"Version: 4.2.1\nGitID: v4.2.1", {4, 2, 1}},
@@ -49,9 +64,10 @@ TEST(ParseVersion, FindsTheFirstVersionInAText) {
 
 TEST(PlanDump, IsWhatRunc13Understands) {
   const Plan plan = PlanDump(Runc({1, 3, 6}), Container());
-  EXPECT_THAT(plan.argv, ElementsAre("/usr/sbin/runc", "--root", "/run/containerd/runc/k8s.io", "checkpoint", "--leave-running",
-                                     "--image-path", "/m/app/images", "--work-path", "/m/app/work", "--tcp-established",
-                                     "--file-locks", "--tcp-skip-in-flight", "3f2a"));
+  EXPECT_THAT(plan.argv,
+              ElementsAre("/usr/sbin/runc", "--root", "/run/containerd/runc/k8s.io", "checkpoint",
+                          "--leave-running", "--image-path", "/m/app/images", "--work-path", "/m/app/work",
+                          "--tcp-established", "--file-locks", "--tcp-skip-in-flight", "3f2a"));
   EXPECT_EQ(plan.config, "network-lock nftables\nghost-limit 256M\n");
   EXPECT_EQ(plan.log_file, "/m/app/work/dump.log");
 }
@@ -66,18 +82,21 @@ TEST(PlanDump, TellsCriuItselfToSkipConnectionsInFlightUnderRunc11) {
 TEST(PlanDump, FindsTheBundledCriuFirstAndHandsNothingElseOn) {
   const Plan plan = PlanDump(Runc({1, 3, 6}), Container());
   EXPECT_THAT(plan.env, ElementsAre(HasSubstr("PATH=/opt/godwit/criu:"), "HOME=/nonexistent",
-                                    "CRIU_CONFIG_FILE=/m/app/work/criu.conf", "GODWIT_CRIU_MESSAGES=/m/app/work/criu-messages.log",
+                                    "CRIU_CONFIG_FILE=/m/app/work/criu.conf",
+                                    "GODWIT_CRIU_MESSAGES=/m/app/work/criu-messages.log",
                                     "GODWIT_CRIU_ABORT=/m/app/work/abort"));
 }
 
 TEST(PlanRestore, HoldsTheContainerInItsOwnCgroup) {
   const Plan plan = PlanRestore(Runc({1, 3, 6}), Restore());
-  EXPECT_THAT(plan.argv, ElementsAre("/usr/sbin/runc", "--root", "/run/runc", "--log", "/b/log.json", "restore", "--detach", "--bundle",
-                                     "/b", "--image-path", "/m/app/images", "--work-path", "/m/app/work", "--pid-file", "/b/init.pid",
-                                     "--file-locks", "9c"));
+  EXPECT_THAT(plan.argv,
+              ElementsAre("/usr/sbin/runc", "--root", "/run/runc", "--log", "/b/log.json", "restore",
+                          "--detach", "--bundle", "/b", "--image-path", "/m/app/images", "--work-path",
+                          "/m/app/work", "--pid-file", "/b/init.pid", "--file-locks", "9c"));
   EXPECT_EQ(plan.config, "network-lock nftables\ntcp-close\ncgroup-root /kubepods/podx/9c\n");
   EXPECT_THAT(plan.env, Contains("GODWIT_CRIU_HOLD_CGROUP=/sys/fs/cgroup/kubepods/podx/9c"));
-  EXPECT_THAT(plan.env, Contains("GODWIT_CRIU_OUTSIDE_CGROUP=/sys/fs/cgroup/system.slice/containerd.service"));
+  EXPECT_THAT(plan.env,
+              Contains("GODWIT_CRIU_OUTSIDE_CGROUP=/sys/fs/cgroup/system.slice/containerd.service"));
   EXPECT_THAT(plan.env, Not(Contains(HasSubstr("GODWIT_CRIU_GATE"))));
   EXPECT_THAT(plan.env, Not(Contains(HasSubstr("GODWIT_CRIU_ABORT"))));
 }
@@ -98,7 +117,8 @@ TEST(Prepare, WritesConfigAndAbortFile) {
   EXPECT_EQ(*ReadFile(plan.config_file), plan.config);
   EXPECT_EQ(*ReadFile(plan.abort_file), std::string(1, '\0'));
   container.work = "/nonexistent";
-  EXPECT_THAT(std::string(Prepare(PlanDump(Runc({1, 3, 6}), container)).message()), HasSubstr("/nonexistent/criu.conf"));
+  EXPECT_THAT(std::string(Prepare(PlanDump(Runc({1, 3, 6}), container)).message()),
+              HasSubstr("/nonexistent/criu.conf"));
 }
 
 }  // namespace

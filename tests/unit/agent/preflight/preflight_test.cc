@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "agent/preflight/inspect.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace godwit::preflight {
+namespace {
+
+using agent_api::Finding;
+using agent_api::Severity;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::Field;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAre;
+
+std::vector<std::string> Ids(const std::vector<Finding>& findings) {
+  std::vector<std::string> ids;
+  for (const Finding& finding : findings) ids.push_back(finding.id);
+  return ids;
+}
+
+class PreflightTest : public testing::Test {
+ protected:
+  PreflightTest()
+      : folder_(absl::StrCat(testing::TempDir(), "/preflight-",
+                             testing::UnitTest::GetInstance()->current_test_info()->name(), getpid())) {
+    host_ = {.root = folder_ + "/host", .proc = folder_ + "/proc", .cgroup = "/cgroup"};
+    container_.name = "app";
+    container_.pod_uid = "u1";
+    container_.init_pid = 77;
+    AddProcess(77);
+    Write("/proc/77/mountinfo",
+          "1 0 0:50 / / rw - overlay overlay rw,lowerdir=/l,upperdir=/layers/1,workdir=/w\n");
+    Link("/proc/1/ns/net", "net:[1]");
+    Link("/proc/1/ns/pid", "pid:[1]");
+    Link("/proc/1/ns/ipc", "ipc:[1]");
+  }
+  ~PreflightTest() override { std::filesystem::remove_all(folder_); }
+
+  void AddProcess(int pid, const std::string& pid_namespace = "pid:[5]", const std::string& status = "") {
+    Write(absl::StrCat("/proc/", pid, "/status"),
+          absl::StrCat("Name:\tserver\nState:\tS\nPPid:\t1\nRssAnon:\t  2048 kB\n", status));
+    Write(absl::StrCat("/proc/", pid, "/task/", pid, "/status"), "SigPnd:\t0\n");
+    Write(absl::StrCat("/proc/", pid, "/maps"), "");
+    Link(absl::StrCat("/proc/", pid, "/ns/pid"), pid_namespace);
+    Link(absl::StrCat("/proc/", pid, "/ns/net"), "net:[6]");
+    std::filesystem::create_directories(absl::StrCat(folder_, "/proc/", pid, "/fd"));
+  }
+  void Open(const std::string& target, int pid = 77) {
+    Link(absl::StrCat("/proc/", pid, "/fd/", 10 + next_++), target);
+  }
+  void Link(const std::string& path, const std::string& target) {
+    std::filesystem::create_directories(std::filesystem::path(folder_ + path).parent_path());
+    std::filesystem::create_symlink(target, folder_ + path);
+  }
+  void Write(const std::string& path, const std::string& text) {
+    std::filesystem::create_directories(std::filesystem::path(folder_ + path).parent_path());
+    std::ofstream(folder_ + path, std::ios::trunc) << text;
+  }
+  std::vector<Finding> Processes(std::vector<pid_t> pids = {77}) {
+    return InspectProcesses(host_, container_, pids);
+  }
+  std::vector<Finding> Configuration() { return InspectConfiguration(host_, container_); }
+
+  std::string folder_;
+  runtime::HostView host_;
+  runtime::Container container_;
+  int next_ = 0;
+};
+
+TEST_F(PreflightTest, AnOrdinaryPodHasNoFindings) {
+  for (const char* target :
+       {"/dev/null", "pipe:[123]", "anon_inode:[eventpoll]", "anon_inode:[eventfd]", "anon_inode:inotify",
+        "anon_inode:[timerfd]", "anon_inode:[signalfd]", "anon_inode:[pidfd]", "/var/log/app.log",
+        "/memfd:x (deleted)", "/tmp/x (deleted)"}) {
+    Open(target);
+  }
+  container_.mounts = {
+      {"/proc", "proc", "proc", {}},
+      {"/data", "/var/lib/kubelet/pods/u1/volumes/kubernetes.io~empty-dir/d", "bind", {}},
+      {"/conf", "/var/lib/kubelet/pods/u1/volumes/kubernetes.io~configmap/c", "bind", {}},
+      {"/var/run/secrets/kubernetes.io/serviceaccount",
+       "/var/lib/kubelet/pods/u1/volumes/kubernetes.io~projected/kube-api-access-x",
+       "bind",
+       {}},
+      {"/etc/hosts", "/var/lib/kubelet/pods/u1/etc-hosts", "bind", {}},
+      {"/dev/termination-log", "/var/lib/kubelet/pods/u1/containers/app/1234", "bind", {}},
+      {"/etc/hostname", "/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes/s/hostname", "bind", {}},
+      {"/etc/resolv.conf",
+       "/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes/s/resolv.conf",
+       "bind",
+       {}},
+      {"/dev/shm", "/run/containerd/io.containerd.grpc.v1.cri/sandboxes/s/shm", "bind", {}},
+  };
+  EXPECT_THAT(Ids(Processes()), IsEmpty());
+  EXPECT_THAT(Ids(Configuration()), IsEmpty());
+}
+
+TEST_F(PreflightTest, WhatIsHeldOpenIsNamedWithProcessContainerAndRemedy) {
+  Open("anon_inode:[io_uring]");
+  const std::vector<Finding> findings = Processes();
+  ASSERT_EQ(findings.size(), 1u);
+  EXPECT_EQ(findings[0].id, "IoUring");
+  EXPECT_EQ(findings[0].severity, Severity::kBlocking);
+  EXPECT_EQ(findings[0].container, "app");
+  EXPECT_EQ(findings[0].message, "process 77 (server) of container app uses io_uring");
+  EXPECT_THAT(findings[0].remedy, HasSubstr("UV_USE_IO_URING=0"));
+}
+
+TEST_F(PreflightTest, EveryUnsupportedDescriptorBlocks) {
+  const struct {
+    const char *target, *id;
+  } cases[] = {{"anon_inode:[userfaultfd]", "Userfaultfd"},
+               {"anon_inode:[perf_event]", "PerfEvent"},
+               {"anon_inode:kvm-vm", "VirtualMachine"},
+               {"anon_inode:bpf-prog", "BpfProgram"},
+               {"anon_inode:seccomp notify", "SeccompNotify"},
+               {"/secretmem (deleted)", "SecretMemory"},
+               {"/dmabuf:x", "DeviceFile"}};
+  for (const auto& c : cases) Open(c.target);
+  std::vector<std::string> ids = Ids(Processes());
+  for (const auto& c : cases) EXPECT_THAT(ids, Contains(c.id)) << c.target;
+}
+
+TEST_F(PreflightTest, AnUnknownKernelObjectIsAWarning) {
+  Open("anon_inode:[future]");
+  EXPECT_THAT(Processes(), ElementsAre(Field(&Finding::severity, Severity::kWarning)));
+}
+
+TEST_F(PreflightTest, TheSameThingIsSaidOnceAProcessAndAtMostThreeTimes) {
+  for (int i = 0; i < 5; ++i) Open("anon_inode:[io_uring]");
+  EXPECT_EQ(Processes().size(), 1u);
+  for (int pid = 80; pid < 90; ++pid) {
+    AddProcess(pid);
+    Open("anon_inode:[io_uring]", pid);
+  }
+  EXPECT_EQ(Processes({77, 80, 81, 82, 83, 84}).size(), 3u);
+}
+
+TEST_F(PreflightTest, ANestedNamespaceBlocks) {
+  AddProcess(78, "pid:[9]");
+  const std::vector<Finding> findings = Processes({77, 78});
+  ASSERT_THAT(Ids(findings), ElementsAre("NestedNamespace"));
+  EXPECT_THAT(findings[0].message, HasSubstr("process 78 (server) of container app is in a pid namespace"));
+}
+
+TEST_F(PreflightTest, ATracedProcessBlocks) {
+  AddProcess(78, "pid:[5]", "TracerPid:\t99\n");
+  EXPECT_THAT(Ids(Processes({77, 78})), ElementsAre("Traced"));
+}
+
+TEST_F(PreflightTest, AUprobeBlocks) {
+  Write("/proc/77/maps", "7fffffffe000-7ffffffff000 --xp 00000000 00:00 0    [uprobes]\n");
+  EXPECT_THAT(Ids(Processes()), ElementsAre("Uprobes"));
+}
+
+TEST_F(PreflightTest, EstablishedConnectionsAreTold) {
+  Write("/proc/77/net/tcp",
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+        "   0: 0100007F:1B58 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 "
+        "100 0 0 10 0\n"
+        "   1: 0100007F:1B58 0100007F:8888 01 00000000:00000000 00:00000000 00000000     0        0 2 1 0 "
+        "100 0 0 10 0\n");
+  const std::vector<Finding> findings = Processes();
+  ASSERT_THAT(Ids(findings), ElementsAre("ConnectionsClose"));
+  EXPECT_EQ(findings[0].severity, Severity::kInfo);
+  EXPECT_THAT(findings[0].message, HasSubstr("1 established"));
+}
+
+TEST_F(PreflightTest, ProcessesThatEndMeanwhileAreNoError) { EXPECT_THAT(Processes({77, 4242}), IsEmpty()); }
+
+TEST_F(PreflightTest, ConfigurationThatTiesAPodToItsNodeBlocks) {
+  container_.terminal = true;
+  container_.devices = {"/dev/nvidia0"};
+  container_.mounts = {{"/host", "/etc", "bind", {}},
+                       {"/pv", "/var/lib/kubelet/pods/u1/volumes/kubernetes.io~csi/pvc-1/mount", "bind", {}},
+                       {"/other", "/var/lib/kubelet/pods/u2/volumes/kubernetes.io~empty-dir/d", "bind", {}}};
+  container_.namespaces = {{"pid", "/proc/5/ns/pid"}, {"user", ""}};
+  EXPECT_THAT(Ids(Configuration()),
+              UnorderedElementsAre("Terminal", "DeviceFile", "HostPath", "PersistentVolume", "HostPath",
+                                   "SharedProcessNamespace", "UserNamespace"));
+}
+
+TEST_F(PreflightTest, TheNodesOwnNamespacesBlock) {
+  std::filesystem::remove(folder_ + "/proc/77/ns/net");
+  Link("/proc/77/ns/net", "net:[1]");
+  EXPECT_THAT(Ids(Configuration()), ElementsAre("HostNetwork"));
+}
+
+TEST_F(PreflightTest, FileSystemsThatCriuDoesNotKnowBlock) {
+  Write("/proc/77/mountinfo",
+        "1 0 0:50 / / rw - overlay overlay rw,upperdir=/layers/1\n2 1 0:51 / /mnt rw - fuse.sshfs x rw\n");
+  EXPECT_THAT(Ids(Configuration()), ElementsAre("UnsupportedMount"));
+  Write("/proc/77/mountinfo", "1 0 8:1 / / rw - ext4 /dev/vda rw\n");
+  EXPECT_THAT(Ids(Configuration()), ElementsAre("NoWritableLayer"));
+}
+
+TEST(PreflightNode, CriuMustFitKernelAndCpu) {
+  NodeFacts facts;
+  facts.node = {.node = "n1",
+                .version = "",
+                .architecture = "amd64",
+                .kernel = "6.18.44",
+                .criu_version = "4.2.1",
+                .runc_version = "",
+                .storage_available = 1000};
+  EXPECT_THAT(InspectNode(facts, 10), IsEmpty());
+  EXPECT_THAT(Ids(InspectNode(facts, 2000)), ElementsAre("NoRoom"));
+  facts.node.criu_version = "4.1.1";
+  EXPECT_THAT(Ids(InspectNode(facts, 10)), ElementsAre("CriuTooOld"));
+  facts.node.kernel = "6.12.0";
+  EXPECT_THAT(InspectNode(facts, 10), IsEmpty());
+  facts.node.architecture = "arm64";
+  facts.hwcap = uint64_t{1} << 30;
+  EXPECT_THAT(Ids(InspectNode(facts, 10)), ElementsAre("PointerAuthentication"));
+  facts.node.criu_version = "4.2.1";
+  EXPECT_THAT(InspectNode(facts, 10), IsEmpty());
+  facts.node.criu_version = "";
+  EXPECT_THAT(Ids(InspectNode(facts, 10)), ElementsAre("CriuMissing"));
+}
+
+// Of this very process, by the real /proc: known sockets are no finding; one of another protocol is, where
+// the kernel has any.
+TEST(PreflightSockets, ProtocolsAreToldApart) {
+  runtime::HostView host;
+  runtime::Container self;
+  self.name = "app";
+  self.init_pid = getpid();
+  const int known[] = {socket(AF_INET, SOCK_STREAM, 0), socket(AF_INET6, SOCK_DGRAM, 0),
+                       socket(AF_UNIX, SOCK_STREAM, 0), socket(AF_UNIX, SOCK_DGRAM, 0),
+                       socket(AF_NETLINK, SOCK_RAW, 0)};
+  EXPECT_THAT(Ids(InspectProcesses(host, self, {getpid()})), testing::Not(Contains("UnsupportedSocket")));
+  for (const auto& [family, type, protocol] :
+       std::vector<std::tuple<int, int, int>>{{AF_INET, SOCK_STREAM, 262 /* MPTCP */},
+                                              {AF_ALG, SOCK_SEQPACKET, 0},
+                                              {AF_VSOCK, SOCK_STREAM, 0}}) {
+    const int fd = socket(family, type, protocol);
+    if (fd < 0) continue;
+    EXPECT_THAT(Ids(InspectProcesses(host, self, {getpid()})), Contains("UnsupportedSocket"))
+        << family << " " << protocol;
+    close(fd);
+  }
+  for (int fd : known) close(fd);
+}
+
+TEST(MeasureFolder, CountsRegularFilesOnly) {
+  const std::string folder = absl::StrCat(testing::TempDir(), "/measure-", getpid());
+  std::filesystem::create_directories(folder + "/a/b");
+  std::ofstream(folder + "/a/b/file") << std::string(10000, 'x');
+  std::ofstream(folder + "/file") << std::string(5000, 'x');
+  std::filesystem::create_symlink("/etc", folder + "/link");
+  EXPECT_EQ(MeasureFolder(folder, absl::Seconds(5)), 15000);
+  EXPECT_EQ(MeasureFolder(folder + "/none", absl::Seconds(5)), 0);
+  std::filesystem::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace godwit::preflight
