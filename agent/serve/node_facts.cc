@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/serve/node_facts.h"
+
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "agent/criu/plan.h"
+#include "agent/install/cri_status.h"
+#include "base/file.h"
+#include "base/process.h"
+#include "base/status.h"
+
+namespace godwit::serve {
+namespace {
+
+constexpr absl::Duration kAskHandlers = absl::Seconds(2);
+constexpr char kHandler[] = "godwit";
+
+std::string Architecture(absl::string_view machine) {
+  if (machine == "x86_64") return "amd64";
+  if (machine == "aarch64") return "arm64";
+  return std::string(machine);
+}
+
+}  // namespace
+
+absl::StatusOr<NodeFacts> NodeFacts::Make(Options options) {
+  NodeFacts facts(std::move(options));
+  const Options& o = facts.options_;
+  const std::string config = absl::StrCat(o.install_folder, "/etc/runtime.json");
+  auto text = ReadFile(o.host.At(config));
+  if (!text.ok()) return Annotate(text.status(), "Godwit is not installed on this node (run `godwit-agent install`)");
+  auto runtime = json::Decode<agent_api::RuntimeConfig>(*text);
+  if (!runtime.ok()) return Annotate(runtime.status(), config);
+  facts.runtime_ = *std::move(runtime);
+  if (facts.runtime_.cgroup_root.empty()) facts.runtime_.cgroup_root = "/sys/fs/cgroup";
+  utsname kernel;
+  if (uname(&kernel) != 0) return ErrnoStatus("uname");
+  facts.fixed_.node = o.node;
+  facts.fixed_.version = GODWIT_VERSION;
+  facts.fixed_.architecture = Architecture(kernel.machine);
+  facts.fixed_.kernel = kernel.release;
+  GODWIT_ASSIGN_OR_RETURN(facts.fixed_.criu_version, facts.VersionOf(absl::StrCat(o.install_folder, "/criu/criu")));
+  GODWIT_ASSIGN_OR_RETURN(facts.fixed_.runc_version, facts.VersionOf(facts.runtime_.runtime));
+  return facts;
+}
+
+absl::StatusOr<std::string> NodeFacts::VersionOf(const std::string& program) const {
+  RunOptions run{.limit = absl::Seconds(20), .max_output = 65536};
+  run.spawn.cwd = "/";
+  if (!options_.host_namespaces.empty()) run.spawn.namespaces = {absl::StrCat(options_.host_namespaces, "/mnt")};
+  GODWIT_ASSIGN_OR_RETURN(RunResult result, Run({program, "--version"}, run));
+  if (!result.status.ok()) {
+    return absl::FailedPreconditionError(absl::StrCat(program, " --version on the host: ", result.status.ToString(), ": ", result.err));
+  }
+  return criu::ParseVersion(result.out).ToString();
+}
+
+bool NodeFacts::RuntimeReady() const {
+  absl::MutexLock lock(&live_->mutex);
+  if (absl::Now() - live_->asked < kAskHandlers) return live_->ready;
+  auto handlers = install::RuntimeHandlers(options_.host.At(options_.cri_socket), absl::Seconds(3));
+  live_->ready = handlers.ok() && std::find(handlers->begin(), handlers->end(), kHandler) != handlers->end();
+  live_->asked = absl::Now();
+  return live_->ready;
+}
+
+agent_api::NodeInfo NodeFacts::Info() const {
+  agent_api::NodeInfo info = fixed_;
+  info.runtime_ready = RuntimeReady();
+  info.memory_available = MemoryAvailable(options_.host.proc);
+  auto free = FreeBytes(options_.state_folder);
+  info.storage_available = free.ok() ? *free : 0;
+  return info;
+}
+
+int64_t MemoryAvailable(const std::string& proc) {
+  auto text = ReadFile(absl::StrCat(proc, "/meminfo"), 65536);
+  if (!text.ok()) return 0;
+  for (absl::string_view line : absl::StrSplit(*text, '\n')) {
+    const std::vector<absl::string_view> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
+    int64_t kibibytes = 0;
+    if (words.size() >= 2 && words[0] == "MemAvailable:" && absl::SimpleAtoi(words[1], &kibibytes)) return kibibytes << 10;
+  }
+  return 0;
+}
+
+}  // namespace godwit::serve

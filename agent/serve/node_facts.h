@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What this node is and has, as the agent tells it: read from the host's files and from the programs on it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "agent/api/host_protocol.h"
+#include "agent/api/messages.h"
+#include "agent/runtime/containers.h"
+
+namespace godwit::serve {
+
+// Thread-safe after Make.
+class NodeFacts {
+ public:
+  struct Options {
+    std::string node;
+    runtime::HostView host;
+    std::string host_namespaces;  // "/proc/1/ns"; empty on the host itself
+    std::string install_folder;   // host path
+    std::string state_folder;
+    std::string cri_socket;       // host path
+  };
+  // Reads etc/runtime.json and asks runc and CRIU for their versions.
+  static absl::StatusOr<NodeFacts> Make(Options options);
+
+  const agent_api::RuntimeConfig& runtime() const { return runtime_; }
+  // As it is now; whether the handler is live is asked at most every two seconds.
+  agent_api::NodeInfo Info() const ABSL_LOCKS_EXCLUDED(live_->mutex);
+
+ private:
+  struct Live {
+    absl::Mutex mutex;
+    absl::Time asked ABSL_GUARDED_BY(mutex) = absl::InfinitePast();
+    bool ready ABSL_GUARDED_BY(mutex) = false;
+  };
+  explicit NodeFacts(Options options) : options_(std::move(options)) {}
+  absl::StatusOr<std::string> VersionOf(const std::string& program) const;
+  bool RuntimeReady() const;
+
+  Options options_;
+  agent_api::RuntimeConfig runtime_;
+  agent_api::NodeInfo fixed_;
+  std::unique_ptr<Live> live_ = std::make_unique<Live>();
+};
+
+// MemAvailable of <proc>/meminfo in bytes; 0 when it cannot be read.
+int64_t MemoryAvailable(const std::string& proc);
+
+}  // namespace godwit::serve

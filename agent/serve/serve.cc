@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/serve/serve.h"
+
+#include <signal.h>
+#include <sys/auxv.h>
+#include <sys/signalfd.h>
+#include <poll.h>
+
+#include <atomic>
+#include <memory>
+#include <utility>
+
+#include "absl/log/log.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/api/server.h"
+#include "agent/checkpoint/checkpoints.h"
+#include "agent/criu/images.h"
+#include "agent/migration/guard_port.h"
+#include "agent/migration/pod_on_node.h"
+#include "agent/operations/operations.h"
+#include "agent/permits/cgroup_end.h"
+#include "agent/permits/permit_server.h"
+#include "agent/permits/permit_table.h"
+#include "agent/preflight/inspect.h"
+#include "agent/runtime/freezer.h"
+#include "agent/serve/node_facts.h"
+#include "agent/tls/bootstrap.h"
+#include "agent/tls/identity.h"
+#include "agent/transfer/fetch.h"
+#include "agent/transfer/stream.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "metrics/metrics.h"
+
+namespace godwit::serve {
+namespace {
+
+constexpr absl::Duration kHelloLimit = absl::Seconds(10);
+constexpr absl::Duration kFetchLimit = absl::Minutes(10);
+constexpr absl::Duration kKillLimit = absl::Seconds(15);
+constexpr absl::Duration kHousekeeping = absl::Seconds(60);
+
+// Signals that end the agent, as a descriptor. Made before any thread, so that all inherit the mask.
+absl::StatusOr<UniqueFd> EndSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  if (sigprocmask(SIG_BLOCK, &signals, nullptr) != 0) return ErrnoStatus("cannot block signals");
+  UniqueFd fd(signalfd(-1, &signals, SFD_CLOEXEC));
+  if (!fd.ok()) return ErrnoStatus("cannot wait for signals");
+  signal(SIGPIPE, SIG_IGN);
+  return fd;
+}
+
+absl::string_view Outcome(bool good) { return good ? "succeeded" : "failed"; }
+
+class Agent {
+ public:
+  explicit Agent(const ServeOptions& options) : options_(options), metrics_(registry_) {
+    host_.root = options.on_host ? "" : "/proc/1/root";
+    launch_.binary = absl::StrCat(options.install_folder, "/bin/godwit-guard");
+    launch_.host_root = host_.root;
+    launch_.host_namespaces = options.on_host ? "" : "/proc/1/ns";
+  }
+
+  absl::Status Run(int end_signals) {
+    metrics::AddProcessMetrics(registry_);
+    metrics_.build_info.With(GODWIT_VERSION).Set(1);
+    GODWIT_ASSIGN_OR_RETURN(auto health, agent_api::HealthServer::Start("0.0.0.0", options_.metrics_port, registry_, [this] { return Ready(); }));
+    GODWIT_RETURN_IF_ERROR(StartParts(end_signals));
+    if (ended_) return absl::OkStatus();
+    ready_ = true;
+    LOG(INFO) << Log("agent serves").With("node", options_.node).With("criu", facts_->Info().criu_version).With("runc", facts_->Info().runc_version);
+    while (!Ends(end_signals, kHousekeeping)) KeepHouse();
+    ready_ = false;
+    LOG(INFO) << Log("agent ends").With("node", options_.node);
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Ready() const {
+    return ready_ ? absl::OkStatus() : absl::UnavailableError("the agent has no certificate yet, or is starting");
+  }
+
+  bool Ends(int end_signals, absl::Duration limit) {
+    pollfd poller{.fd = end_signals, .events = POLLIN, .revents = 0};
+    ended_ = ended_ || poll(&poller, 1, static_cast<int>(absl::ToInt64Milliseconds(limit))) > 0;
+    return ended_;
+  }
+
+  absl::Status StartParts(int end_signals) {
+    const std::string identity_folder = absl::StrCat(options_.state_folder, "/identity");
+    GODWIT_RETURN_IF_ERROR(MakeFolders(identity_folder, 0700));
+    GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(options_.run_folder, "/guards"), 0700));
+    GODWIT_ASSIGN_OR_RETURN(NodeFacts facts, NodeFacts::Make({.node = options_.node,
+                                                              .host = host_,
+                                                              .host_namespaces = launch_.host_namespaces,
+                                                              .install_folder = options_.install_folder,
+                                                              .state_folder = options_.state_folder,
+                                                              .cri_socket = options_.cri_socket}));
+    facts_ = std::make_unique<NodeFacts>(std::move(facts));
+    host_.cgroup = facts_->runtime().cgroup_root;
+    GODWIT_RETURN_IF_ERROR(GetIdentity(absl::StrCat(identity_folder, "/agent.pem"), end_signals));
+    if (ended_) return absl::OkStatus();
+    const std::string cgroup_root = host_.At(host_.cgroup);
+    permits_ = std::make_unique<permits::PermitTable>(
+        permits::PermitStore(absl::StrCat(options_.state_folder, "/permits")),
+        [cgroup_root](const std::string& cgroup) { return permits::KillCgroup(cgroup_root, cgroup, kKillLimit); },
+        [cgroup_root](const std::string& cgroup) { return permits::CheckStandsFrozen(cgroup_root, cgroup); });
+    GODWIT_RETURN_IF_ERROR(OpenWork());
+    FeedGauges();
+    GODWIT_ASSIGN_OR_RETURN(permit_server_, permits::PermitServer::Start(absl::StrCat(options_.run_folder, "/agent.sock"), permits_.get()));
+    GODWIT_ASSIGN_OR_RETURN(streams_, transfer::StreamServer::Start(*identity_, "", static_cast<uint16_t>(options_.stream_port),
+                                                                    [this](std::shared_ptr<transfer::Stream> stream) { ServeStream(stream); }));
+    agent_api::Backend backend{.operations = operations_.get(), .checkpoints = checkpoints_.get(), .metrics = &metrics_};
+    backend.node = [this] {
+      agent_api::NodeInfo info = facts_->Info();
+      info.images_bytes = operations_->ImagesBytes();
+      return info;
+    };
+    backend.preflight = [this](const agent_api::PreflightRequest& request) { return Preflight(request); };
+    GODWIT_ASSIGN_OR_RETURN(api_, agent_api::ApiServer::Start(*identity_, "0.0.0.0", options_.api_port, std::move(backend)));
+    return absl::OkStatus();
+  }
+
+  // Waits as long as it takes for the first certificate; the controller may come later than the agents.
+  absl::Status GetIdentity(const std::string& certificate_and_key, int end_signals) {
+    renewal_ = std::make_unique<tls::CertificateRenewal>(
+        tls::BootstrapOptions{.node = options_.node,
+                              .controller = options_.controller,
+                              .token_file = options_.token_file,
+                              .authority_file = options_.authority_file,
+                              .certificate_and_key_file = certificate_and_key},
+        [this](const absl::Status& status) { metrics_.certificate_renewals.With(Outcome(status.ok())).Increment(); });
+    while (!Ends(end_signals, absl::ZeroDuration())) {
+      absl::Status there = renewal_->AwaitCertificate(absl::Seconds(1));
+      if (there.ok()) break;
+      LOG_EVERY_N_SEC(WARNING, 15) << Log("no certificate from the controller yet").With("controller", options_.controller).With(there);
+    }
+    if (ended_) return absl::OkStatus();
+    GODWIT_ASSIGN_OR_RETURN(identity_, tls::Identity::Load({.certificate_and_key = certificate_and_key, .authority = options_.authority_file}));
+    return absl::OkStatus();
+  }
+
+  absl::Status OpenWork() {
+    checkpoint::Node node{.host = host_,
+                          .runtime = facts_->runtime().runtime,
+                          .criu_folder = absl::StrCat(options_.install_folder, "/criu"),
+                          .guards_folder = absl::StrCat(options_.run_folder, "/guards"),
+                          .criu_version = facts_->Info().criu_version};
+    GODWIT_ASSIGN_OR_RETURN(checkpoints_, checkpoint::Checkpoints::Open(absl::StrCat(options_.state_folder, "/checkpoints"), node,
+                                                                        migration::RealGuards(launch_).start,
+                                                                        [this](const auto& status) { CheckpointFinished(status); }));
+    GODWIT_ASSIGN_OR_RETURN(operations_, operations::Operations::Open({.folder = options_.state_folder,
+                                                                       .node = options_.node,
+                                                                       .source = SourceNode(),
+                                                                       .target = TargetNode(),
+                                                                       .fetch = [this](const auto&... arguments) { return Fetch(arguments...); },
+                                                                       .memory_available = [this] { return MemoryAvailable(host_.proc); }}));
+    return absl::OkStatus();
+  }
+
+  migration::SourceNode SourceNode() {
+    migration::SourceNode node{.node = options_.node,
+                               .runtime = facts_->runtime().runtime,
+                               .criu_folder = absl::StrCat(options_.install_folder, "/criu"),
+                               .guards = migration::RealGuards(launch_)};
+    node.find_pod = [this](const agent_api::SourceSpec& spec) { return migration::FindPod(host_, spec.pod, spec.containers, spec.empty_dirs); };
+    node.pack = [this](const std::string& path, files::Layout layout, const files::Sink& sink) { return migration::PackHostFolder(host_, path, layout, sink); };
+    node.connect = [this](const std::string& address, const std::string& peer, absl::Time deadline) { return transfer::Stream::Connect(*identity_, address, peer, deadline); };
+    node.sent = [this](const migration::SentTotals& sent) { Sent(sent); };
+    node.froze = [this](const agent_api::SourceStatus& status) { Froze(status); };
+    node.finished = [this](const agent_api::SourceStatus& status) {
+      Finished("migration-source", status.state == agent_api::SourceState::kDone, status.reason);
+    };
+    return node;
+  }
+
+  migration::TargetNode TargetNode() {
+    const std::string cgroup_root = host_.At(host_.cgroup);
+    migration::TargetNode node{.node = options_.node, .permits = permits_.get()};
+    node.check_images = [](const std::string& images) { return criu::CheckImages(images); };
+    node.apply_files = [this](const permits::Claim& claim, const std::string& pod_uid, const migration::FilesToApply& files) { return migration::ApplyFiles(host_, claim, pod_uid, files); };
+    node.thaw = [cgroup_root](const std::string& cgroup) { return runtime::AdoptFrozen({absl::StrCat(cgroup_root, cgroup)}).Thaw(); };
+    node.stands = [cgroup_root](const std::string& cgroup) { return permits::CheckStandsFrozen(cgroup_root, cgroup); };
+    node.destroy_left_copies = [this, cgroup_root](const std::string& sandbox_uid) -> absl::Status {
+      GODWIT_ASSIGN_OR_RETURN(auto stored, permits::PermitStore(absl::StrCat(options_.state_folder, "/permits")).ListSandbox(sandbox_uid));
+      for (const permits::StoredPermit& one : stored) {
+        if (!one.permit.copy_cgroup.empty()) GODWIT_RETURN_IF_ERROR(permits::KillCgroup(cgroup_root, one.permit.copy_cgroup, kKillLimit));
+      }
+      return absl::OkStatus();
+    };
+    node.received = [this](const transfer::ReceivedTotals& totals, int64_t stream_bytes) {
+      metrics_.received.With("memory").Increment(static_cast<double>(totals.page_bytes));
+      metrics_.received.With("images").Increment(static_cast<double>(totals.image_bytes));
+      metrics_.received.With("files").Increment(static_cast<double>(totals.file_bytes));
+      metrics_.stream_bytes.With("received").Increment(static_cast<double>(stream_bytes));
+    };
+    node.finished = [this](bool restore, const agent_api::TargetStatus& status, absl::Duration create_wait) {
+      Finished(restore ? "restore" : "migration-target", status.state == agent_api::TargetState::kRunning, status.reason);
+      metrics_.create_wait.Observe(create_wait);
+    };
+    return node;
+  }
+
+  absl::Status Fetch(const agent_api::RestoreSpec& spec, const agent_api::Archive& archive, const std::string& path, absl::Time deadline) {
+    return transfer::FetchArchive(*identity_,
+                                  {.own_node = options_.node,
+                                   .node = spec.archive_node,
+                                   .address = spec.archive_address,
+                                   .checkpoint_uid = spec.checkpoint_uid,
+                                   .archive = archive.path.substr(archive.path.rfind('/') + 1),
+                                   .max_bytes = archive.size},
+                                  path, deadline);
+  }
+
+  // Whoever connects says first what for.
+  void ServeStream(const std::shared_ptr<transfer::Stream>& stream) {
+    auto frame = stream->Receive(absl::Now() + kHelloLimit);
+    absl::Status status = frame.status();
+    if (status.ok() && frame->type != transfer::FrameType::kHello) status = absl::InvalidArgumentError("the first frame is no HELLO");
+    absl::StatusOr<transfer::Hello> hello = status.ok() ? transfer::DecodeMessage<transfer::Hello>(*frame) : status;
+    if (hello.ok() && hello->role == transfer::Role::kMigration) return operations_->ServeMigration(stream, *hello);
+    if (hello.ok()) {
+      status = transfer::ServeArchive(*stream, *hello, [this](const std::string& uid, const std::string& archive) { return checkpoints_->FindArchive(uid, archive); },
+                                      absl::Now() + kFetchLimit);
+    } else {
+      status = hello.status();
+      metrics_.stream_errors.With("Protocol").Increment();
+    }
+    if (!status.ok()) LOG(WARNING) << Log("stream ended early").With("peer", stream->peer_node()).With(status);
+  }
+
+  absl::StatusOr<agent_api::PreflightReport> Preflight(const agent_api::PreflightRequest& request) {
+    auto report = preflight::Inspect(host_, request, {.node = facts_->Info(), .hwcap = getauxval(AT_HWCAP)});
+    if (!report.ok()) return report;
+    for (const agent_api::Finding& finding : report->findings) metrics_.preflight_findings.With(finding.id, json::Name(finding.severity)).Increment();
+    return report;
+  }
+
+  // --- metrics
+
+  void Finished(const char* operation, bool good, const std::string& reason) {
+    metrics_.finished.With(operation, Outcome(good)).Increment();
+    if (!good) metrics_.failures.With(operation, reason.empty() ? "Unknown" : reason).Increment();
+  }
+  void CheckpointFinished(const agent_api::CheckpointStatus& status) {
+    const bool good = status.state == agent_api::CheckpointState::kReady;
+    Finished("checkpoint", good, status.reason);
+    if (status.frozen_at != absl::Time()) metrics_.freezes.Observe(status.freeze, "checkpoint", good ? "committed" : "aborted");
+  }
+  void Froze(const agent_api::SourceStatus& status) {
+    metrics_.freezes.Observe(status.freeze, "migration", status.target_running ? "committed" : "aborted");
+    for (const agent_api::FreezeStep& step : status.steps) metrics_.freeze_steps.Observe(step.duration, step.name);
+  }
+  void Sent(const migration::SentTotals& sent) {
+    metrics_.sent.With("memory").Increment(static_cast<double>(sent.page_bytes));
+    metrics_.sent.With("images").Increment(static_cast<double>(sent.image_bytes));
+    metrics_.sent.With("files").Increment(static_cast<double>(sent.file_bytes));
+    metrics_.sent_pages.With().Increment(static_cast<double>(sent.page_bytes / sysconf(_SC_PAGESIZE)));
+    metrics_.stream_bytes.With("sent").Increment(static_cast<double>(sent.wire_bytes));
+    if (sent.took > absl::ZeroDuration()) {
+      metrics_.transfer_rate.With().Observe(static_cast<double>(sent.page_bytes + sent.image_bytes + sent.file_bytes) / absl::ToDoubleSeconds(sent.took));
+    }
+  }
+  void FeedGauges() {
+    const agent_api::NodeInfo info = facts_->Info();
+    metrics_.node_info.With(info.architecture, info.kernel, info.criu_version, info.runc_version).Set(1);
+    registry_.BeforeExposition([this] {
+      const agent_api::NodeInfo now = facts_->Info();
+      metrics_.runtime_ready.With().Set(now.runtime_ready ? 1 : 0);
+      metrics_.storage_available.With().Set(static_cast<double>(now.storage_available));
+      metrics_.memory_available.With().Set(static_cast<double>(now.memory_available));
+      metrics_.images_bytes.With().Set(static_cast<double>(operations_->ImagesBytes()));
+      metrics_.certificate_expiry.With().Set(static_cast<double>(absl::ToUnixSeconds(identity_->not_after())));
+      const auto working = operations_->Count();
+      metrics_.operations.With("migration-source").Set(working.sources);
+      metrics_.operations.With("migration-target").Set(working.targets);
+      metrics_.operations.With("restore").Set(working.restores);
+      metrics_.frozen_pods.With().Set(working.frozen);
+      const auto checkpoints = checkpoints_->Count();
+      metrics_.operations.With("checkpoint").Set(checkpoints.running);
+      metrics_.archives.With().Set(static_cast<double>(checkpoints.archives));
+      metrics_.archives_bytes.With().Set(static_cast<double>(checkpoints.bytes));
+    });
+  }
+
+  // Spent permits go when their pods have gone.
+  void KeepHouse() {
+    const std::string pods = host_.At(absl::StrCat(options_.kubelet_folder, "/pods"));
+    if (!FileExists(pods)) return;  // kubelet keeps them elsewhere: better keep too many
+    absl::Status removed = permits_->RemoveSpent([&pods](const std::string& uid) { return FileExists(absl::StrCat(pods, "/", uid)); });
+    if (!removed.ok()) LOG(WARNING) << Log("cannot remove spent permits").With(removed);
+  }
+
+  const ServeOptions options_;
+  runtime::HostView host_;
+  guard::GuardLaunch launch_;
+  metrics::Registry registry_;
+  metrics::AgentMetrics metrics_;
+  std::atomic<bool> ready_ = false;
+  bool ended_ = false;
+  // In the order in which they are made; ended in the opposite order.
+  std::unique_ptr<NodeFacts> facts_;
+  std::unique_ptr<tls::CertificateRenewal> renewal_;
+  std::unique_ptr<tls::Identity> identity_;
+  std::unique_ptr<permits::PermitTable> permits_;
+  std::unique_ptr<checkpoint::Checkpoints> checkpoints_;
+  std::unique_ptr<operations::Operations> operations_;
+  std::unique_ptr<permits::PermitServer> permit_server_;
+  std::unique_ptr<transfer::StreamServer> streams_;
+  std::unique_ptr<agent_api::ApiServer> api_;
+};
+
+}  // namespace
+
+absl::Status Serve(const ServeOptions& options) {
+  GODWIT_ASSIGN_OR_RETURN(UniqueFd end_signals, EndSignals());
+  Agent agent(options);
+  return agent.Run(end_signals.get());
+}
+
+}  // namespace godwit::serve
