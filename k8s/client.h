@@ -60,8 +60,8 @@ class Client {
                              Body(object), options));
   }
 
-  // RFC 7386. A "metadata.resourceVersion" or "metadata.uid" in the patch is a precondition: IsConflict when
-  // it does not hold.
+  // RFC 7386. A "metadata.resourceVersion" in the patch is a precondition: IsConflict when the object has
+  // changed since. A "metadata.uid" that is not the object's is IsInvalid.
   absl::StatusOr<T> MergePatch(absl::string_view name_space, absl::string_view name,
                                const Unstructured& patch, const WriteOptions& options = {}) const {
     return Typed(api_.Patch(resource_, Named(name_space, name), PatchType::kMerge, patch.ToJson(), options));

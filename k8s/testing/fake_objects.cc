@@ -291,8 +291,11 @@ absl::StatusOr<Unstructured> FakeObjects::Update(const Collection& collection, c
   const Unstructured* found = Get(collection, name);
   if (found == nullptr) return NotFound(collection, name);
   const Unstructured current = *found;
-  GODWIT_RETURN_IF_ERROR(CheckPreconditions(current, object.String("/metadata/uid"),
-                                            object.String("/metadata/resourceVersion")));
+  GODWIT_RETURN_IF_ERROR(CheckPreconditions(current, "", object.String("/metadata/resourceVersion")));
+  if (const std::string uid = object.String("/metadata/uid");
+      !uid.empty() && uid != current.String("/metadata/uid")) {
+    return Refusal(422, "Invalid", "metadata.uid: Invalid value: field is immutable");
+  }
   Unstructured next = subresource == "status" ? current : std::move(object);
   if (subresource == "status") {
     CopyOrRemove(object, "/status", next);

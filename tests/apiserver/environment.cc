@@ -4,7 +4,6 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -28,7 +27,6 @@ namespace godwit::apiserver {
 namespace {
 
 constexpr absl::Duration kReadyLimit = absl::Minutes(3);  // seconds, unless the machine is busy
-constexpr absl::Duration kStopLimit = absl::Seconds(20);
 constexpr absl::Duration kLook = absl::Milliseconds(100);
 
 // A port that was free a moment ago.
@@ -49,12 +47,6 @@ absl::StatusOr<std::string> Program(const char* variable) {
   if (path != nullptr && *path != '\0') return std::string(path);
   return absl::FailedPreconditionError(absl::StrCat(
       variable, " is not set: run `eval \"$(tests/cluster/parts kube etcd)\"; export KUBE ETCD` first"));
-}
-
-void Stop(std::optional<Child>& child) {
-  if (!child.has_value()) return;
-  if (child->Signal(SIGTERM).ok()) (void)child->Wait(kStopLimit);
-  child.reset();  // kills what is left
 }
 
 class SharedEnvironment : public ::testing::Environment {
@@ -94,9 +86,10 @@ absl::StatusOr<std::unique_ptr<Environment>> Environment::Start(EnvironmentOptio
 Environment& Environment::Shared() { return shared->Get(); }
 
 Environment::~Environment() {
-  Stop(controller_manager_);
-  Stop(api_server_);
-  Stop(etcd_);
+  // Killed, not asked: an API server with open watches takes its time, and nothing of all this is kept.
+  controller_manager_.reset();
+  api_server_.reset();
+  etcd_.reset();
   if (!folder_.empty()) RemoveTree(folder_).IgnoreError();
 }
 
@@ -222,7 +215,7 @@ absl::Status Environment::WaitUntilReady() {
   }
 }
 
-void Environment::StopApiServer() { Stop(api_server_); }
+void Environment::StopApiServer() { api_server_.reset(); }
 
 k8s::Config Environment::config() const {
   k8s::Config config;

@@ -56,9 +56,11 @@ class Environment {
   // Makes a namespace that no other test uses, "<prefix>-<number>".
   std::string NewNamespace(const std::string& prefix = "test");
 
-  // Has etcd forget all versions before now.
+  // Has etcd forget all versions before the newest. (A watch may still begin at the last but one: its first
+  // event is the newest. And the API server's own cache knows more; resources in --watch-cache-sizes=NAME#0
+  // have none.)
   absl::Status Compact();
-  // Stops the API server (etcd stays), and starts it again on the same port.
+  // Kills the API server (etcd stays), and starts it again on the same port.
   void StopApiServer();
   absl::Status StartApiServer();
 

@@ -134,38 +134,56 @@ TEST_F(RealInformerTest, WhatEtcdHasCompactedIsListedAgain) {
   EXPECT_THAT(std::vector<std::string>(told.begin() + 2, told.end()),
               ::testing::UnorderedElementsAre("ADDED c", "ADDED d", "DELETED a"))
       << "b is the same: not told again";
+  EXPECT_THAT(Noted(lists_), ::testing::Contains("expired"));
   EXPECT_EQ(informer->size(), 3u);
 }
 
 TEST_F(RealInformerTest, AWatchFromACompactedVersionIsGone) {
-  Make<ServiceAccount>("a");
   const std::string old = Client<ServiceAccount>(api_).ListAll(ns_)->metadata.resource_version;
+  Make<ServiceAccount>("a");
   Make<ServiceAccount>("b");
   ASSERT_TRUE(environment_->Compact().ok());
-  Make<ServiceAccount>("c");
   const absl::Status gone =
       api_.Watch(ServiceAccount::kResource, ns_, {.resource_version = old, .timeout = absl::Seconds(20)},
                  [](WatchEventType, const rapidjson::Value&) { return absl::OkStatus(); });
   EXPECT_TRUE(IsGone(gone)) << gone;
 }
 
+TEST_F(RealInformerTest, AContinueTokenExpiresAndTheListIsReadInOnePiece) {
+  const Client<ServiceAccount> accounts(api_);
+  for (int i = 0; i < 12; ++i) Make<ServiceAccount>(absl::StrCat("a", i));
+  const ListOf<ServiceAccount> page = *accounts.List(ns_, {.limit = 5});
+  EXPECT_EQ(page.items.size(), 5u);
+  Make<ServiceAccount>("b");
+  Make<ServiceAccount>("c");
+  ASSERT_TRUE(environment_->Compact().ok());
+  const ListOptions rest{.limit = 5, .continue_token = page.metadata.continue_token};
+  const absl::Status expired = accounts.List(ns_, rest).status();
+  EXPECT_TRUE(IsGone(expired)) << expired;
+  EXPECT_EQ(accounts.ListAll(ns_, rest)->items.size(), 14u);
+}
+
 TEST_F(RealInformerTest, BookmarksCarryTheVersionOfOthersChanges) {
-  const std::string begin = Client<ConfigMap>(api_).ListAll(ns_)->metadata.resource_version;
+  const Client<ConfigMap> maps(api_);
+  const std::string begin = maps.ListAll(ns_)->metadata.resource_version;
   const std::string elsewhere = environment_->NewNamespace();
-  const std::string newer = Client<ConfigMap>(api_)
-                                .Create({.metadata = {.name = "x", .name_space = elsewhere}})
-                                ->metadata.resource_version;
-  std::string marked;
-  // The server sends one shortly before the end of each watch.
-  const absl::Status ended =
-      api_.Watch(ConfigMap::kResource, ns_, {.resource_version = begin, .timeout = absl::Seconds(6)},
-                 [&marked](WatchEventType type, const rapidjson::Value& object) {
-                   EXPECT_EQ(type, WatchEventType::kBookmark);
-                   marked = Unstructured(object).Meta().resource_version;
-                   return absl::OkStatus();
-                 });
+  Make<ConfigMap>("a");
+  std::string newer, marked;
+  // The server sends a bookmark two seconds before the end of each watch, when it has seen something new.
+  const absl::Status ended = api_.Watch(
+      ConfigMap::kResource, ns_, {.resource_version = begin, .timeout = absl::Seconds(8)},
+      [&](WatchEventType type, const rapidjson::Value& object) {
+        if (type == WatchEventType::kAdded) {  // of "a": the watch is open
+          newer =
+              maps.Create({.metadata = {.name = "x", .name_space = elsewhere}})->metadata.resource_version;
+        } else if (type == WatchEventType::kBookmark) {
+          marked = Unstructured(object).Meta().resource_version;
+        }
+        return absl::OkStatus();
+      });
   EXPECT_TRUE(ended.ok()) << ended;
-  EXPECT_GE(std::stoll(marked.empty() ? "0" : marked), std::stoll(newer));
+  ASSERT_NE(marked, "") << "no bookmark came";
+  EXPECT_GE(std::stoll(marked), std::stoll(newer));
 }
 
 TEST_F(RealInformerTest, ARestartedApiServerIsFollowedAgain) {
