@@ -2,7 +2,10 @@
 #include "base/json.h"
 
 #include <cmath>
+#include <system_error>
 
+#include "absl/strings/charconv.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/string_view.h"
 #include "rapidjson/error/en.h"
 #include "rapidjson/reader.h"
@@ -12,22 +15,66 @@
 namespace godwit::json {
 namespace {
 
-constexpr unsigned kParseFlags = rapidjson::kParseIterativeFlag | rapidjson::kParseValidateEncodingFlag |
-                                 rapidjson::kParseFullPrecisionFlag;
-
-// Depth of nesting, found before the tree is built: freeing a deep tree recurses.
-class DepthMeter : public rapidjson::BaseReaderHandler<rapidjson::UTF8<>, DepthMeter> {
+// Puts what the reader finds into a document. Stops where nesting gets too deep: freeing a deep tree
+// recurses. Numbers come as text and are converted here: RapidJSON's own exact conversion has undefined
+// behaviour for zeros like 0e40.
+class Builder : public rapidjson::BaseReaderHandler<rapidjson::UTF8<>, Builder> {
  public:
-  explicit DepthMeter(int limit) : limit_(limit) {}
-  bool StartObject() { return ++depth_ <= limit_; }
-  bool EndObject(rapidjson::SizeType) { return depth_-- > 0; }
-  bool StartArray() { return ++depth_ <= limit_; }
-  bool EndArray(rapidjson::SizeType) { return depth_-- > 0; }
+  Builder(rapidjson::Document& document, int depth_limit) : document_(document), depth_limit_(depth_limit) {}
+
+  bool Null() { return document_.Null(); }
+  bool Bool(bool value) { return document_.Bool(value); }
+  bool String(const char* text, rapidjson::SizeType size, bool) { return document_.String(text, size, true); }
+  bool Key(const char* text, rapidjson::SizeType size, bool) { return document_.Key(text, size, true); }
+  bool StartObject() { return Deeper() && document_.StartObject(); }
+  bool EndObject(rapidjson::SizeType members) { return depth_-- > 0 && document_.EndObject(members); }
+  bool StartArray() { return Deeper() && document_.StartArray(); }
+  bool EndArray(rapidjson::SizeType elements) { return depth_-- > 0 && document_.EndArray(elements); }
+
+  bool RawNumber(const char* text, rapidjson::SizeType size, bool) {
+    const absl::string_view digits(text, size);
+    if (digits.find_first_of(".eE") == absl::string_view::npos) {
+      if (int64_t integer; absl::SimpleAtoi(digits, &integer)) return document_.Int64(integer);
+      if (uint64_t integer; absl::SimpleAtoi(digits, &integer)) return document_.Uint64(integer);
+    }
+    double value = 0;
+    const auto [end, error] = absl::from_chars(text, text + size, value);
+    const bool whole =
+        end == text + size && (error == std::errc() || std::abs(value) < 1);  // too small is zero
+    if (!whole) problem_ = "Number too big to be stored in double.";
+    return whole && document_.Double(value);
+  }
+
+  absl::string_view problem() const { return problem_; }
 
  private:
-  const int limit_;
+  bool Deeper() {
+    if (++depth_ <= depth_limit_) return true;
+    problem_ = "nested too deeply";
+    return false;
+  }
+
+  rapidjson::Document& document_;
+  const int depth_limit_;
   int depth_ = 0;
+  absl::string_view problem_;
 };
+
+absl::Status ParseInto(absl::string_view text, int depth_limit, rapidjson::Document& document) {
+  constexpr unsigned kFlags = rapidjson::kParseIterativeFlag | rapidjson::kParseValidateEncodingFlag |
+                              rapidjson::kParseNumbersAsStringsFlag;
+  rapidjson::MemoryStream stream(text.data(), text.size());
+  rapidjson::Reader reader;
+  Builder builder(document, depth_limit);
+  auto generate = [&](rapidjson::Document&) { return !reader.Parse<kFlags>(stream, builder).IsError(); };
+  document.Populate(generate);
+  if (!reader.HasParseError()) return absl::OkStatus();
+  const absl::string_view problem = reader.GetParseErrorCode() == rapidjson::kParseErrorTermination
+                                        ? builder.problem()
+                                        : rapidjson::GetParseError_En(reader.GetParseErrorCode());
+  return absl::InvalidArgumentError(
+      absl::StrCat("not valid JSON at byte ", reader.GetErrorOffset(), ": ", problem));
+}
 
 }  // namespace
 
@@ -36,18 +83,9 @@ absl::StatusOr<rapidjson::Document> Parse(absl::string_view text, const Limits& 
     return absl::InvalidArgumentError(
         absl::StrCat("JSON text of ", text.size(), " bytes is over the limit of ", limits.max_bytes));
   }
-  DepthMeter meter(limits.max_depth);
-  rapidjson::MemoryStream scan(text.data(), text.size());
-  rapidjson::Reader reader;
-  reader.Parse<kParseFlags>(scan, meter);
-  if (reader.HasParseError()) {
-    const bool too_deep = reader.GetParseErrorCode() == rapidjson::kParseErrorTermination;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "not valid JSON at byte ", reader.GetErrorOffset(), ": ",
-        too_deep ? "nested too deeply" : rapidjson::GetParseError_En(reader.GetParseErrorCode())));
-  }
   rapidjson::Document document;
-  document.Parse<kParseFlags>(text.data(), text.size());
+  absl::Status status = ParseInto(text, limits.max_depth, document);
+  if (!status.ok()) return status;
   return document;
 }
 
@@ -151,8 +189,7 @@ Value WriteScalar(absl::Duration in, Allocator& allocator) {
 }
 Value WriteScalar(const Raw& in, Allocator& allocator) {
   rapidjson::Document document(&allocator);
-  document.Parse<kParseFlags>(in.text.data(), in.text.size());
-  if (document.HasParseError()) return Value();
+  if (!ParseInto(in.text, Limits().max_depth, document).ok()) return Value();
   Value value;
   value.Swap(static_cast<Value&>(document));
   return value;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/json.h"
 
+#include <limits>
 #include <string>
 
 #include "agent/api/host_protocol.h"
@@ -34,6 +35,24 @@ TEST(JsonTest, StructRoundTrips) {
   EXPECT_EQ(Encode(*back), text);
   EXPECT_EQ(back->steps, status.steps);
   EXPECT_EQ(back->frozen_at, status.frozen_at);
+}
+
+TEST(JsonTest, NumbersKeepTheirValueAtTheEdges) {
+  const std::string text =
+      R"([0,-0,0e40,0.1,1e-400,-9223372036854775808,18446744073709551615,1.7976931348623157e308])";
+  auto document = Parse(text);
+  ASSERT_TRUE(document.ok()) << document.status();
+  EXPECT_EQ((*document)[2].GetDouble(), 0);
+  EXPECT_EQ((*document)[3].GetDouble(), 0.1);
+  EXPECT_EQ((*document)[4].GetDouble(), 0);
+  EXPECT_EQ((*document)[5].GetInt64(), std::numeric_limits<int64_t>::min());
+  EXPECT_EQ((*document)[6].GetUint64(), std::numeric_limits<uint64_t>::max());
+  EXPECT_EQ((*document)[7].GetDouble(), std::numeric_limits<double>::max());
+  const absl::Status status = Parse("[1e400]").status();
+  EXPECT_THAT(std::string(status.message()), HasSubstr("Number too big"));
+  for (const char* bad : {"01", "1.", ".5", "+1", "1e", "--1", "0x10", "NaN", "Infinity"}) {
+    EXPECT_FALSE(Parse(bad).ok()) << bad;
+  }
 }
 
 TEST(JsonTest, EmptyFieldsAreNotWritten) {
