@@ -134,6 +134,7 @@ class Source {
   std::optional<agent_api::GuardSpec> guard_spec_;
   std::thread listener_;
   bool target_told_ = false;  // of an abort
+  int64_t image_bytes_ = 0;  // sent, beside the pages
   absl::Time first_frame_ = absl::InfiniteFuture();
 
   mutable absl::Mutex mutex_;

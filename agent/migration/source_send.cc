@@ -160,7 +160,7 @@ SourceEvent Source::Send() {
     absl::MutexLock lock(&mutex_);
     status_.wire_bytes = stream_->bytes_sent();
     if (status.ok() && node_.sent) {
-      node_.sent({.page_bytes = status_.memory_bytes, .file_bytes = status_.file_bytes, .wire_bytes = status_.wire_bytes, .took = absl::Now() - begin});
+      node_.sent({.page_bytes = status_.memory_bytes, .image_bytes = image_bytes_, .file_bytes = status_.file_bytes, .wire_bytes = status_.wire_bytes, .took = absl::Now() - begin});
     }
     if (status.ok() && !abort_.has_value() && !heard_.aborted.has_value()) return SourceEvent::kDone;
   }
@@ -194,6 +194,7 @@ absl::Status Source::SendContainer(size_t index) {
   AddStep("send", name, begin);
   absl::MutexLock lock(&mutex_);
   status_.memory_bytes += images->page_bytes;
+  image_bytes_ += images->other_bytes;
   return absl::OkStatus();
 }
 

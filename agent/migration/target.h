@@ -50,6 +50,7 @@ struct TargetNode {
   // Destroys what the permits of a pod on the disk say may be left of its copies: after a restart in the middle of an abort.
   std::function<absl::Status(const std::string& sandbox_uid)> destroy_left_copies;
   std::function<void(const transfer::ReceivedTotals&, int64_t stream_bytes)> received;  // metrics
+  std::function<void(const absl::Status&)> stream_failed;                                // metrics
   std::function<void(bool restore, const agent_api::TargetStatus&, absl::Duration create_wait)> finished;
 };
 

@@ -59,6 +59,7 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
   }
   if (files) {
     if (absl::Status status = ServeFiles(*stream); !status.ok()) {
+      if (node_.stream_failed) node_.stream_failed(status);
       LOG(WARNING) << Log("the source's stream ended").With("migration", request_.uid).With(status);
       (void)Abort(ReasonOf(status, "StreamFailed"), absl::StrCat("while receiving from node ", stream->peer_node(), ": ", status.message()));
       // The source reads why before the connection goes: what it still sends is taken and dropped.
