@@ -110,6 +110,7 @@ const Node& Node::Get() {
     made->criu = Variable("GODWIT_NODE_CRIU");
     made->guard = Variable("GODWIT_NODE_GUARD");
     made->workload = Variable("GODWIT_NODE_WORKLOAD");
+    made->agent = Variable("GODWIT_NODE_AGENT");
     if (const char* runc = getenv("GODWIT_NODE_RUNC"); runc != nullptr) made->runc = runc;
     made->runc_version = criu::ParseVersion(*RunOrError({made->runc, "--version"}));
     made->own_cgroup = *runtime::CgroupOfProcess("/proc", getpid());

@@ -28,6 +28,7 @@ struct Node {
   std::string criu;      // the CRIU bundle
   std::string guard;     // godwit-guard
   std::string workload;  // the static workload program
+  std::string agent;     // node_agent
   std::string runc = "/usr/sbin/runc";
   criu::Version runc_version;
   std::string own_cgroup;  // of this process, below /sys/fs/cgroup

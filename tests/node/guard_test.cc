@@ -2,7 +2,9 @@
 // godwit-guard with real containers: what it freezes goes on again, or is dead, whatever happens to its
 // agent.
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
@@ -24,6 +26,10 @@ using agent_api::SourceState;
 using guard::GuardClient;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+
+// For the child between fork and exec, which may not allocate.
+char agent_path[1024];
+constexpr int kAgentProgram = 100;
 
 bool Eventually(const std::function<bool()>& condition, absl::Duration limit = absl::Seconds(10)) {
   const absl::Time deadline = absl::Now() + limit;
@@ -133,6 +139,43 @@ TEST_F(GuardTest, ThawsWhenTheAgentsConnectionEndsInTheFreeze) {
   EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kAborted));
   EXPECT_TRUE(Eventually([&] { return !FileExists("/sys/fs/cgroup/godwit-guard/" + spec.migration_uid); }))
       << "its cgroup is left behind";
+}
+
+// As the agent's container ends: everything in its cgroup is killed, in namespaces of its own.
+TEST_F(GuardTest, OutlivesTheContainerOfTheAgentThatStartedItAndThaws) {
+  Container& container = Started({"count"});
+  const GuardSpec spec = SpecFor({&container});
+  const std::string spec_file = spec.journal + ".spec";
+  ASSERT_TRUE(WriteFileDurably(spec_file, json::Encode(spec)).ok());
+  const std::string cgroup = "/sys/fs/cgroup/agent";
+  ASSERT_TRUE(MakeFolders(cgroup).ok());
+  Output output;
+  SpawnOptions options;
+  options.stdout_fd = output.write_end();
+  options.cgroup = cgroup;
+  options.before_exec = [] {
+    if (unshare(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC) != 0) return errno;
+    if (mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return errno;
+    // The program is opened before its folder is covered.
+    if (const int program = open(agent_path, O_PATH); program < 0 || dup2(program, kAgentProgram) < 0) return errno;
+    for (const char* folder : {"/disk", "/usr", "/sys/fs/cgroup", "/run"}) {
+      if (mount("tmpfs", folder, "tmpfs", 0, nullptr) != 0) return errno;
+    }
+    return 0;
+  };
+  snprintf(agent_path, sizeof(agent_path), "%s", Node::Get().agent.c_str());
+  absl::StatusOr<Child> agent = Child::Spawn({absl::StrCat("/proc/self/fd/", kAgentProgram), Node::Get().guard, spec_file}, options);
+  ASSERT_TRUE(agent.ok()) << agent.status();
+  ASSERT_TRUE(output.WaitLines(1));
+  ASSERT_EQ(output.text(), "frozen\n") << LogOf(spec);
+  EXPECT_TRUE(container.Frozen());
+  ASSERT_TRUE(WriteKernelFile(cgroup + "/cgroup.kill", "1").ok());
+  ASSERT_TRUE(agent->Wait(absl::Seconds(5)).ok());
+  output.CloseWriteEnd();
+  EXPECT_TRUE(GoesOn(container)) << LogOf(spec);
+  EXPECT_TRUE(Eventually([&] { return !FileExists(spec.socket); })) << LogOf(spec);
+  EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kAborted));
+  rmdir(cgroup.c_str());
 }
 
 // The hard case: CRIU has code injected into the tasks at this moment.

@@ -231,7 +231,8 @@ TEST_F(RestoreTest, AContainerThatCannotBeHeldIsKilledBeforeItRuns) {
   EXPECT_FALSE(restored.ok());
   EXPECT_THAT(std::string(restored.message()), HasSubstr("cannot move CRIU out"));
   EXPECT_FALSE(target.Running());
-  EXPECT_EQ(target.output().text(), "");
+  // runc itself says there that it failed; the workload says nothing.
+  EXPECT_THAT(target.output().text(), Not(HasSubstr(" -\n")));
 }
 
 }  // namespace

@@ -93,7 +93,7 @@ TEST(PlanRestore, HoldsTheContainerInItsOwnCgroup) {
               ElementsAre("/usr/sbin/runc", "--root", "/run/runc", "--log", "/b/log.json", "restore",
                           "--detach", "--bundle", "/b", "--image-path", "/m/app/images", "--work-path",
                           "/m/app/work", "--pid-file", "/b/init.pid", "--file-locks", "9c"));
-  EXPECT_EQ(plan.config, "network-lock nftables\ntcp-close\ncgroup-root /kubepods/podx/9c\n");
+  EXPECT_EQ(plan.config, "network-lock nftables\ntcp-close\ncgroup-root :/kubepods/podx/9c\n");
   EXPECT_THAT(plan.env, Contains("GODWIT_CRIU_HOLD_CGROUP=/sys/fs/cgroup/kubepods/podx/9c"));
   EXPECT_THAT(plan.env,
               Contains("GODWIT_CRIU_OUTSIDE_CGROUP=/sys/fs/cgroup/system.slice/containerd.service"));
