@@ -89,10 +89,10 @@ int Run(int argc, char** argv, Work work, bool needs_tree) {
   const absl::StatusOr<Report> report = DoOnHost(work, needs_tree);
   std::string text;
   if (report.ok()) {
-    for (const std::string& line : report->lines) LOG(INFO) << Log("node prepared").With("what", line);
+    for (const std::string& line : report->lines) LOG(INFO) << Log("installation").With("what", line);
     text = absl::StrJoin(report->lines, "\n");
   } else {
-    LOG(ERROR) << Log("node could not be prepared").With(report.status());
+    LOG(ERROR) << Log("installation failed").With(report.status());
     text = std::string(report.status().message());
   }
   if (termination.ok()) (void)WriteAll(termination->get(), text, kTerminationLog);

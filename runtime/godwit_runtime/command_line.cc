@@ -76,6 +76,18 @@ absl::Status ReadFlags(const std::vector<std::string>& arguments, const Words& w
   return absl::OkStatus();
 }
 
+// The id becomes part of a path.
+bool IsId(absl::string_view id) {
+  return !id.empty() && id != "." && id != ".." && !absl::StrContains(id, '/');
+}
+
+// `kill [--all] ID [SIGNAL]`. What is not understood is left to the node's runtime.
+void ReadKill(const std::vector<std::string>& arguments, size_t at, CommandLine& line) {
+  while (at < arguments.size() && absl::StartsWith(arguments[at], "-")) ++at;
+  if (at < arguments.size() && IsId(arguments[at])) line.id = arguments[at];
+  if (at + 1 < arguments.size()) line.signal = arguments[at + 1];
+}
+
 }  // namespace
 
 absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arguments) {
@@ -100,6 +112,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arg
     return absl::InvalidArgumentError(absl::StrCat("unknown flag --", unknown, " before the command"));
   }
   if (at < arguments.size()) line.command = arguments[at++];
+  if (line.command == "kill") {
+    ReadKill(arguments, at, line);
+    return line;
+  }
   if (line.command != "create" && line.command != "start") return line;
 
   status = ReadFlags(arguments, CreateWithValue(), CreateAlone(), at, unknown, [&line](const Flag& flag) {
@@ -112,8 +128,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arg
     return absl::InvalidArgumentError(absl::StrCat("unknown flag --", unknown, " of ", line.command));
   }
   if (at + 1 == arguments.size()) line.id = arguments[at];
-  // The id becomes part of a path.
-  if (line.id.empty() || line.id == "." || line.id == ".." || absl::StrContains(line.id, '/')) {
+  if (!IsId(line.id)) {
     return absl::InvalidArgumentError(absl::StrCat(line.command, " needs the id of one container"));
   }
   return line;

@@ -20,8 +20,9 @@ struct CommandLine {
   std::string bundle = ".";
   std::string pid_file;
   std::string console_socket;
-  // Of `create` and `start`: the container.
+  // Of `create`, `start` and `kill`: the container.
   std::string id;
+  std::string signal = "SIGTERM";  // of `kill`, as it was written
 };
 
 // `arguments` without argv[0]. InvalidArgument when they may mean `create` or `start` but cannot be

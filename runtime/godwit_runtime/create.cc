@@ -169,7 +169,7 @@ absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& or
     GODWIT_ASSIGN_OR_RETURN(const int64_t pid, CheckRestored(watcher));
     GODWIT_RETURN_IF_ERROR(agent_.Send({.op = RuntimeOp::kRestored, .pid = pid}));
     GODWIT_RETURN_IF_ERROR(HearDone());
-    return WriteFileDurably(MarkOf(line_), "", 0600);
+    return WriteFileDurably(MarkOf(line_), bundle_.cgroup, 0600);
   };
   absl::Status status = restore();
   if (status.ok()) return watcher.Release();
@@ -249,5 +249,15 @@ absl::StatusOr<Outcome> Create(const CommandLine& line, const RuntimeConfig& con
 }
 
 bool IsRestored(const CommandLine& line) { return FileExists(MarkOf(line)); }
+
+absl::Status KillIfStandingStill(const CommandLine& line, const RuntimeConfig& config) {
+  if (line.id.empty() || (line.signal != "9" && line.signal != "KILL" && line.signal != "SIGKILL"))
+    return absl::OkStatus();
+  const absl::StatusOr<std::string> cgroup = ReadFile(MarkOf(line), 4096);
+  if (!cgroup.ok() || cgroup->empty() || !permits::CheckStandsFrozen(config.cgroup_root, *cgroup).ok()) {
+    return absl::OkStatus();
+  }
+  return permits::KillCgroup(config.cgroup_root, *cgroup, absl::Seconds(5));
+}
 
 }  // namespace godwit::godwit_runtime

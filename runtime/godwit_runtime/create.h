@@ -32,7 +32,12 @@ absl::StatusOr<Outcome> Create(const CommandLine& line, const agent_api::Runtime
                                const Places& places, absl::Time began, const ErrorLog& log);
 
 // A container that came out of Create as kRestored runs already: its `start` does nothing. The mark lies in
-// the runtime's own folder of the container, which is known to `start` and goes with `delete`.
+// the runtime's own folder of the container, which is known to every command and goes with `delete`.
 bool IsRestored(const CommandLine& line);
+
+// `kill` with SIGKILL of a restored container that stands still: runc kills the first process and then thaws
+// the rest (runc 1.3, libcontainer's Signal), which is not meant to run, not for a moment. All of it is
+// killed first.
+absl::Status KillIfStandingStill(const CommandLine& line, const agent_api::RuntimeConfig& config);
 
 }  // namespace godwit::godwit_runtime

@@ -59,6 +59,9 @@ absl::Status Run(const CommandLine& line, const ErrorLog& log, absl::Time began,
   GODWIT_ASSIGN_OR_RETURN(const std::string install, InstallFolder());
   GODWIT_ASSIGN_OR_RETURN(const agent_api::RuntimeConfig config, ReadConfig(install));
   if (line.command == "start" && IsRestored(line)) return absl::OkStatus();
+  if (line.command == "kill") {
+    if (absl::Status killed = KillIfStandingStill(line, config); !killed.ok()) log.Info(killed.message());
+  }
   if (line.command == "create") {
     const Places places = {.criu_folder = absl::StrCat(install, "/criu")};
     GODWIT_ASSIGN_OR_RETURN(const Outcome outcome, Create(line, config, places, began, log));

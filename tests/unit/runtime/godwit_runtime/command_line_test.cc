@@ -46,6 +46,16 @@ TEST(CommandLineTest, ReadsStart) {
   EXPECT_EQ(line->id, "abc");
 }
 
+TEST(CommandLineTest, ReadsKillAndLeavesWhatItDoesNotUnderstand) {
+  auto line = ParseCommandLine({"--root", "/r", "kill", "--all", "abc", "KILL"});
+  ASSERT_TRUE(line.ok());
+  EXPECT_EQ(line->id, "abc");
+  EXPECT_EQ(line->signal, "KILL");
+  EXPECT_EQ(ParseCommandLine({"kill", "abc"})->signal, "SIGTERM");
+  EXPECT_EQ(ParseCommandLine({"kill", "../abc", "9"})->id, "");
+  EXPECT_TRUE(ParseCommandLine({"kill"}).ok());
+}
+
 TEST(CommandLineTest, LeavesOtherCommandsAlone) {
   for (const std::vector<std::string>& arguments :
        {std::vector<std::string>{"--root", "/r", "kill", "--all", "abc", "9"},
