@@ -74,8 +74,7 @@ absl::Status CheckDescriptors(const std::string& folder) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<std::string>> ReadImage(const std::string& path, uint32_t magic) {
-  GODWIT_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path, kMaxImage));
+absl::StatusOr<std::vector<std::string>> ParseImage(absl::string_view bytes, uint32_t magic, const std::string& path) {
   size_t at = HeadSize(bytes, magic);
   if (at == 0) return Broken(path, "its first bytes are not those of its kind");
   std::vector<std::string> records;
@@ -87,10 +86,15 @@ absl::StatusOr<std::vector<std::string>> ReadImage(const std::string& path, uint
       return Broken(path, absl::StrCat("record ", records.size(), " is longer than the file"));
     if (records.size() == kMaxRecords)
       return Broken(path, absl::StrCat("more than ", kMaxRecords, " records"));
-    records.emplace_back(bytes, at, size);
+    records.emplace_back(bytes.substr(at, size));
     at += size;
   }
   return records;
+}
+
+absl::StatusOr<std::vector<std::string>> ReadImage(const std::string& path, uint32_t magic) {
+  GODWIT_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path, kMaxImage));
+  return ParseImage(bytes, magic, path);
 }
 
 absl::StatusOr<DumpStats> ReadDumpStats(const std::string& folder) {

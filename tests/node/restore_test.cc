@@ -194,6 +194,7 @@ TEST_F(RestoreTest, ARestoreWaitsAtItsGateAndIsRefusedWhenTheGateIsClosed) {
   ASSERT_TRUE(source.output().WaitLines(20));
   ASSERT_NO_FATAL_FAILURE(DumpAndKill(source));
   const std::string gate = Node::Get().work + "/gate";
+  unlink(gate.c_str());
   ASSERT_EQ(mkfifo(gate.c_str(), 0600), 0);
   {
     Container target("target", there_, {"count"});

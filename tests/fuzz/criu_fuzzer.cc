@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Any bytes as CRIU's images, its log, its conversation with runc, and as mountinfo: no crash, no endless loop.
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
+#include "agent/criu/criu_log.h"
+#include "agent/criu/images.h"
+#include "agent/criu/plan.h"
+#include "agent/criu/protobuf.h"
+#include "agent/runtime/cgroup.h"
+#include "agent/runtime/mounts.h"
+#include "runtime/preload/rpc.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace godwit;
+  const absl::string_view bytes(reinterpret_cast<const char*>(data), size);
+  for (uint32_t magic : {criu::kInventoryMagic, criu::kPstreeMagic, criu::kStatsMagic}) {
+    const auto records = criu::ParseImage(bytes, magic, "input");
+    if (!records.ok()) continue;
+    for (const std::string& record : *records) {
+      for (criu::ProtobufFields fields(record); fields.Next();) {
+      }
+    }
+  }
+  for (criu::ProtobufFields fields(bytes); fields.Next();) {
+  }
+  (void)criu::TellingLines(bytes);
+  (void)criu::KnownCause(bytes);
+  (void)criu::VersionInLog(bytes);
+  (void)preload::IsNotification(data, size, "pre-resume");
+  (void)runtime::ResolveCgroupsPath(bytes);
+  if (const auto mounts = runtime::ParseMountInfo(bytes); mounts.ok()) (void)runtime::WritableLayer(*mounts);
+  return 0;
+}
