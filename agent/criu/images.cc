@@ -74,7 +74,8 @@ absl::Status CheckDescriptors(const std::string& folder) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<std::string>> ParseImage(absl::string_view bytes, uint32_t magic, const std::string& path) {
+absl::StatusOr<std::vector<std::string>> ParseImage(absl::string_view bytes, uint32_t magic,
+                                                    const std::string& path) {
   size_t at = HeadSize(bytes, magic);
   if (at == 0) return Broken(path, "its first bytes are not those of its kind");
   std::vector<std::string> records;

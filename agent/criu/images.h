@@ -20,9 +20,10 @@ inline constexpr uint32_t kInventoryMagic = 0x58313116;
 inline constexpr uint32_t kPstreeMagic = 0x50273030;
 inline constexpr uint32_t kStatsMagic = 0x57093306;
 
-// The records in the bytes of an image; `name` is for errors. At most 65536. InvalidArgument when the bytes are something
-// else.
-absl::StatusOr<std::vector<std::string>> ParseImage(absl::string_view bytes, uint32_t magic, const std::string& name);
+// The records in the bytes of an image; `name` is for errors. At most 65536. InvalidArgument when the bytes
+// are something else.
+absl::StatusOr<std::vector<std::string>> ParseImage(absl::string_view bytes, uint32_t magic,
+                                                    const std::string& name);
 
 // The same of a file of at most 16 MiB.
 absl::StatusOr<std::vector<std::string>> ReadImage(const std::string& path, uint32_t magic);

@@ -95,8 +95,8 @@ Plan PlanDump(const Programs& programs, const agent_api::GuardContainer& contain
 
 Plan PlanRestore(const Programs& programs, const RestoreRequest& request) {
   Plan plan = Begin(request.work, "restore.log");
-  // Without cgroup-root CRIU puts the tasks back into the cgroup they were dumped in. The controller before the colon is
-  // empty: cgroup v2 alone, for a machine may have v1 hierarchies beside it.
+  // Without cgroup-root CRIU puts the tasks back into the cgroup they were dumped in. The controller before
+  // the colon is empty: cgroup v2 alone, for a machine may have v1 hierarchies beside it.
   plan.config = absl::StrCat(kNetworkLock, "tcp-close\n", "cgroup-root :", request.cgroup, "\n");
   plan.argv = {programs.runtime};
   plan.argv.insert(plan.argv.end(), request.global_arguments.begin(), request.global_arguments.end());

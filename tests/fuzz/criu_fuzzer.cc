@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as CRIU's images, its log, its conversation with runc, and as mountinfo: no crash, no endless loop.
+// Any bytes as CRIU's images, its log, its conversation with runc, and as mountinfo: no crash, no endless
+// loop.
 #include <cstddef>
 #include <cstdint>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in for an agent in its container: `node_agent GUARD SPEC`. In a mount, cgroup, network, UTS and IPC namespace of
-// its own, where nothing of the node is to be seen but /proc, it starts a guard on the node, freezes, says "frozen" and
-// stays, for the test to end it.
+// Stands in for an agent in its container: `node_agent GUARD SPEC`. In a mount, cgroup, network, UTS and IPC
+// namespace of its own, where nothing of the node is to be seen but /proc, it starts a guard on the node,
+// freezes, says "frozen" and stays, for the test to end it.
 #include <unistd.h>
 
 #include <cstdio>
@@ -32,7 +32,9 @@ int main(int argc, char** argv) {
     return 1;
   }
   const auto reply = client->Freeze();
-  printf("%s\n", reply.ok() && reply->ok ? "frozen" : reply.ok() ? reply->message.c_str() : reply.status().ToString().c_str());
+  printf("%s\n", reply.ok() && reply->ok ? "frozen"
+                 : reply.ok()            ? reply->message.c_str()
+                                         : reply.status().ToString().c_str());
   fflush(stdout);
   while (true) pause();
 }

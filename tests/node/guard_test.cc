@@ -154,17 +154,20 @@ TEST_F(GuardTest, OutlivesTheContainerOfTheAgentThatStartedItAndThaws) {
   options.stdout_fd = output.write_end();
   options.cgroup = cgroup;
   options.before_exec = [] {
-    if (unshare(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC) != 0) return errno;
+    if (unshare(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC) != 0)
+      return errno;
     if (mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return errno;
     // The program is opened before its folder is covered.
-    if (const int program = open(agent_path, O_PATH); program < 0 || dup2(program, kAgentProgram) < 0) return errno;
+    if (const int program = open(agent_path, O_PATH); program < 0 || dup2(program, kAgentProgram) < 0)
+      return errno;
     for (const char* folder : {"/disk", "/usr", "/sys/fs/cgroup", "/run"}) {
       if (mount("tmpfs", folder, "tmpfs", 0, nullptr) != 0) return errno;
     }
     return 0;
   };
   snprintf(agent_path, sizeof(agent_path), "%s", Node::Get().agent.c_str());
-  absl::StatusOr<Child> agent = Child::Spawn({absl::StrCat("/proc/self/fd/", kAgentProgram), Node::Get().guard, spec_file}, options);
+  absl::StatusOr<Child> agent =
+      Child::Spawn({absl::StrCat("/proc/self/fd/", kAgentProgram), Node::Get().guard, spec_file}, options);
   ASSERT_TRUE(agent.ok()) << agent.status();
   ASSERT_TRUE(output.WaitLines(1));
   ASSERT_EQ(output.text(), "frozen\n") << LogOf(spec);
