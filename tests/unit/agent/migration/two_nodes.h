@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+// Two nodes in one process: a real Source and a real Target, joined by a real TLS stream over the loopback, with real
+// permits and journals. What is behaved rather than real: processes (a World that complains when two copies run), the
+// guard, and godwit-runtime.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "agent/journal/journal.h"
+#include "agent/migration/source.h"
+#include "agent/migration/target.h"
+#include "agent/permits/permit_table.h"
+#include "base/file.h"
+#include "gtest/gtest.h"
+#include "tests/unit/agent/tls/test_authority.h"
+
+namespace godwit::migration {
+
+inline const char kUid[] = "0b9f5d1e-1111-4222-8333-444455556666";
+inline const char kTargetPodUid[] = "7c9f5d1e-1111-4222-8333-444455556666";
+
+// Which copies of the pod can run.
+class World {
+ public:
+  void SourceRuns(bool runs) {
+    absl::MutexLock lock(&mutex_);
+    source_runs_ = runs;
+    Check();
+  }
+  void SourceKilled() {
+    absl::MutexLock lock(&mutex_);
+    EXPECT_TRUE(target_ran_) << "the source was killed though the target never ran";
+    source_runs_ = false;
+    source_killed_ = true;
+  }
+  void CopyStands(const std::string& cgroup) {
+    absl::MutexLock lock(&mutex_);
+    copies_[cgroup] = false;
+  }
+  absl::Status CopyRuns(const std::string& cgroup) {
+    absl::MutexLock lock(&mutex_);
+    if (!copies_.contains(cgroup)) return absl::NotFoundError("no such cgroup");
+    copies_[cgroup] = true;
+    target_ran_ = true;
+    Check();
+    return absl::OkStatus();
+  }
+  void CopyDies(const std::string& cgroup) {
+    absl::MutexLock lock(&mutex_);
+    copies_.erase(cgroup);
+  }
+  absl::Status Stands(const std::string& cgroup) {
+    absl::MutexLock lock(&mutex_);
+    return copies_.contains(cgroup) ? absl::OkStatus() : absl::NotFoundError(absl::StrCat("nothing in ", cgroup));
+  }
+  bool source_runs() {
+    absl::MutexLock lock(&mutex_);
+    return source_runs_;
+  }
+  bool source_killed() {
+    absl::MutexLock lock(&mutex_);
+    return source_killed_;
+  }
+  int copies(bool running) {
+    absl::MutexLock lock(&mutex_);
+    int count = 0;
+    for (const auto& [cgroup, runs] : copies_) count += runs == running;
+    return count;
+  }
+
+ private:
+  void Check() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    bool target = false;
+    for (const auto& [cgroup, runs] : copies_) target = target || runs;
+    EXPECT_FALSE(source_runs_ && target) << "two copies run";
+  }
+  absl::Mutex mutex_;
+  bool source_runs_ ABSL_GUARDED_BY(mutex_) = true;
+  bool source_killed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool target_ran_ ABSL_GUARDED_BY(mutex_) = false;
+  std::map<std::string, bool> copies_ ABSL_GUARDED_BY(mutex_);
+};
+
+// What all guards of a test share: how they behave.
+struct GuardBehaviour {
+  World* world = nullptr;
+  std::function<absl::Status(const agent_api::GuardContainer&)> dump;  // writes images; null: a few small ones
+  std::function<void()> before_cede;
+  std::function<void()> after_cede;
+  bool answer_cede = true;  // false: CEDED is written, and nobody told
+  std::string refuse_freeze;
+  std::atomic<int> started = 0;
+};
+
+// A guard that writes its journal and changes the world, as the real one does; without a connection.
+class FakeGuard final : public Guard {
+ public:
+  FakeGuard(agent_api::GuardSpec spec, GuardBehaviour& behaviour) : spec_(std::move(spec)), behaviour_(behaviour) { ++behaviour_.started; }
+  // The agent hangs up, or goes: not ceded, so thaw.
+  ~FakeGuard() override { HangUp("the agent is gone"); }
+
+  absl::StatusOr<agent_api::GuardReply> Freeze() override {
+    if (!behaviour_.refuse_freeze.empty()) return agent_api::GuardReply{.ok = false, .state = agent_api::SourceState::kAborted, .reason = behaviour_.refuse_freeze, .message = "refused by the test"};
+    Write({.state = agent_api::SourceState::kFrozen});
+    behaviour_.world->SourceRuns(false);
+    return Reply(true);
+  }
+  absl::StatusOr<agent_api::GuardReply> Dump(const std::string& container, absl::Duration) override {
+    for (const agent_api::GuardContainer& one : spec_.containers) {
+      if (one.name != container) continue;
+      const absl::Status status = behaviour_.dump ? behaviour_.dump(one) : DumpSomething(one);
+      if (ended_) return absl::UnavailableError("the guard has ended");
+      if (status.ok()) return Reply(true);
+      return agent_api::GuardReply{.ok = false, .state = State(), .reason = "DumpFailed", .message = std::string(status.message())};
+    }
+    return absl::NotFoundError(container);
+  }
+  absl::StatusOr<agent_api::GuardReply> Cede() override {
+    if (behaviour_.before_cede) behaviour_.before_cede();
+    if (State() != agent_api::SourceState::kFrozen) return agent_api::GuardReply{.ok = false, .state = State(), .reason = "FreezeLimit", .message = "thawed"};
+    Write({.state = agent_api::SourceState::kCeded});
+    if (behaviour_.after_cede) behaviour_.after_cede();
+    if (!behaviour_.answer_cede) {
+      ended_ = true;
+      return absl::UnavailableError("the guard has ended");
+    }
+    return Reply(true);
+  }
+  absl::StatusOr<agent_api::GuardReply> Thaw(const std::string& why) override {
+    if (State() == agent_api::SourceState::kCeded) return agent_api::GuardReply{.ok = false, .state = State(), .reason = "Ceded", .message = "ceded"};
+    HangUp(why);
+    return Reply(true);
+  }
+  absl::StatusOr<agent_api::GuardReply> TargetAborted(const std::string& why) override {
+    EXPECT_EQ(State(), agent_api::SourceState::kCeded);
+    Write({.state = agent_api::SourceState::kAborted, .reason = "TargetAborted", .message = why});
+    behaviour_.world->SourceRuns(true);
+    return Reply(true);
+  }
+  absl::StatusOr<agent_api::GuardReply> Kill() override {
+    EXPECT_EQ(State(), agent_api::SourceState::kCeded);
+    behaviour_.world->SourceKilled();
+    Write({.state = agent_api::SourceState::kDone});
+    return Reply(true);
+  }
+  absl::StatusOr<agent_api::GuardReply> Status() override {
+    if (ended_) return absl::UnavailableError("the guard has ended");
+    return Reply(true);
+  }
+  bool Ended() override { return ended_; }
+  void Shutdown() override { HangUp("the agent hung up"); }
+  // As when the freeze limit passes.
+  void PassFreezeLimit() { HangUp("the freeze limit passed"); }
+
+ private:
+  agent_api::SourceState State() const {
+    const auto records = journal::ReplayJournal<agent_api::SourceState>(spec_.journal);
+    return records.ok() && !records->empty() ? records->back().state : agent_api::SourceState::kNone;
+  }
+  void Write(journal::SourceRecord record) {
+    absl::StatusOr<journal::SourceJournal> journal = journal::SourceJournal::Open(spec_.journal);
+    ASSERT_TRUE(journal.ok()) << journal.status();
+    const absl::Status status = journal->Append(std::move(record));
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  agent_api::GuardReply Reply(bool ok) const {
+    return {.ok = ok, .state = State(), .frozen_at = absl::Now(), .frozen_for = absl::Milliseconds(3)};
+  }
+  void HangUp(const std::string& why) {
+    if (ended_.exchange(true) || State() != agent_api::SourceState::kFrozen) return;
+    behaviour_.world->SourceRuns(true);
+    Write({.state = agent_api::SourceState::kAborted, .reason = "AgentGone", .message = why});
+  }
+  static absl::Status DumpSomething(const agent_api::GuardContainer& container) {
+    for (const auto& [name, size] : std::map<std::string, size_t>{{"pages-1.img", 3'000'000}, {"core-1.img", 700}, {"inventory.img", 50}}) {
+      if (absl::Status status = WriteFileDurably(absl::StrCat(container.images, "/", name), std::string(size, 'x')); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+  const agent_api::GuardSpec spec_;
+  GuardBehaviour& behaviour_;
+  std::atomic<bool> ended_ = false;
+};
+
+// godwit-runtime for one `create`: asks, restores when told, closes when done.
+class FakeRuntime : public permits::RuntimePeer, public std::enable_shared_from_this<FakeRuntime> {
+ public:
+  FakeRuntime(permits::PermitTable& table, World& world, std::string container)
+      : table_(table), world_(world), container_(std::move(container)), cgroup_(absl::StrCat("/kubepods/", container_)) {}
+  ~FakeRuntime() override { Join(); }
+
+  void Create() { table_.OnRequest(shared_from_this(), Request(agent_api::RuntimeOp::kCreate)); }
+  // From the table, perhaps under its lock: answered from another thread.
+  void Reply(const agent_api::RuntimeReply& reply) override {
+    absl::MutexLock lock(&mutex_);
+    last_ = reply;
+    threads_.emplace_back([this, reply] { Act(reply); });
+  }
+  agent_api::RuntimeAction AwaitAction(agent_api::RuntimeAction wanted) {
+    absl::MutexLock lock(&mutex_);
+    auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return last_.has_value() && last_->action == wanted; };
+    EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(20))) << container_;
+    return last_.has_value() ? last_->action : agent_api::RuntimeAction::kRun;
+  }
+  std::string message() {
+    absl::MutexLock lock(&mutex_);
+    return last_.has_value() ? last_->message : "";
+  }
+  void Join() {
+    std::vector<std::thread> threads;
+    {
+      absl::MutexLock lock(&mutex_);
+      threads.swap(threads_);
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+
+  bool fails = false;                    // the restore does
+  std::function<void()> before_restored; // on the way
+  const std::string& cgroup() const { return cgroup_; }
+
+ private:
+  agent_api::RuntimeRequest Request(agent_api::RuntimeOp op) const {
+    return {.op = op, .sandbox_uid = kTargetPodUid, .container = container_, .container_id = container_ + "-id", .bundle = "/bundles/" + container_, .cgroup = cgroup_};
+  }
+  void Act(const agent_api::RuntimeReply& reply) {
+    switch (reply.action) {
+      case agent_api::RuntimeAction::kRestore: {
+        agent_api::RuntimeRequest request = Request(fails ? agent_api::RuntimeOp::kFailed : agent_api::RuntimeOp::kRestored);
+        request.message = fails ? "criu said no" : "";
+        request.pid = 4711;
+        if (before_restored) before_restored();
+        if (!fails) world_.CopyStands(cgroup_);
+        table_.OnRequest(shared_from_this(), request);
+        return;
+      }
+      case agent_api::RuntimeAction::kRefuse: world_.CopyDies(cgroup_); [[fallthrough]];
+      case agent_api::RuntimeAction::kDone:
+      case agent_api::RuntimeAction::kRun: table_.OnClosed(shared_from_this()); return;
+    }
+  }
+  permits::PermitTable& table_;
+  World& world_;
+  const std::string container_;
+  const std::string cgroup_;
+  absl::Mutex mutex_;
+  std::optional<agent_api::RuntimeReply> last_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::thread> threads_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace godwit::migration

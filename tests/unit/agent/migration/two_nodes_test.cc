@@ -1,0 +1,554 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/unit/agent/migration/two_nodes.h"
+
+#include "absl/strings/match.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace godwit::migration {
+namespace {
+
+using agent_api::RuntimeAction;
+using agent_api::SourceState;
+using agent_api::SourceStatus;
+using agent_api::TargetState;
+using agent_api::TargetStatus;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class TwoNodesTest : public testing::Test {
+ protected:
+  TwoNodesTest() : folder_(tls::TestFolder()) {
+    for (const char* name : {"/source", "/target", "/upper", "/cache"}) EXPECT_TRUE(MakeFolders(folder_ + name).ok());
+    n1_ = *tls::Identity::Load(tls::MakeIdentityFiles(folder_, authority_, {"n1.agent.godwit"}));
+    n2_ = *tls::Identity::Load(tls::MakeIdentityFiles(folder_, authority_, {"n2.agent.godwit"}));
+    behaviour_.world = &world_;
+    MakePermits();
+    server_ = *transfer::StreamServer::Start(*n2_, "127.0.0.1", 0, [this](std::shared_ptr<transfer::Stream> stream) { ServeStream(stream); });
+  }
+  ~TwoNodesTest() override {
+    source_.reset();
+    server_.reset();
+    DropTarget();
+    runtimes_.clear();
+  }
+
+  // --- the target node
+  void MakePermits() {
+    permits_ = std::make_unique<permits::PermitTable>(
+        permits::PermitStore(folder_ + "/permits"), [this](const std::string& cgroup) { world_.CopyDies(cgroup); return absl::OkStatus(); },
+        [this](const std::string& cgroup) { return world_.Stands(cgroup); });
+  }
+  TargetNode Target2() {
+    return {.node = "n2",
+            .permits = permits_.get(),
+            .check_images = [this](const std::string& images) { return FileExists(images + "/inventory.img") ? check_images_ : absl::DataLossError("no inventory"); },
+            .apply_files = [this](const permits::Claim& claim, const std::string&, const FilesToApply& files) {
+              absl::MutexLock lock(&mutex_);
+              applied_.push_back(claim.container + (files.rootfs_tar.empty() ? "" : " rootfs"));
+              for (const auto& [volume, tar] : files.volumes) applied_.push_back(claim.container + " " + volume);
+              return absl::OkStatus(); },
+            .thaw = [this](const std::string& cgroup) { return world_.CopyRuns(cgroup); },
+            .stands = [this](const std::string& cgroup) { return world_.Stands(cgroup); },
+            .destroy_left_copies = [this](const std::string&) { world_.CopyDies("/kubepods/app"); return absl::OkStatus(); }};
+  }
+  void StartTarget(std::vector<std::string> containers = {"app"}) {
+    TargetRequest request{.uid = kUid, .pod = {"shop", "cache-0-abcde", kTargetPodUid}, .containers = std::move(containers), .source_node = "n1", .create_limit = create_limit_};
+    absl::StatusOr<std::unique_ptr<Target>> target = Target::Start(request, folder_ + "/target", Target2(), nullptr);
+    ASSERT_TRUE(target.ok()) << target.status();
+    SetTarget(*std::move(target));
+  }
+  void SetTarget(std::shared_ptr<Target> target) {
+    absl::MutexLock lock(&mutex_);
+    target_.swap(target);  // the former goes after the lock
+  }
+  std::shared_ptr<Target> target() {
+    absl::MutexLock lock(&mutex_);
+    return target_;
+  }
+  // As when the agent ends: its streams first, then the target, its journal closed.
+  void DropTarget() {
+    CutStream();
+    std::weak_ptr<Target> gone = target();
+    SetTarget(nullptr);
+    for (const absl::Time end = absl::Now() + absl::Seconds(20); !gone.expired() && absl::Now() < end;) absl::SleepFor(absl::Milliseconds(1));
+    EXPECT_TRUE(gone.expired());
+  }
+  void ServeStream(const std::shared_ptr<transfer::Stream>& stream) {
+    absl::StatusOr<transfer::Frame> frame = stream->Receive(absl::Now() + absl::Seconds(10));
+    if (!frame.ok()) return;
+    {
+      absl::MutexLock lock(&mutex_);
+      ++streams_;
+      stream_ = stream;
+    }
+    if (std::shared_ptr<Target> target = this->target(); target != nullptr) {
+      target->Serve(stream, *transfer::DecodeMessage<transfer::Hello>(*frame));
+    } else {
+      (void)stream->SendMessage(transfer::FrameType::kRefused, transfer::Reason{"NotFound", "no such migration here"}, absl::Now() + absl::Seconds(5));
+    }
+  }
+  void CutStream() {
+    absl::MutexLock lock(&mutex_);
+    if (stream_ != nullptr) stream_->Shutdown();
+  }
+  FakeRuntime& Create(const std::string& container) {
+    runtimes_.push_back(std::make_shared<FakeRuntime>(*permits_, world_, container));
+    runtimes_.back()->Create();
+    return *runtimes_.back();
+  }
+
+  // --- the source node
+  agent_api::SourceSpec Spec(std::vector<std::string> containers) {
+    agent_api::SourceSpec spec{.migration = {"shop", "move", kUid},
+                               .pod = {"shop", "cache-0", "11111111-1111-4222-8333-444455556666"},
+                               .target_pod = {"shop", "cache-0-abcde", kTargetPodUid},
+                               .empty_dirs = {"cache"},
+                               .target_node = "n2",
+                               .target_address = absl::StrCat("127.0.0.1:", server_->port()),
+                               .freeze_limit = freeze_limit_};
+    for (const std::string& container : containers) spec.containers.push_back({container, "containerd://" + container});
+    return spec;
+  }
+  SourceNode Source1() {
+    SourceNode node{.node = "n1", .runtime = "/usr/sbin/runc", .criu_folder = "/opt/godwit/criu"};
+    node.find_pod = [this](const agent_api::SourceSpec& spec) -> absl::StatusOr<PodOnNode> {
+      PodOnNode pod;
+      for (const agent_api::ContainerRef& ref : spec.containers) {
+        pod.parts.push_back({.container = {.id = ref.id, .name = ref.name, .init_pid = 1}, .writable_layer = folder_ + "/upper"});
+      }
+      pod.volumes["cache"] = folder_ + "/cache";
+      return pod;
+    };
+    node.pack = [](const std::string& path, files::Layout layout, const files::Sink& sink) { return files::Pack(path, layout, sink); };
+    node.guards.start = [this](const agent_api::GuardSpec& spec) -> absl::StatusOr<std::unique_ptr<Guard>> {
+      EXPECT_TRUE(WriteFileDurably(folder_ + "/source/guard.json", json::Encode(spec)).ok());
+      auto guard = std::make_unique<FakeGuard>(spec, behaviour_);
+      guard_ = guard.get();
+      return guard;
+    };
+    node.guards.find = [](const std::string&) -> absl::StatusOr<std::unique_ptr<Guard>> { return absl::NotFoundError("no guard"); };
+    node.connect = [this](const std::string& address, const std::string& peer, absl::Time deadline) -> absl::StatusOr<std::unique_ptr<transfer::Stream>> {
+      if (unreachable_) return absl::UnavailableError("no route");
+      return transfer::Stream::Connect(*n1_, address, peer, deadline);
+    };
+    node.froze = [this](const SourceStatus& status) { absl::MutexLock lock(&mutex_); froze_.push_back(status); };
+    return node;
+  }
+  void StartSource(std::vector<std::string> containers = {"app"}) {
+    absl::StatusOr<std::unique_ptr<Source>> source = Source::Start(Spec(std::move(containers)), folder_ + "/source", Source1());
+    ASSERT_TRUE(source.ok()) << source.status();
+    source_ = *std::move(source);
+  }
+
+  // --- waiting, always with a deadline
+  SourceStatus AwaitSource(const std::function<bool(const SourceStatus&)>& wanted) {
+    SourceStatus status;
+    for (const absl::Time end = absl::Now() + absl::Seconds(30); absl::Now() < end; absl::SleepFor(absl::Milliseconds(2))) {
+      status = source_->status();
+      if (wanted(status)) return status;
+    }
+    ADD_FAILURE() << "the source stays " << json::Encode(status);
+    return status;
+  }
+  SourceStatus AwaitSource(SourceState state) {
+    return AwaitSource([state](const SourceStatus& status) { return status.state == state; });
+  }
+  TargetStatus AwaitTarget(TargetState state) {
+    TargetStatus status;
+    for (const absl::Time end = absl::Now() + absl::Seconds(30); absl::Now() < end; absl::SleepFor(absl::Milliseconds(2))) {
+      status = target()->status();
+      if (status.state == state) return status;
+    }
+    ADD_FAILURE() << "the target stays " << json::Encode(status);
+    return status;
+  }
+  void ExpectRunsOnlyOnSource() {
+    EXPECT_TRUE(world_.source_runs());
+    EXPECT_EQ(world_.copies(true) + world_.copies(false), 0);
+  }
+  agent_api::PermitState Permit() {
+    const auto permit = permits::PermitStore(folder_ + "/permits").Read(kTargetPodUid, "app");
+    EXPECT_TRUE(permit.ok()) << permit.status();
+    return permit.ok() ? permit->state : agent_api::PermitState::kWaiting;
+  }
+
+  const std::string folder_;
+  const tls::TestAuthority authority_;
+  std::unique_ptr<tls::Identity> n1_, n2_;
+  World world_;
+  GuardBehaviour behaviour_;
+  FakeGuard* guard_ = nullptr;
+  absl::Duration create_limit_ = absl::Seconds(20);
+  absl::Duration freeze_limit_ = absl::Seconds(20);
+  absl::Status check_images_;
+  std::atomic<bool> unreachable_ = false;
+  std::unique_ptr<permits::PermitTable> permits_;
+  absl::Mutex mutex_;
+  std::vector<std::string> applied_ ABSL_GUARDED_BY(mutex_);
+  std::vector<SourceStatus> froze_ ABSL_GUARDED_BY(mutex_);
+  int streams_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::shared_ptr<transfer::Stream> stream_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<Target> target_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<FakeRuntime>> runtimes_;
+  std::unique_ptr<transfer::StreamServer> server_;
+  std::unique_ptr<Source> source_;
+};
+
+bool TargetRuns(const SourceStatus& status) { return status.target_running; }
+
+// --- it works --------------------------------------------------------------------------------------------------------
+
+TEST_F(TwoNodesTest, APodOfTwoContainersMovesAndTheSourceEndsOnlyWhenTold) {
+  StartTarget({"app", "side"});
+  EXPECT_EQ(AwaitTarget(TargetState::kOpen).waiting.size(), 0u);
+  FakeRuntime& app = Create("app");
+  while (target()->status().waiting != std::vector<std::string>{"app"}) absl::SleepFor(absl::Milliseconds(1));
+  StartSource({"app", "side"});
+  app.AwaitAction(RuntimeAction::kDone);
+  EXPECT_EQ(world_.copies(true), 0) << "no container runs before all are restored";
+  EXPECT_FALSE(world_.source_runs());
+  Create("side").AwaitAction(RuntimeAction::kDone);
+  const SourceStatus status = AwaitSource(TargetRuns);
+  EXPECT_EQ(status.state, SourceState::kCeded);
+  EXPECT_EQ(AwaitTarget(TargetState::kRunning).restored, (std::vector<std::string>{"app", "side"}));
+  EXPECT_EQ(world_.copies(true), 2);
+  EXPECT_EQ(Permit(), agent_api::PermitState::kSpent);
+  EXPECT_EQ(status.memory_bytes, 6'000'000);
+  EXPECT_GT(status.file_bytes, 0);
+  EXPECT_GT(status.wire_bytes, status.memory_bytes);
+  EXPECT_GT(status.freeze, absl::ZeroDuration());
+  std::vector<std::string> steps;
+  for (const agent_api::FreezeStep& step : status.steps) steps.push_back(step.name + (step.container.empty() ? "" : " ") + step.container);
+  EXPECT_THAT(steps, testing::IsSupersetOf({"freeze", "dump app", "dump side", "send app", "restore app", "restore side", "commit"}));
+  {
+    absl::MutexLock lock(&mutex_);
+    EXPECT_THAT(applied_, ElementsAre("app rootfs", "app cache", "side rootfs"));
+    EXPECT_EQ(froze_.size(), 1u);
+  }
+  EXPECT_FALSE(world_.source_killed());
+  EXPECT_TRUE(source_->Finish(absl::Seconds(20)).ok());
+  EXPECT_TRUE(world_.source_killed());
+  EXPECT_EQ(source_->status().state, SourceState::kDone);
+  EXPECT_TRUE(source_->Finish(absl::Seconds(1)).ok()) << "twice is one";
+}
+
+TEST_F(TwoNodesTest, ARestartedContainerOfAMovedPodStartsAfresh) {
+  StartTarget();
+  Create("app");
+  StartSource();
+  AwaitTarget(TargetState::kRunning);
+  EXPECT_EQ(Create("app").AwaitAction(RuntimeAction::kRun), RuntimeAction::kRun);
+}
+
+// --- before the decision: the source goes on ---------------------------------------------------------------------------
+
+TEST_F(TwoNodesTest, ATargetThatDoesNotKnowTheMigrationLeavesTheSourceUntouched) {
+  StartSource();
+  const SourceStatus status = AwaitSource(SourceState::kAborted);
+  EXPECT_EQ(status.reason, "NotFound");
+  EXPECT_THAT(status.message, HasSubstr("the agent of node n2 refused: no such migration here"));
+  EXPECT_EQ(behaviour_.started, 0) << "no guard was needed";
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, AnUnreachableTargetLeavesTheSourceUntouched) {
+  unreachable_ = true;
+  StartTarget();
+  StartSource();
+  EXPECT_EQ(AwaitSource(SourceState::kAborted).reason, "Unavailable");
+  EXPECT_EQ(behaviour_.started, 0);
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, ARefusedFreezeAbortsBothSides) {
+  behaviour_.refuse_freeze = "ExecInFlight";
+  StartTarget();
+  FakeRuntime& app = Create("app");
+  StartSource();
+  EXPECT_EQ(AwaitSource(SourceState::kAborted).reason, "ExecInFlight");
+  EXPECT_EQ(AwaitTarget(TargetState::kAborted).reason, "ExecInFlight");
+  app.AwaitAction(RuntimeAction::kRefuse);
+  EXPECT_THAT(app.message(), HasSubstr("refused by the test"));
+  EXPECT_EQ(Permit(), agent_api::PermitState::kAborted);
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, AFailedDumpThawsTheSourceAndTellsWhyOnBothSides) {
+  behaviour_.dump = [](const agent_api::GuardContainer&) { return absl::InternalError("criu: unsupported socket"); };
+  StartTarget();
+  Create("app");
+  StartSource();
+  const SourceStatus status = AwaitSource(SourceState::kAborted);
+  EXPECT_EQ(status.reason, "DumpFailed");
+  EXPECT_THAT(status.message, HasSubstr("criu: unsupported socket"));
+  EXPECT_THAT(AwaitTarget(TargetState::kAborted).message, HasSubstr("criu: unsupported socket"));
+  absl::MutexLock lock(&mutex_);
+  ASSERT_EQ(froze_.size(), 1u);
+  EXPECT_FALSE(froze_[0].target_running);
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, AFailedRestoreThawsTheSource) {
+  StartTarget();
+  runtimes_.push_back(std::make_shared<FakeRuntime>(*permits_, world_, "app"));
+  runtimes_.back()->fails = true;
+  runtimes_.back()->Create();
+  StartSource();
+  const SourceStatus status = AwaitSource(SourceState::kAborted);
+  EXPECT_THAT(status.message, HasSubstr("on the target node"));
+  EXPECT_THAT(status.message, HasSubstr("criu said no"));
+  AwaitTarget(TargetState::kAborted);
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, ImagesThatAreNoImagesAreNotRestored) {
+  check_images_ = absl::FailedPreconditionError("descriptors.json holds four strings");
+  StartTarget();
+  FakeRuntime& app = Create("app");
+  StartSource();
+  EXPECT_THAT(AwaitSource(SourceState::kAborted).message, HasSubstr("four strings"));
+  app.AwaitAction(RuntimeAction::kRefuse);
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, ATargetThatNeverRestoresIsGivenUpAtTheCreateLimit) {
+  create_limit_ = absl::Milliseconds(300);
+  behaviour_.dump = [](const agent_api::GuardContainer&) { absl::SleepFor(absl::Seconds(1)); return absl::OkStatus(); };
+  StartTarget();
+  Create("app");
+  StartSource();
+  EXPECT_EQ(AwaitTarget(TargetState::kAborted).reason, "DeadlineExceeded");
+  EXPECT_EQ(AwaitSource(SourceState::kAborted).reason, "DeadlineExceeded");
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, AFreezeIsNotLongerThanItsLimit) {
+  freeze_limit_ = absl::Milliseconds(400);
+  StartTarget();  // nobody creates the container
+  StartSource();
+  EXPECT_EQ(AwaitSource(SourceState::kAborted).reason, "FreezeLimit");
+  EXPECT_EQ(AwaitTarget(TargetState::kAborted).reason, "FreezeLimit");
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, ACutConnectionBeforePreparedAbortsBothSides) {
+  StartTarget();
+  runtimes_.push_back(std::make_shared<FakeRuntime>(*permits_, world_, "app"));
+  runtimes_.back()->before_restored = [this] { CutStream(); };
+  unreachable_ = false;
+  runtimes_.back()->Create();
+  StartSource();
+  AwaitSource(SourceState::kAborted);
+  AwaitTarget(TargetState::kAborted);
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, AnAbortWhileDumpingEndsTheDump) {
+  absl::Notification dumping;
+  behaviour_.dump = [&](const agent_api::GuardContainer& container) {
+    if (!dumping.HasBeenNotified()) dumping.Notify();
+    EXPECT_TRUE(WriteFileDurably(container.images + "/pages-1.img", "some").ok());
+    for (int i = 0; i < 2000 && !world_.source_runs(); ++i) absl::SleepFor(absl::Milliseconds(5));
+    return absl::CancelledError("thawed");
+  };
+  StartTarget();
+  Create("app");
+  StartSource();
+  dumping.WaitForNotification();
+  EXPECT_TRUE(source_->Abort("Cancelled", "a person cancelled it").ok());
+  const SourceStatus status = AwaitSource(SourceState::kAborted);
+  EXPECT_EQ(status.reason, "Cancelled");
+  EXPECT_EQ(status.message, "a person cancelled it");
+  AwaitTarget(TargetState::kAborted);
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, AnAbortedTargetRefusesEveryCreateAndThawsTheSource) {
+  StartTarget();
+  StartSource();
+  AwaitSource(SourceState::kFrozen);
+  EXPECT_TRUE(target()->Abort("TargetPodGone", "the target pod was deleted").ok());
+  EXPECT_EQ(AwaitSource(SourceState::kAborted).reason, "TargetPodGone");
+  EXPECT_EQ(Create("app").AwaitAction(RuntimeAction::kRefuse), RuntimeAction::kRefuse);
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, AnotherNodesStreamIsRefused) {
+  StartTarget();
+  auto n3 = *tls::Identity::Load(tls::MakeIdentityFiles(folder_, authority_, {"n3.agent.godwit"}));
+  auto stream = *transfer::Stream::Connect(*n3, absl::StrCat("127.0.0.1:", server_->port()), "n2", absl::Now() + absl::Seconds(10));
+  const transfer::Hello hello{.uid = kUid, .from_node = "n1", .to_node = "n2"};
+  ASSERT_TRUE(stream->SendMessage(transfer::FrameType::kHello, hello, absl::Now() + absl::Seconds(10)).ok());
+  const auto frame = stream->Receive(absl::Now() + absl::Seconds(10));
+  ASSERT_TRUE(frame.ok()) << frame.status();
+  EXPECT_EQ(frame->type, transfer::FrameType::kRefused);
+  EXPECT_EQ(target()->status().state, TargetState::kOpen);
+}
+
+// --- after the decision: only the target's word counts -------------------------------------------------------------------
+
+TEST_F(TwoNodesTest, ACutConnectionAfterTheDecisionIsMadeAgainUntilTheTargetAnswers) {
+  StartTarget();
+  Create("app");
+  behaviour_.after_cede = [this] {
+    unreachable_ = true;
+    CutStream();
+  };
+  StartSource();
+  const SourceStatus waiting = AwaitSource([](const SourceStatus& status) { return absl::StrContains(status.message, "waits, frozen"); });
+  EXPECT_EQ(waiting.state, SourceState::kCeded);
+  EXPECT_EQ(target()->status().state, TargetState::kPrepared);
+  EXPECT_FALSE(world_.source_runs());
+  EXPECT_EQ(world_.copies(true), 0);
+  EXPECT_EQ(source_->Abort("Cancelled", "").code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(source_->Finish(absl::Seconds(1)).code(), absl::StatusCode::kFailedPrecondition);
+  unreachable_ = false;
+  AwaitSource(TargetRuns);
+  AwaitTarget(TargetState::kRunning);
+  EXPECT_EQ(world_.copies(true), 1);
+}
+
+TEST_F(TwoNodesTest, ACopyThatDiedAfterTheDecisionGivesThePodBack) {
+  StartTarget();
+  FakeRuntime& app = Create("app");
+  behaviour_.before_cede = [&] {
+    world_.CopyDies(app.cgroup());
+    unreachable_ = true;
+    CutStream();
+  };
+  StartSource();
+  AwaitTarget(TargetState::kAborted);
+  EXPECT_EQ(source_->status().state, SourceState::kCeded);
+  unreachable_ = false;
+  const SourceStatus status = AwaitSource(SourceState::kAborted);
+  EXPECT_EQ(status.reason, "CopyDied");
+  EXPECT_FALSE(status.target_running);
+  ExpectRunsOnlyOnSource();
+  EXPECT_EQ(Create("app").AwaitAction(RuntimeAction::kRefuse), RuntimeAction::kRefuse);
+}
+
+TEST_F(TwoNodesTest, AGuardThatDiesWhileCedingIsAskedThroughItsJournal) {
+  behaviour_.answer_cede = false;
+  StartTarget();
+  Create("app");
+  StartSource();
+  AwaitSource(TargetRuns);
+  EXPECT_EQ(world_.copies(true), 1);
+  EXPECT_EQ(behaviour_.started, 2) << "another guard answers for it";
+  EXPECT_TRUE(source_->Finish(absl::Seconds(20)).ok());
+}
+
+TEST_F(TwoNodesTest, AGuardThatThawedBeforeItWasAskedToCedeAborts) {
+  StartTarget();
+  Create("app");
+  behaviour_.before_cede = [this] { guard_->PassFreezeLimit(); };
+  StartSource();
+  EXPECT_EQ(AwaitSource(SourceState::kAborted).reason, "FreezeLimit");
+  AwaitTarget(TargetState::kAborted);
+  ExpectRunsOnlyOnSource();
+}
+
+// --- an agent is restarted -----------------------------------------------------------------------------------------------
+
+TEST_F(TwoNodesTest, ASourceAgentThatEndsBeforeTheDecisionLeavesARunningPod) {
+  StartTarget();
+  StartSource();
+  AwaitSource(SourceState::kFrozen);
+  source_.reset();
+  EXPECT_TRUE(world_.source_runs());
+  source_ = *Source::Recover(folder_ + "/source", Source1());
+  EXPECT_EQ(AwaitSource(SourceState::kAborted).state, SourceState::kAborted);
+  AwaitTarget(TargetState::kAborted);
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, ASourceAgentThatEndsAfterTheDecisionFinishesItLater) {
+  StartTarget();
+  Create("app");
+  behaviour_.after_cede = [this] {
+    unreachable_ = true;
+    CutStream();
+  };
+  StartSource();
+  AwaitSource([](const SourceStatus& status) { return absl::StrContains(status.message, "waits, frozen"); });
+  source_.reset();
+  EXPECT_FALSE(world_.source_runs()) << "ceded: the guard does not thaw";
+  unreachable_ = false;
+  source_ = *Source::Recover(folder_ + "/source", Source1());
+  AwaitSource(TargetRuns);
+  EXPECT_TRUE(source_->Finish(absl::Seconds(20)).ok());
+  EXPECT_TRUE(world_.source_killed());
+}
+
+TEST_F(TwoNodesTest, ATargetAgentThatEndsBeforePreparedAborts) {
+  StartTarget();
+  StartSource();
+  AwaitSource(SourceState::kFrozen);
+  CutStream();
+  DropTarget();
+  MakePermits();
+  SetTarget(*Target::Recover(folder_ + "/target", Target2()));
+  AwaitTarget(TargetState::kAborted);
+  AwaitSource(SourceState::kAborted);
+  EXPECT_EQ(Permit(), agent_api::PermitState::kAborted);
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, ATargetAgentThatEndsPreparedWaitsForTheVerdictAndRuns) {
+  StartTarget();
+  Create("app");
+  behaviour_.after_cede = [this] {
+    unreachable_ = true;
+    CutStream();
+  };
+  StartSource();
+  AwaitTarget(TargetState::kPrepared);
+  AwaitSource([](const SourceStatus& status) { return absl::StrContains(status.message, "waits, frozen"); });
+  DropTarget();
+  runtimes_.clear();
+  MakePermits();
+  SetTarget(*Target::Recover(folder_ + "/target", Target2()));
+  EXPECT_EQ(target()->status().state, TargetState::kPrepared);
+  unreachable_ = false;
+  AwaitSource(TargetRuns);
+  EXPECT_EQ(world_.copies(true), 1);
+  EXPECT_EQ(Permit(), agent_api::PermitState::kSpent);
+  // And once more: what runs goes on running.
+  DropTarget();
+  MakePermits();
+  SetTarget(*Target::Recover(folder_ + "/target", Target2()));
+  AwaitTarget(TargetState::kRunning);
+  EXPECT_EQ(world_.copies(true), 1);
+}
+
+// --- restores from checkpoints -------------------------------------------------------------------------------------------
+
+TEST_F(TwoNodesTest, ARestoreNeedsNobodysVerdict) {
+  world_.SourceRuns(false);  // there is none
+  TargetRequest request{.uid = kUid, .pod = {"shop", "cache-0-abcde", kTargetPodUid}, .containers = {"app"}, .create_limit = create_limit_};
+  const std::string images = folder_ + "/images";
+  ASSERT_TRUE(MakeFolders(images).ok());
+  ASSERT_TRUE(WriteFileDurably(images + "/inventory.img", "x").ok());
+  SetTarget(*Target::Start(request, folder_ + "/target", Target2(), [&]() -> absl::StatusOr<std::map<std::string, ContainerState>> {
+    return std::map<std::string, ContainerState>{{"app", {.images = images}}};
+  }));
+  Create("app").AwaitAction(RuntimeAction::kDone);
+  AwaitTarget(TargetState::kRunning);
+  EXPECT_EQ(world_.copies(true), 1);
+}
+
+TEST_F(TwoNodesTest, AnArchiveThatIsNotWhatWasRecordedFailsTheRestoreAndEveryCreate) {
+  TargetRequest request{.uid = kUid, .pod = {"shop", "cache-0-abcde", kTargetPodUid}, .containers = {"app"}, .create_limit = create_limit_};
+  SetTarget(*Target::Start(request, folder_ + "/target", Target2(), []() -> absl::StatusOr<std::map<std::string, ContainerState>> {
+    return absl::DataLossError("the archive's digest is wrong");
+  }));
+  const TargetStatus status = AwaitTarget(TargetState::kAborted);
+  EXPECT_EQ(status.reason, "DataLoss");
+  FakeRuntime& app = Create("app");
+  app.AwaitAction(RuntimeAction::kRefuse);
+  EXPECT_THAT(app.message(), HasSubstr("digest is wrong"));
+}
+
+}  // namespace
+}  // namespace godwit::migration
