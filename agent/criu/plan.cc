@@ -11,6 +11,7 @@
 #include "absl/strings/strip.h"
 #include "agent/criu/criu_environment.h"
 #include "base/file.h"
+#include "base/process.h"
 #include "base/status.h"
 
 namespace godwit::criu {
@@ -112,6 +113,13 @@ Plan PlanRestore(const Programs& programs, const RestoreRequest& request) {
   plan.env.push_back(Variable(kOutsideCgroupVariable, absl::StrCat(root, request.own_cgroup)));
   if (!request.gate.empty()) plan.env.push_back(Variable(kGateVariable, request.gate));
   return plan;
+}
+
+void WarmUp(const Programs& programs) {
+  if (FileExists("/run/criu.kdat")) return;
+  RunOptions options;
+  options.limit = absl::Seconds(10);
+  Run({absl::StrCat(programs.criu_folder, "/criu"), "--no-default-config", "check"}, options).IgnoreError();
 }
 
 absl::Status Prepare(const Plan& plan) {

@@ -36,6 +36,7 @@ absl::Status HostActs::Prepare() {
   options.limit = absl::Seconds(5);
   GODWIT_ASSIGN_OR_RETURN(const std::string version, RunOrError({spec_.runtime, "--version"}, options));
   const criu::Programs programs = {spec_.runtime, criu::ParseVersion(version), spec_.criu_folder};
+  criu::WarmUp(programs);
   for (const agent_api::GuardContainer& container : spec_.containers) {
     GODWIT_RETURN_IF_ERROR(MakeFolders(container.images, 0700));
     GODWIT_RETURN_IF_ERROR(MakeFolders(container.work, 0700));
