@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// Finishing: hand over, delete, kill, forget; in this order, and never a failure.
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/unit/controller/observed.h"
+
+namespace godwit::controller {
+namespace {
+
+using agent_api::SourceState;
+using agent_api::SourceStatus;
+using agent_api::TargetState;
+using agent_api::TargetStatus;
+using crds::MigrationPhase;
+using ::testing::HasSubstr;
+
+const MigrationSettings kSettings;
+constexpr char kOwner[] = R"([{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"web-1","uid":"rs","controller":true,"blockOwnerDeletion":true}])";
+
+MigrationObserved Finishing() { return GoodObserved(MigrationPhase::kFinishing); }
+
+MigrationObserved FinishingOwned() {
+  MigrationObserved seen = Finishing();
+  seen.source = PodWith({{"/metadata/ownerReferences", kOwner}});
+  seen.target->metadata.annotations = GoodTarget(*seen.source).metadata.annotations;
+  return seen;
+}
+
+void HandOverTo(MigrationObserved& seen) {
+  const HandOver hand_over = HandOverOf(seen.source->view.metadata);
+  seen.target->metadata.labels.insert(hand_over.labels.begin(), hand_over.labels.end());
+  seen.target->metadata.owner_references = hand_over.owners;
+}
+
+// Writes statuses until a step is due.
+MigrationDecision NextStep(MigrationObserved& seen, absl::Time now = kNow) {
+  for (int i = 0; i < 10; ++i) {
+    MigrationDecision decision = Decide(seen, kSettings, now);
+    if (decision.status == seen.migration.status) return decision;
+    seen.migration.status = decision.status;
+    if (crds::Ended(decision.status.phase)) return decision;
+  }
+  ADD_FAILURE() << "the status never settles";
+  return {};
+}
+
+void Delete(MigrationObserved& seen, bool kubelet_saw) {
+  k8s::Pod& pod = seen.source->view;
+  pod.metadata.deletion_timestamp = kNow + absl::Seconds(30);
+  pod.metadata.deletion_grace_period_seconds = 30;
+  pod.metadata.generation = 2;
+  pod.status.observed_generation = kubelet_saw ? 2 : 1;
+}
+
+TEST(FinishingTest, ABarePodsWayToTheEnd) {
+  MigrationObserved seen = Finishing();
+  seen.target->status.conditions.clear();
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kMarkCommitted);
+  seen.target->status.conditions = {{.type = kCommittedCondition, .status = "True"}};
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kHandOver) << "a bare pod need not be ready";
+  HandOverTo(seen);
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
+  Delete(seen, false);
+  EXPECT_EQ(ReasonOf(NextStep(seen)), "WaitingForKubelet") << "or kubelet would start the container anew";
+  Delete(seen, true);
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kFinishSource);
+  seen.source_side = SourceStatus{.state = SourceState::kDone, .target_running = true};
+  EXPECT_EQ(ReasonOf(NextStep(seen)), "RemovingSource");
+  seen.source.reset();
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kForgetSource);
+  seen.source_side = SourceStatus{};
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kForgetTarget);
+  seen.target_side = TargetStatus{};
+  const MigrationDecision done = NextStep(seen, kStart + absl::Seconds(8));
+  EXPECT_EQ(done.status.phase, MigrationPhase::kSucceeded);
+  EXPECT_EQ(done.status.total_duration, absl::Seconds(8));
+  EXPECT_EQ(ReasonOf(done), "Succeeded");
+  EXPECT_THAT(MessageOf(done), HasSubstr("stood still for 400ms"));
+}
+
+TEST(FinishingTest, AnOwnedPodIsHandedOverWhenTargetAndSiblingsAreReady) {
+  MigrationObserved seen = FinishingOwned();
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kLowerDeletionCost);
+  seen.source->view.metadata.annotations[kDeletionCost] = kLowestDeletionCost;
+  seen.target->status.conditions[0].status = "False";
+  EXPECT_EQ(ReasonOf(NextStep(seen)), "WaitingForTargetReady");
+  seen.target->status.conditions[0].status = "True";
+  seen.siblings = {PodView({{"/metadata/name", "\"web-3\""}, {"/status/conditions", "[]"}})};
+  const MigrationDecision waits = NextStep(seen);
+  EXPECT_EQ(ReasonOf(waits), "WaitingForSibling");
+  const k8s::Condition* handed = k8s::FindCondition(waits.status.conditions, crds::kHandedOver);
+  ASSERT_NE(handed, nullptr);
+  EXPECT_EQ(handed->status, "False");
+  EXPECT_THAT(handed->message, HasSubstr("web-3"));
+  seen.siblings.clear();
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kHandOver);
+  HandOverTo(seen);
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
+}
+
+// kubelet would kill and restart the frozen source: its deletion may not wait for the target's readiness then.
+TEST(FinishingTest, ALivenessProbeOfTheSourcePressesForItsDeletion) {
+  MigrationObserved seen = FinishingOwned();
+  seen.source = PodWith({{"/metadata/ownerReferences", kOwner},
+                         {"/spec/containers/0/livenessProbe", R"({"periodSeconds":10,"failureThreshold":3})"}});
+  seen.source->view.metadata.annotations[kDeletionCost] = kLowestDeletionCost;
+  seen.target->status.conditions[0].status = "False";
+  EXPECT_EQ(ReasonOf(NextStep(seen, kStart + absl::Seconds(10))), "WaitingForTargetReady");
+  EXPECT_EQ(NextStep(seen, kStart + absl::Seconds(21)).step, MigrationStep::kDeleteSourcePod);
+  Delete(seen, true);
+  seen.source_side = SourceStatus{.state = SourceState::kDone};
+  seen.source.reset();
+  EXPECT_EQ(ReasonOf(NextStep(seen, kStart + absl::Seconds(25))), "WaitingForTargetReady") << "it still gets its owner";
+  seen.target->status.conditions[0].status = "True";
+  EXPECT_EQ(NextStep(seen, kStart + absl::Seconds(26)).step, MigrationStep::kHandOver);
+}
+
+TEST(FinishingTest, ASourceThatWasRemovedByForceIsStillKilledAndItsLabelsAreKnown) {
+  MigrationObserved seen = Finishing();
+  seen.source.reset();
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kHandOver);
+  seen.target->metadata.labels["app"] = "cache";
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kFinishSource);
+}
+
+TEST(FinishingTest, ATargetThatWasDeletedAfterTheCommitDoesNotKeepTheSource) {
+  MigrationObserved seen = Finishing();
+  seen.target.reset();
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
+  EXPECT_FALSE(k8s::IsConditionTrue(seen.migration.status.conditions, crds::kHandedOver));
+}
+
+TEST(FinishingTest, DeletingTheMigrationNowFinishesIt) {
+  MigrationObserved seen = Finishing();
+  seen.migration.metadata.deletion_timestamp = kNow;
+  HandOverTo(seen);
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
+}
+
+TEST(FinishingTest, ASilentSourceAgentIsWaitedForUnlessItsNodeIsGone) {
+  MigrationObserved seen = Finishing();
+  HandOverTo(seen);
+  Delete(seen, true);
+  seen.source_side = absl::UnavailableError("down");
+  const MigrationDecision waits = NextStep(seen, kNow + absl::Hours(1));
+  EXPECT_EQ(ReasonOf(waits), "AgentUnreachable");
+  EXPECT_EQ(waits.status.phase, MigrationPhase::kFinishing);
+  seen.source_node.exists = false;
+  seen.source.reset();
+  seen.target_side = TargetStatus{};
+  EXPECT_EQ(NextStep(seen).status.phase, MigrationPhase::kSucceeded);
+}
+
+TEST(EndedTest, TheFinalizerGoesOnlyWhenEverythingIsClean) {
+  MigrationObserved seen = Finishing();
+  seen.migration.status.phase = MigrationPhase::kSucceeded;
+  seen.migration.metadata.deletion_timestamp = kNow;
+  seen.source.reset();
+  k8s::SetCondition(seen.migration.status.conditions, {.type = crds::kComplete, .status = "True", .reason = "Succeeded", .message = "m"}, kNow);
+  k8s::SetCondition(seen.migration.status.conditions, {.type = crds::kCleanedUp, .status = "False", .reason = "AgentUnreachable", .message = "m"}, kNow);
+  seen.source_side = SourceStatus{.state = SourceState::kDone};
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kForgetSource);
+  seen.source_side = SourceStatus{};
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kForgetTarget);
+  seen.target_side = absl::UnavailableError("down");
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kNothing);
+  EXPECT_TRUE(k8s::IsConditionTrue(seen.migration.status.conditions, crds::kComplete)) << "the outcome stays";
+  seen.target_side = TargetStatus{};
+  const MigrationDecision clean = Decide(seen, kSettings, kNow);
+  EXPECT_TRUE(k8s::IsConditionTrue(clean.status.conditions, crds::kCleanedUp));
+  EXPECT_EQ(Decide(After(seen, clean), kSettings, kNow).step, MigrationStep::kRemoveFinalizer);
+  seen.migration.metadata.deletion_timestamp.reset();
+  EXPECT_EQ(Decide(After(seen, clean), kSettings, kNow).step, MigrationStep::kNothing);
+}
+
+}  // namespace
+}  // namespace godwit::controller

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// Switching: the controller follows the source's word, and never says Failed while the target might run.
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/unit/controller/observed.h"
+
+namespace godwit::controller {
+namespace {
+
+using agent_api::SourceState;
+using agent_api::SourceStatus;
+using agent_api::TargetState;
+using agent_api::TargetStatus;
+using crds::MigrationPhase;
+using ::testing::HasSubstr;
+
+const MigrationSettings kSettings;
+
+MigrationObserved Switching() { return GoodObserved(MigrationPhase::kSwitching); }
+SourceStatus InState(SourceState state) { return {.state = state, .reason = "", .message = ""}; }
+
+TEST(SwitchingTest, TheOrderToFreezeIsGivenOnceTheTargetWaits) {
+  EXPECT_EQ(Decide(Switching(), kSettings, kNow).step, MigrationStep::kStartSource);
+}
+
+TEST(SwitchingTest, NothingIsStartedForATargetThatCannotTakeOver) {
+  MigrationObserved aborted = Switching();
+  aborted.target_side = TargetStatus{.state = TargetState::kAborted, .reason = "CreateLimit", .message = "waited too long"};
+  EXPECT_EQ(ReasonOf(Decide(aborted, kSettings, kNow)), "CreateLimit");
+  MigrationObserved forgot = Switching();
+  forgot.target_side = TargetStatus{};
+  EXPECT_EQ(ReasonOf(Decide(forgot, kSettings, kNow)), "TargetForgot");
+  MigrationObserved dying = Switching();
+  dying.source->view.metadata.deletion_timestamp = kNow;
+  EXPECT_EQ(ReasonOf(Decide(dying, kSettings, kNow)), "PodTerminating");
+  MigrationObserved late = Switching();
+  EXPECT_EQ(ReasonOf(Decide(late, kSettings, kStart + absl::Minutes(11))), "Timeout");
+}
+
+TEST(SwitchingTest, WhileTheSourceWorksItIsPolledOften) {
+  for (const SourceState state : {SourceState::kOpen, SourceState::kFrozen}) {
+    MigrationObserved seen = Switching();
+    seen.source_side = InState(state);
+    const MigrationDecision decision = Decide(seen, kSettings, kNow);
+    EXPECT_EQ(decision.step, MigrationStep::kNothing);
+    EXPECT_LE(decision.again, absl::Milliseconds(200));
+    EXPECT_EQ(Decide(After(seen, decision), kSettings, kNow).status, decision.status) << "polling writes nothing";
+  }
+}
+
+TEST(SwitchingTest, GivingUpAsksTheSourceAndDeclaresNothing) {
+  const auto expect_abort = [](MigrationObserved seen, absl::Time now, const char* reason) {
+    seen.source_side = InState(SourceState::kFrozen);
+    const MigrationDecision decision = Decide(seen, kSettings, now);
+    EXPECT_EQ(decision.step, MigrationStep::kAbortSource);
+    EXPECT_EQ(decision.why.reason, reason);
+    EXPECT_FALSE(Failing(decision));
+  };
+  MigrationObserved deleted = Switching();
+  deleted.migration.metadata.deletion_timestamp = kNow;
+  expect_abort(deleted, kNow, "Deleted");
+  MigrationObserved target_gone = Switching();
+  target_gone.target.reset();
+  expect_abort(target_gone, kNow, "TargetPodDeleted");
+  MigrationObserved source_dying = Switching();
+  source_dying.source->view.metadata.deletion_timestamp = kNow;
+  expect_abort(source_dying, kNow, "PodTerminating");
+  expect_abort(Switching(), kStart + absl::Minutes(11), "Timeout");
+}
+
+TEST(SwitchingTest, AnAbortedSourceEndsItWithTheAgentsReason) {
+  MigrationObserved seen = Switching();
+  seen.source_side = SourceStatus{.state = SourceState::kAborted, .reason = "DumpFailed", .message = "CRIU: socket of unknown type"};
+  const MigrationDecision decision = Decide(seen, kSettings, kNow);
+  EXPECT_TRUE(Failing(decision));
+  EXPECT_EQ(ReasonOf(decision), "DumpFailed");
+  EXPECT_THAT(MessageOf(decision), HasSubstr("socket of unknown type"));
+}
+
+TEST(SwitchingTest, AfterTheDecisionNothingTurnsItBack) {
+  MigrationObserved seen = Switching();
+  seen.source_side = InState(SourceState::kCeded);
+  seen.migration.metadata.deletion_timestamp = kNow;
+  const MigrationDecision decision = Decide(seen, kSettings, kStart + absl::Hours(1));
+  EXPECT_EQ(decision.step, MigrationStep::kNothing);
+  EXPECT_FALSE(Failing(decision));
+  EXPECT_EQ(ReasonOf(decision), "Committed");
+}
+
+TEST(SwitchingTest, TheTargetsRunningIsSuccessWhoeverSaysIt) {
+  MigrationObserved by_source = Switching();
+  by_source.source_side = SourceStatus{.state = SourceState::kCeded, .target_running = true, .frozen_at = kStart, .freeze = absl::Milliseconds(400),
+                                       .steps = {{.name = "dump", .duration = absl::Milliseconds(100)}}, .memory_bytes = 9};
+  const MigrationDecision decision = Decide(by_source, kSettings, kNow);
+  EXPECT_EQ(decision.status.phase, MigrationPhase::kFinishing);
+  EXPECT_EQ(decision.status.freeze.duration, absl::Milliseconds(400));
+  EXPECT_EQ(decision.status.freeze.steps.size(), 1u);
+  EXPECT_EQ(decision.status.transfer.memory_bytes, 9);
+  EXPECT_TRUE(k8s::IsConditionTrue(decision.status.conditions, crds::kSwitched));
+  MigrationObserved by_target = Switching();
+  by_target.source_side = absl::UnavailableError("down");
+  by_target.target_side = TargetStatus{.state = TargetState::kRunning};
+  EXPECT_EQ(Decide(by_target, kSettings, kNow).status.phase, MigrationPhase::kFinishing);
+  MigrationObserved forgetful = Switching();  // the source's agent lost its state; the target runs all the same
+  forgetful.target_side = TargetStatus{.state = TargetState::kRunning};
+  EXPECT_EQ(Decide(forgetful, kSettings, kNow).status.phase, MigrationPhase::kFinishing);
+}
+
+// The source does not answer, and has not for a minute.
+MigrationDecision WithSilentSource(absl::StatusOr<TargetStatus> target) {
+  MigrationObserved seen = Switching();
+  seen.source_side = absl::UnavailableError("cannot connect");
+  seen.target_side = std::move(target);
+  const MigrationDecision first = Decide(seen, kSettings, kNow);
+  EXPECT_FALSE(Failing(first));
+  return Decide(After(seen, first), kSettings, kNow + absl::Minutes(1));
+}
+
+TEST(SwitchingTest, WithASilentSourceOnlyAnAbortedTargetIsFailure) {
+  EXPECT_TRUE(Failing(WithSilentSource(TargetStatus{.state = TargetState::kAborted})));
+  const MigrationDecision open = WithSilentSource(TargetStatus{.state = TargetState::kOpen});
+  EXPECT_FALSE(Failing(open));
+  EXPECT_EQ(open.step, MigrationStep::kAbortTarget);
+  for (absl::StatusOr<TargetStatus> target :
+       {absl::StatusOr<TargetStatus>(TargetStatus{.state = TargetState::kPrepared}), absl::StatusOr<TargetStatus>(TargetStatus{}),
+        absl::StatusOr<TargetStatus>(absl::UnavailableError("down too"))}) {
+    const MigrationDecision decision = WithSilentSource(target);
+    EXPECT_FALSE(Failing(decision));
+    EXPECT_EQ(decision.step, MigrationStep::kNothing);
+    EXPECT_THAT(MessageOf(decision), HasSubstr("it alone knows"));
+  }
+}
+
+TEST(SwitchingTest, ARefusedOrderFailsAndALostOneIsLookedFor) {
+  const MigrationDecision refused = OnRefused(Switching(), kSettings, MigrationStep::kStartSource, absl::FailedPreconditionError("exec in flight"), kNow);
+  EXPECT_EQ(ReasonOf(refused), "SourceRefused");
+  EXPECT_THAT(MessageOf(refused), HasSubstr("exec in flight"));
+  const MigrationDecision lost = OnRefused(Switching(), kSettings, MigrationStep::kStartSource, absl::DeadlineExceededError("timeout"), kNow);
+  EXPECT_FALSE(Failing(lost));
+  EXPECT_LE(lost.again, absl::Seconds(1));
+}
+
+// A failing Migration removes what it made, in this order, and only then is Failed.
+TEST(FailingTest, RemovesStepByStep) {
+  MigrationObserved seen = Switching();
+  seen.source_side = InState(SourceState::kFrozen);
+  k8s::SetCondition(seen.migration.status.conditions, {.type = crds::kComplete, .status = "False", .reason = "Timeout", .message = "m"}, kNow);
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kAbortSource);
+  seen.source_side = InState(SourceState::kAborted);
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kAbortTarget);
+  seen.target_side = TargetStatus{.state = TargetState::kAborted};
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kDeleteTargetPod);
+  seen.target->metadata.deletion_timestamp = kNow;
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kForgetSource);
+  seen.source_side = SourceStatus{};
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kForgetTarget);
+  seen.target_side = TargetStatus{};
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kNothing) << "waits for the pod";
+  seen.target.reset();
+  const MigrationDecision done = Decide(seen, kSettings, kNow);
+  EXPECT_EQ(done.status.phase, MigrationPhase::kFailed);
+  EXPECT_EQ(ReasonOf(done), "Timeout");
+  EXPECT_TRUE(k8s::IsConditionTrue(done.status.conditions, crds::kCleanedUp));
+}
+
+TEST(FailingTest, APodOfAnotherIsNotDeleted) {
+  MigrationObserved seen = GoodObserved(MigrationPhase::kPreparing);
+  seen.target->metadata.labels.clear();
+  seen.target_side = TargetStatus{};
+  const MigrationDecision failing = Decide(seen, kSettings, kNow);
+  ASSERT_EQ(ReasonOf(failing), "TargetPodNameTaken");
+  const MigrationDecision done = Decide(After(seen, failing), kSettings, kNow);
+  EXPECT_EQ(done.status.phase, MigrationPhase::kFailed);
+}
+
+TEST(FailingTest, ASilentAgentDelaysTheEndOnlySoLongAndIsCleanedLater) {
+  MigrationObserved seen = GoodObserved(MigrationPhase::kPreparing);
+  k8s::SetCondition(seen.migration.status.conditions, {.type = crds::kComplete, .status = "False", .reason = "Timeout", .message = "m"}, kNow);
+  seen.target.reset();
+  seen.target_side = absl::UnavailableError("down");
+  EXPECT_EQ(Decide(seen, kSettings, kNow + absl::Seconds(30)).status.phase, MigrationPhase::kPreparing);
+  const MigrationDecision failed = Decide(seen, kSettings, kNow + absl::Seconds(61));
+  EXPECT_EQ(failed.status.phase, MigrationPhase::kFailed);
+  EXPECT_FALSE(k8s::IsConditionTrue(failed.status.conditions, crds::kCleanedUp));
+  seen = After(seen, failed);
+  seen.target_side = TargetStatus{.state = TargetState::kOpen};
+  EXPECT_EQ(Decide(seen, kSettings, kNow + absl::Hours(1)).step, MigrationStep::kAbortTarget);
+  seen.target_side = TargetStatus{};
+  EXPECT_TRUE(k8s::IsConditionTrue(Decide(seen, kSettings, kNow + absl::Hours(1)).status.conditions, crds::kCleanedUp));
+}
+
+TEST(FailingTest, ANodeThatIsGoneKeepsNothing) {
+  MigrationObserved seen = GoodObserved(MigrationPhase::kPreparing);
+  k8s::SetCondition(seen.migration.status.conditions, {.type = crds::kComplete, .status = "False", .reason = "Timeout", .message = "m"}, kNow);
+  seen.target.reset();
+  seen.target_side = absl::UnavailableError("down");
+  seen.target_node.exists = false;
+  EXPECT_EQ(Decide(seen, kSettings, kNow).status.phase, MigrationPhase::kFailed);
+}
+
+}  // namespace
+}  // namespace godwit::controller

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole Migrations, Checkpoints and Restores on a fake API server with fake agents and kubelets.
+#include "controller/migration/reconciler.h"
+
+#include <set>
+
+#include "controller/pods/names.h"
+#include "controller/testing/test_cluster.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "k8s/testing/fake_api_server.h"
+
+namespace godwit::controller {
+namespace {
+
+using crds::MigrationPhase;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+std::string ReasonOf(const std::vector<k8s::Condition>& conditions, const char* type = crds::kComplete) {
+  const k8s::Condition* condition = k8s::FindCondition(conditions, type);
+  return condition == nullptr ? "" : condition->reason;
+}
+
+class ReconcileTest : public ::testing::Test {
+ protected:
+  ReconcileTest() {
+    server_.SetGraceful("pods");
+    server_.OnCreate("pods/binding", [this](const k8s::Unstructured& binding) -> absl::StatusOr<k8s::Unstructured> {
+      const k8s::ObjectMeta meta = binding.Meta();
+      auto pod = server_.Get(k8s::Pod::kResource, meta.object_name());
+      if (!pod) return absl::NotFoundError("no such pod");
+      pod->Set("/spec/nodeName", binding.String("/target/name"));
+      server_.Put(k8s::Pod::kResource, *pod);
+      return binding;
+    });
+    cluster_.emplace(server_.api(), "shop", "godwit-system");
+  }
+
+  // The pod runs, somewhere, exactly once: the one named or its successor.
+  void ExpectRunsOnceOn(const std::string& node) {
+    int running = 0;
+    for (const k8s::Pod& pod : cluster_->Pods()) {
+      EXPECT_FALSE(pod.metadata.terminating()) << pod.metadata.name;
+      if (pod.running()) ++running;
+      EXPECT_EQ(pod.spec.node_name, node);
+    }
+    EXPECT_EQ(running, 1);
+    EXPECT_EQ(cluster_->agents().violations(), 0);
+  }
+
+  k8s::testing::FakeApiServer server_;
+  std::optional<testing::TestCluster> cluster_;
+};
+
+TEST_F(ReconcileTest, APodMovesAndNothingIsLeftBehind) {
+  const k8s::Pod source = cluster_->AddPod("cache-0");
+  const crds::Migration made = cluster_->Migrate("move", "cache-0", "node-b");
+  const crds::Migration done = cluster_->Finish("move");
+  ASSERT_EQ(done.status.phase, MigrationPhase::kSucceeded) << ReasonOf(done.status.conditions) << cluster_->last_error();
+  ExpectRunsOnceOn("node-b");
+  const k8s::Pod target = cluster_->Pods().front();
+  EXPECT_EQ(target.metadata.name, done.status.target_pod_name);
+  EXPECT_EQ(target.metadata.Label("app"), "cache");
+  EXPECT_TRUE(target.ready());
+  EXPECT_EQ(done.status.freeze.duration, absl::Milliseconds(412));
+  EXPECT_EQ(done.status.source_pod_uid, source.metadata.uid);
+  EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
+  EXPECT_THAT(cluster_->Events(made.metadata.uid),
+              ElementsAre("Preflight", "Preparing", "Switching", "Finishing", "Succeeded"));
+  EXPECT_THAT(cluster_->Events(source.metadata.uid), Contains("Finishing"));
+  EXPECT_THAT(cluster_->Events(target.metadata.uid), Contains("Succeeded"));
+  cluster_->Delete<crds::Migration>("move");
+  EXPECT_TRUE(cluster_->Until([&] { return !cluster_->Get<crds::Migration>("move"); }, 20));
+  EXPECT_EQ(cluster_->Pods().size(), 1u);
+}
+
+TEST_F(ReconcileTest, AControllerThatDiesAfterEveryLookComesToTheSameEnd) {
+  cluster_->AddPod("cache-0");
+  cluster_->RestartAlways(true);
+  cluster_->Migrate("move", "cache-0", "node-b");
+  const crds::Migration done = cluster_->Finish("move", [&] { cluster_->Restart(); });
+  EXPECT_EQ(done.status.phase, MigrationPhase::kSucceeded) << ReasonOf(done.status.conditions);
+  ExpectRunsOnceOn("node-b");
+  EXPECT_EQ(cluster_->agents().starts(), 1);
+  EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
+}
+
+TEST_F(ReconcileTest, EveryAnswerOfAnAgentMayBeLostOnce) {
+  cluster_->AddPod("cache-0");
+  int writes = 0;
+  cluster_->agents().LoseAnswers([&] { return ++writes % 2 == 1; });
+  cluster_->Migrate("move", "cache-0", "node-b");
+  EXPECT_EQ(cluster_->Finish("move").status.phase, MigrationPhase::kSucceeded);
+  EXPECT_GE(writes, 5);
+  ExpectRunsOnceOn("node-b");
+  EXPECT_EQ(cluster_->agents().starts(), 1);
+}
+
+TEST_F(ReconcileTest, EveryWriteToTheApiServerMayFailOnce) {
+  cluster_->AddPod("cache-0");
+  cluster_->Migrate("move", "cache-0", "node-b");
+  absl::Mutex mutex;
+  std::set<std::string> failed;
+  server_.Intercept([&](const k8s::testing::SeenRequest& request) -> std::optional<k8s::testing::ForcedAnswer> {
+    const bool kubelets = request.path.find("/binding") != std::string::npos || request.body.find("hostIP") != std::string::npos;
+    if (request.method == "GET" || kubelets || request.path.find("/events") != std::string::npos) return std::nullopt;
+    absl::MutexLock lock(&mutex);
+    if (!failed.insert(request.method + request.path + request.body).second) return std::nullopt;
+    return k8s::testing::ForcedAnswer{.code = 500, .reason = "InternalError", .message = "etcd is busy"};
+  });
+  EXPECT_EQ(cluster_->Finish("move").status.phase, MigrationPhase::kSucceeded) << cluster_->last_error();
+  EXPECT_GE(failed.size(), 10u);
+  ExpectRunsOnceOn("node-b");
+}
+
+TEST_F(ReconcileTest, ADumpThatFailsLeavesTheSourceRunningAndNothingElse) {
+  cluster_->AddPod("cache-0");
+  cluster_->agents().FailNextSource("DumpFailed", "CRIU: unsupported socket");
+  const crds::Migration made = cluster_->Migrate("move", "cache-0", "node-b");
+  const crds::Migration done = cluster_->Finish("move");
+  EXPECT_EQ(done.status.phase, MigrationPhase::kFailed);
+  EXPECT_EQ(ReasonOf(done.status.conditions), "DumpFailed");
+  ExpectRunsOnceOn("node-a");
+  EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
+  EXPECT_THAT(cluster_->Events(made.metadata.uid), ElementsAre("Preflight", "Preparing", "Switching", "DumpFailed"));
+}
+
+// Deleted after any number of looks: before the decision the pod stays, after it the pod has moved; never both, never none.
+TEST_F(ReconcileTest, AMigrationThatIsDeletedHalfwayAbortsOrFinishes) {
+  bool stayed = false, moved = false;
+  for (int when = 1; when <= 24; ++when) {
+    const std::string name = absl::StrCat("pod-", when);
+    const k8s::Pod source = cluster_->AddPod(name);
+    cluster_->Migrate("move", name, "node-b");
+    for (int i = 0; i < when; ++i) cluster_->Step();
+    cluster_->Delete<crds::Migration>("move");
+    ASSERT_TRUE(cluster_->Until([&] { return !cluster_->Get<crds::Migration>("move"); })) << "deleted after " << when;
+    ASSERT_THAT(cluster_->agents().Left(), IsEmpty()) << "deleted after " << when;
+    ASSERT_TRUE(cluster_->Until([&] { return cluster_->Pods().size() == 1; }, 10));
+    const k8s::Pod pod = cluster_->Pods().front();
+    ASSERT_TRUE(pod.running());
+    (pod.metadata.uid == source.metadata.uid ? stayed : moved) = true;
+    server_.Remove(k8s::Pod::kResource, pod.metadata.object_name());
+  }
+  EXPECT_TRUE(stayed);
+  EXPECT_TRUE(moved);
+  EXPECT_EQ(cluster_->agents().violations(), 0);
+}
+
+TEST_F(ReconcileTest, ASecondMigrationOfAPodIsRefusedAndTheFirstGoesOn) {
+  cluster_->AddPod("cache-0");
+  cluster_->Migrate("first", "cache-0", "node-b");
+  cluster_->Step();
+  cluster_->Migrate("second", "cache-0", "node-b");
+  const crds::Migration second = cluster_->Finish("second");
+  EXPECT_EQ(second.status.phase, MigrationPhase::kFailed);
+  EXPECT_EQ(ReasonOf(second.status.conditions), "AnotherMigration");
+  EXPECT_EQ(cluster_->Finish("first").status.phase, MigrationPhase::kSucceeded);
+  ExpectRunsOnceOn("node-b");
+}
+
+TEST_F(ReconcileTest, AnAgentThatIsSilentInTheMiddleEndsItOnlyWhenThatIsSafe) {
+  cluster_->AddPod("cache-0");
+  cluster_->agents().HoldBefore(agent_api::SourceState::kCeded);
+  cluster_->Migrate("move", "cache-0", "node-b");
+  ASSERT_TRUE(cluster_->Until([&] { return cluster_->Get<crds::Migration>("move")->status.phase == MigrationPhase::kSwitching &&
+                                           cluster_->agents().starts() == 1; }));
+  cluster_->agents().Silence("node-a", absl::UnavailableError("cannot connect"));
+  for (int i = 0; i < 20; ++i) cluster_->Step();
+  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Migration>("move")->status.conditions), "AgentUnreachable");
+  cluster_->clock().Advance(absl::Minutes(1));
+  // The target was open: it aborts, and from then on it is certain that it never runs.
+  ASSERT_TRUE(cluster_->Until([&] { return cluster_->Get<crds::Migration>("move")->status.phase == MigrationPhase::kFailed; }, 1000));
+  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Migration>("move")->status.conditions), "AgentUnreachable");
+  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Migration>("move")->status.conditions, crds::kCleanedUp), "AgentUnreachable");
+  cluster_->agents().HoldBefore(agent_api::SourceState::kDone);
+  cluster_->agents().Silence("node-a", absl::OkStatus());
+  EXPECT_TRUE(k8s::IsConditionTrue(cluster_->Finish("move").status.conditions, crds::kCleanedUp)) << "cleaned when the agent is back";
+  ExpectRunsOnceOn("node-a");
+  EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
+}
+
+TEST_F(ReconcileTest, TheTargetPodDeletedWhileItWaitsEndsTheMigration) {
+  cluster_->AddPod("cache-0");
+  cluster_->agents().HoldBefore(agent_api::SourceState::kCeded);
+  cluster_->Migrate("move", "cache-0", "node-b");
+  ASSERT_TRUE(cluster_->Until([&] { return cluster_->agents().starts() == 1; }));
+  cluster_->Delete<k8s::Pod>(cluster_->Get<crds::Migration>("move")->status.target_pod_name);
+  const crds::Migration done = cluster_->Finish("move");
+  EXPECT_EQ(ReasonOf(done.status.conditions), "TargetPodDeleted");
+  ExpectRunsOnceOn("node-a");
+}
+
+TEST_F(ReconcileTest, ACheckpointIsKeptRestoredElsewhereAndRemovedWithItsObject) {
+  const k8s::Pod pod = cluster_->AddPod("cache-0");
+  cluster_->Keep("keep", "cache-0");
+  ASSERT_TRUE(cluster_->Until([&] { return cluster_->Get<crds::Checkpoint>("keep")->status.phase == crds::CheckpointPhase::kReady; }));
+  const crds::Checkpoint kept = *cluster_->Get<crds::Checkpoint>("keep");
+  ASSERT_EQ(kept.status.archives.size(), 1u);
+  EXPECT_EQ(kept.status.criu_version, "4.2.1");
+  EXPECT_THAT(kept.status.manifest_digest, HasSubstr("sha256:"));
+  EXPECT_THAT(cluster_->Events(kept.metadata.uid), ElementsAre("Running", "Ready"));
+  EXPECT_TRUE(cluster_->Get<k8s::Pod>("cache-0")->running());
+  server_.Remove(k8s::Pod::kResource, {"shop", "cache-0"});
+
+  const crds::Restore made = cluster_->Bring("bring", "keep", "node-b");
+  ASSERT_TRUE(cluster_->Until([&] {
+    const auto restore = cluster_->Get<crds::Restore>("bring");
+    return crds::Ended(restore->status.phase) && k8s::IsConditionTrue(restore->status.conditions, crds::kCleanedUp);
+  }));
+  const crds::Restore restored = *cluster_->Get<crds::Restore>("bring");
+  ASSERT_EQ(restored.status.phase, crds::RestorePhase::kSucceeded) << ReasonOf(restored.status.conditions);
+  EXPECT_THAT(cluster_->Events(made.metadata.uid), ElementsAre("Restoring", "Succeeded"));
+  for (int i = 0; i < 3; ++i) cluster_->Step();
+  ExpectRunsOnceOn("node-b");
+  EXPECT_EQ(cluster_->Pods().front().metadata.name, absl::StrCat("cache-0-", Suffix(made.metadata.uid)));
+  EXPECT_EQ(cluster_->Pods().front().metadata.Label("app"), "cache");
+  EXPECT_THAT(cluster_->agents().Left(), ElementsAre(absl::StrCat("node-a checkpoint ", kept.metadata.uid)));
+
+  cluster_->Delete<crds::Checkpoint>("keep");
+  EXPECT_TRUE(cluster_->Until([&] { return !cluster_->Get<crds::Checkpoint>("keep"); }, 20));
+  EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
+}
+
+TEST_F(ReconcileTest, ACheckpointThatFailsSaysWhyAndLeavesNoArchive) {
+  cluster_->AddPod("cache-0");
+  cluster_->agents().FailNextCheckpoint("DumpFailed", "CRIU: no");
+  cluster_->Keep("keep", "cache-0");
+  ASSERT_TRUE(cluster_->Until([&] {
+    return k8s::IsConditionTrue(cluster_->Get<crds::Checkpoint>("keep")->status.conditions, crds::kCleanedUp);
+  }));
+  EXPECT_EQ(cluster_->Get<crds::Checkpoint>("keep")->status.phase, crds::CheckpointPhase::kFailed);
+  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Checkpoint>("keep")->status.conditions), "DumpFailed");
+  EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
+  ExpectRunsOnceOn("node-a");
+}
+
+TEST_F(ReconcileTest, ACheckpointWhoseNodeIsGoneIsLetGoWithAnEvent) {
+  cluster_->AddPod("cache-0");
+  const crds::Checkpoint made = cluster_->Keep("keep", "cache-0");
+  ASSERT_TRUE(cluster_->Until([&] { return cluster_->Get<crds::Checkpoint>("keep")->status.phase == crds::CheckpointPhase::kReady; }));
+  cluster_->agents().Silence("node-a", absl::UnavailableError("cannot connect"));
+  cluster_->Delete<crds::Checkpoint>("keep");
+  for (int i = 0; i < 5; ++i) cluster_->Step();
+  ASSERT_TRUE(cluster_->Get<crds::Checkpoint>("keep")) << "held while the node exists";
+  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Checkpoint>("keep")->status.conditions, crds::kCleanedUp), "AgentUnreachable");
+  server_.Remove(k8s::Node::kResource, {"", "node-a"});
+  EXPECT_TRUE(cluster_->Until([&] { return !cluster_->Get<crds::Checkpoint>("keep"); }, 100));
+  EXPECT_THAT(cluster_->Events(made.metadata.uid), Contains("NodeGone"));
+}
+
+TEST_F(ReconcileTest, ARestoreWithoutItsCheckpointFails) {
+  cluster_->Bring("bring", "missing");
+  ASSERT_TRUE(cluster_->Until([&] { return crds::Ended(cluster_->Get<crds::Restore>("bring")->status.phase); }, 20));
+  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Restore>("bring")->status.conditions), "CheckpointNotFound");
+}
+
+TEST_F(ReconcileTest, ARestoreThatIsDeletedHalfwayLeavesNoPod) {
+  cluster_->AddPod("cache-0");
+  cluster_->Keep("keep", "cache-0");
+  ASSERT_TRUE(cluster_->Until([&] { return cluster_->Get<crds::Checkpoint>("keep")->status.phase == crds::CheckpointPhase::kReady; }));
+  cluster_->kubelets().StopNode("node-b");
+  cluster_->Bring("bring", "keep", "node-b");
+  ASSERT_TRUE(cluster_->Until([&] { return cluster_->Pods().size() == 2 && cluster_->agents().Left().size() == 2; }));
+  cluster_->kubelets().StartNode("node-b");
+  cluster_->Delete<crds::Restore>("bring");
+  EXPECT_TRUE(cluster_->Until([&] { return !cluster_->Get<crds::Restore>("bring"); }));
+  EXPECT_TRUE(cluster_->Until([&] { return cluster_->Pods().size() == 1; }, 20));
+  EXPECT_EQ(cluster_->agents().Left().size(), 1u);
+}
+
+}  // namespace
+}  // namespace godwit::controller
