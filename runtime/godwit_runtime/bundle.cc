@@ -43,13 +43,22 @@ struct OciProcess {
     field("terminal", self.terminal);
   }
 };
+struct OciRoot {
+  std::string path;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("path", self.path);
+  }
+};
 struct OciConfig {
   OciProcess process;
+  OciRoot root;
   OciLinux linux_;
   Annotations annotations;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field("process", self.process);
+    field("root", self.root);
     field("linux", self.linux_);
     field("annotations", self.annotations);
   }
@@ -122,6 +131,7 @@ absl::StatusOr<Bundle> ParseBundle(absl::string_view config, bool systemd_cgroup
   GODWIT_RETURN_IF_ERROR(ReadIdentity(oci->annotations, bundle));
   bundle.migration = Value(oci->annotations, agent_api::kMigrationAnnotation);
   bundle.terminal = oci->process.terminal;
+  bundle.rootfs = oci->root.path;
   for (const OciNamespace& space : oci->linux_.namespaces) {
     if (space.type == "uts") bundle.uts_path = space.path;
   }

@@ -20,6 +20,7 @@ struct Bundle {
   std::string container;      // its name in the pod
   std::string migration;      // the pod's annotation godwit.io/migration: a claim, no proof
   std::string cgroup;         // below the cgroup2 mount: "/kubepods/...", both drivers resolved
+  std::string rootfs;         // as config.json has it: absolute, or below the bundle
   std::string uts_path;       // the sandbox's UTS namespace
   bool terminal = false;
 };

@@ -161,6 +161,10 @@ absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& or
   task.delete_argv = {config_.runtime, "--root", line_.root};
   if (line_.systemd_cgroup) task.delete_argv.push_back("--systemd-cgroup");
   task.delete_argv.insert(task.delete_argv.end(), {"delete", "--force", line_.id});
+  task.mount_folders = {absl::StrCat(line_.root, "/", line_.id),
+                        absl::StartsWith(bundle_.rootfs, "/")
+                            ? bundle_.rootfs
+                            : absl::StrCat(line_.bundle, "/", bundle_.rootfs)};
   GODWIT_ASSIGN_OR_RETURN(Watcher watcher, Watcher::Start(task));
 
   const auto restore = [&]() -> absl::Status {

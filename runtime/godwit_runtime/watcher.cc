@@ -4,19 +4,25 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "agent/permits/cgroup_end.h"
+#include "agent/runtime/mounts.h"
 #include "base/process.h"
 #include "base/status.h"
 
@@ -71,6 +77,26 @@ bool KillAllBelow(absl::Time deadline) {
   return false;
 }
 
+// Whether nothing is mounted below `folder` (any more). Mounts are detached, the last one first; several may
+// be stacked.
+bool DetachMountsBelow(const std::string& folder) {
+  std::error_code error;
+  const std::string prefix = absl::StrCat(std::filesystem::canonical(folder, error).string(), "/");
+  if (error) return !FileExists(folder);
+  for (int round = 0; round < 8; ++round) {
+    const absl::StatusOr<std::vector<runtime::Mount>> mounts = runtime::ReadMounts("/proc", getpid());
+    if (!mounts.ok()) return false;
+    bool found = false;
+    for (auto mount = mounts->rbegin(); mount != mounts->rend(); ++mount) {
+      if (!absl::StartsWith(mount->point, prefix)) continue;
+      found = true;
+      umount2(mount->point.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+    }
+    if (!found) return true;
+  }
+  return false;
+}
+
 bool DestroyAll(const Watcher::Task& task) {
   const absl::Time deadline = absl::Now() + kKillLimit;
   // First the tasks, then their tracer; the cgroup's emptiness is final only when nobody makes tasks any
@@ -78,10 +104,11 @@ bool DestroyAll(const Watcher::Task& task) {
   (void)permits::KillCgroup(task.cgroup_root, task.cgroup, absl::ZeroDuration());
   const bool none_below = KillAllBelow(deadline);
   const absl::Status cgroup_empty = permits::KillCgroup(task.cgroup_root, task.cgroup, kKillLimit);
-  (void)Run(task.delete_argv, {.limit = absl::Seconds(5)});
+  const bool unmounted = std::all_of(task.mount_folders.begin(), task.mount_folders.end(), DetachMountsBelow);
+  if (unmounted) (void)Run(task.delete_argv, {.limit = absl::Seconds(5)});
   rmdir(absl::StrCat(task.cgroup_root, task.cgroup)
             .c_str());  // where runc did not come far enough to know of it
-  return none_below && cgroup_empty.ok();
+  return none_below && cgroup_empty.ok() && unmounted;
 }
 
 [[noreturn]] void Watch(const Watcher::Task& task, int socket) {

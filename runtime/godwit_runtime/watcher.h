@@ -28,8 +28,12 @@ class Watcher {
     std::vector<std::string> argv;         // `runc restore`; gets this process' stdin, stdout and stderr
     std::vector<std::string> env;          // all of its environment
     std::vector<std::string> delete_argv;  // `runc delete --force`
-    std::string cgroup_root;               // the cgroup2 mount
-    std::string cgroup;                    // the container's, below it
+    // What runc mounts while it restores lies below these and would stay when it is killed. It must be gone
+    // before runc deletes the container: it removes its folder with all that is in it, volumes mounted there
+    // included.
+    std::vector<std::string> mount_folders;
+    std::string cgroup_root;  // the cgroup2 mount
+    std::string cgroup;       // the container's, below it
   };
   // Forks; the process must have one thread.
   static absl::StatusOr<Watcher> Start(const Task& task);

@@ -30,6 +30,7 @@ TEST(BundleTest, ReadsAContainerOfContainerd) {
   EXPECT_EQ(bundle->container, "app");
   EXPECT_EQ(bundle->migration, "11111111-2222-3333-4444-555555555555");
   EXPECT_EQ(bundle->cgroup, "/kubepods/besteffort/podx/abc");
+  EXPECT_EQ(bundle->rootfs, "rootfs");
   EXPECT_EQ(bundle->uts_path, "/proc/42/ns/uts");
   EXPECT_FALSE(bundle->terminal);
 }

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+// godwit-runtime as a shim calls it, with the agent's own permits at the other end of the socket, and real
+// containers.
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "agent/guard/client.h"
+#include "agent/permits/cgroup_end.h"
+#include "agent/permits/permit_server.h"
+#include "agent/permits/permit_table.h"
+#include "base/file.h"
+#include "base/process.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/node/container.h"
+
+namespace godwit::node_test {
+namespace {
+
+using permits::PermitSpec;
+using permits::PermitStore;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr char kInstalled[] = "/disk/opt";
+constexpr char kRuncRoot[] = "/run/runc";
+constexpr char kPermits[] = "/var/lib/godwit/permits";
+constexpr char kMigration[] = "11111111-2222-3333-4444-555555555555";
+constexpr char kPod[] = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee";
+constexpr absl::Duration kSoon = absl::Seconds(30);
+
+class GodwitRuntimeTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    // As a shim is: what a runtime leaves behind comes here.
+    ASSERT_EQ(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+    const Node& node = Node::Get();
+    const std::string runtime = absl::StrCat(kInstalled, "/bin/godwit-runtime");
+    ASSERT_TRUE(FileExists(runtime)) << "run these tests with tests/node/run";
+    ASSERT_TRUE(MakeFolders(absl::StrCat(kInstalled, "/etc")).ok());
+    ASSERT_TRUE(
+        WriteFileDurably(absl::StrCat(kInstalled, "/etc/runtime.json"),
+                         absl::StrCat("{\"runtime\":\"", node.runc, "\",\"cgroupRoot\":\"/sys/fs/cgroup\"}"))
+            .ok());
+    if (!FileExists(absl::StrCat(kInstalled, "/criu"))) {
+      ASSERT_EQ(symlink(node.criu.c_str(), absl::StrCat(kInstalled, "/criu").c_str()), 0);
+    }
+  }
+  void SetUp() override {
+    ASSERT_TRUE(RemoveTree(kPermits).ok());
+    StartAgent();
+    SetHostname(here_, "source-pod");
+    SetHostname(there_, "target-pod");
+  }
+  void StartAgent() {
+    table_ = std::make_unique<permits::PermitTable>(
+        PermitStore(kPermits),
+        [](const std::string& cgroup) {
+          return permits::KillCgroup("/sys/fs/cgroup", cgroup, absl::Seconds(10));
+        },
+        [](const std::string& cgroup) { return permits::CheckStandsFrozen("/sys/fs/cgroup", cgroup); });
+    auto server = permits::PermitServer::Start(agent_api::kRuntimeSocket, table_.get());
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+
+  static void SetHostname(const Sandbox& sandbox, const std::string& name) {
+    ASSERT_TRUE(RunOrError({"nsenter", "-t", absl::StrCat(sandbox.pid()), "-u", "hostname", name}).ok());
+  }
+  static std::string Hostname(const Sandbox& sandbox) {
+    return std::string(absl::StripAsciiWhitespace(
+        RunOrError({"nsenter", "-t", absl::StrCat(sandbox.pid()), "-u", "hostname"}).value_or("?")));
+  }
+
+  // A source that counted and was dumped and killed.
+  void MakeImages() {
+    source_ = std::make_unique<Container>("source", here_, std::vector<std::string>{"count"});
+    source_->Start();
+    ASSERT_TRUE(source_->output().WaitLines(20));
+    const agent_api::GuardSpec spec = SpecFor({source_.get()});
+    auto guard = guard::StartGuard(spec, {.binary = Node::Get().guard,
+                                          .spec_file = spec.journal + ".spec",
+                                          .host_root = "",
+                                          .host_namespaces = ""});
+    ASSERT_TRUE(guard.ok()) << guard.status();
+    ASSERT_TRUE(guard->Freeze()->ok);
+    ASSERT_TRUE(guard->Dump(source_->id(), absl::Seconds(60))->ok);
+    ASSERT_TRUE(guard->Cede()->ok);
+    ASSERT_TRUE(guard->Kill()->ok);
+  }
+
+  static std::string Bundle(const Container& container) {
+    return container.rootfs().substr(0, container.rootfs().rfind('/'));
+  }
+  // Gives the bundle what containerd writes into it.
+  static void Annotate(const Container& container, bool migration, bool terminal = false) {
+    const std::string path = Bundle(container) + "/config.json";
+    std::string config = *ReadFile(path);
+    const std::string annotations = absl::StrCat(
+        R"("annotations": {"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": "app",)",
+        R"( "io.kubernetes.cri.sandbox-uid": ")", kPod, "\"",
+        migration ? absl::StrCat(", \"godwit.io/migration\": \"", kMigration, "\"") : "", "}, ");
+    config = absl::StrReplaceAll(config, {{"\"ociVersion\"", annotations + "\"ociVersion\""}});
+    if (terminal) config = absl::StrReplaceAll(config, {{"\"terminal\": false", "\"terminal\": true"}});
+    std::ofstream(path) << config;
+  }
+  static absl::StatusOr<Child> Spawn(Container& container, std::vector<std::string> command) {
+    const std::string bundle = Bundle(container);
+    std::vector<std::string> argv = {absl::StrCat(kInstalled, "/bin/godwit-runtime"),
+                                     "--root",
+                                     kRuncRoot,
+                                     "--log",
+                                     bundle + "/log.json",
+                                     "--log-format",
+                                     "json"};
+    argv.insert(argv.end(), command.begin(), command.end());
+    SpawnOptions options;
+    options.stdout_fd = container.output().write_end();
+    options.stderr_fd = container.output().write_end();
+    return Child::Spawn(argv, options);
+  }
+  static Child Create(Container& container) {
+    const std::string bundle = Bundle(container);
+    auto child =
+        Spawn(container, {"create", "--bundle", bundle, "--pid-file", bundle + "/init.pid", container.id()});
+    EXPECT_TRUE(child.ok()) << child.status();
+    return *std::move(child);
+  }
+  static bool Succeeds(Child& child) {
+    auto end = child.Wait(kSoon);
+    EXPECT_TRUE(end.ok()) << end.status();
+    return end.ok() && end->ok();
+  }
+  static bool Does(Container& container, std::vector<std::string> command) {
+    auto child = Spawn(container, std::move(command));
+    EXPECT_TRUE(child.ok()) << child.status();
+    return child.ok() && Succeeds(*child);
+  }
+  static std::string ErrorOf(const Container& container) {
+    return ReadFile(Bundle(container) + "/log.json").value_or("");
+  }
+  absl::Status Add(absl::Duration create_limit = absl::Seconds(60)) {
+    return table_->Add({.migration_uid = kMigration,
+                        .sandbox_uid = kPod,
+                        .containers = {"app"},
+                        .create_limit = create_limit});
+  }
+  absl::StatusOr<permits::Restored> Restore(Container& target) {
+    auto claim = table_->WaitForClaim(kMigration, "app", kSoon);
+    if (!claim.ok()) return claim.status();
+    return table_->Restore(kMigration, "app", source_->images(), target.work(), kSoon);
+  }
+  // Nothing of the container is left on the machine.
+  static void ExpectGone(const Container& container) {
+    EXPECT_FALSE(container.Running());
+    EXPECT_FALSE(FileExists(absl::StrCat(kRuncRoot, "/", container.id()))) << "runc still knows it";
+    EXPECT_EQ(RunOrError({"ps", "-e", "-o", "stat=,args="}).value_or("criu").find("criu swrk"),
+              std::string::npos);
+  }
+  static void ExpectNeverRan(Container& container) {
+    for (const std::string& line : container.output().lines()) {
+      EXPECT_FALSE(absl::ascii_isdigit(static_cast<unsigned char>(line[0]))) << line;
+    }
+  }
+
+  Sandbox here_, there_;
+  std::unique_ptr<Container> source_;
+  std::unique_ptr<permits::PermitTable> table_;
+  std::unique_ptr<permits::PermitServer> server_;
+};
+
+TEST_F(GodwitRuntimeTest, WithoutAPermitItIsTheOrdinaryRuntimeAlsoWithoutAnAgent) {
+  server_.reset();
+  Container container("plain", there_, {"count"});
+  Annotate(container, /*migration=*/false);
+  Child create = Create(container);
+  ASSERT_TRUE(Succeeds(create)) << ErrorOf(container);
+  EXPECT_TRUE(Does(container, {"start", container.id()}));
+  EXPECT_TRUE(container.output().WaitLines(5));
+  EXPECT_TRUE(Does(container, {"kill", container.id(), "KILL"}));
+}
+
+TEST_F(GodwitRuntimeTest, AnAnnotationWithoutAPermitIsRefused) {
+  Container container("liar", there_, {"count"});
+  Annotate(container, /*migration=*/true);
+  Child create = Create(container);
+  EXPECT_FALSE(Succeeds(create));
+  EXPECT_THAT(ErrorOf(container), HasSubstr("no state to be restored from"));
+  ExpectGone(container);
+}
+
+TEST_F(GodwitRuntimeTest, ACreateBecomesARestoreThatStandsStillAndItsStartDoesNothing) {
+  ASSERT_NO_FATAL_FAILURE(MakeImages());
+  Container target("target", there_, {"count"});
+  Annotate(target, true);
+  ASSERT_TRUE(Add().ok());
+  Child create = Create(target);
+  const auto restored = Restore(target);
+  ASSERT_TRUE(restored.ok()) << restored.status();
+  EXPECT_EQ(restored->pid, target.init_pid());
+  ASSERT_TRUE(table_->Confirm(kMigration, "app", kSoon).ok());
+  EXPECT_TRUE(Succeeds(create)) << ErrorOf(target);
+  EXPECT_TRUE(target.Frozen());
+  EXPECT_TRUE(Does(target, {"start", target.id()}));
+  EXPECT_TRUE(target.Frozen());
+  EXPECT_EQ(target.output().text(), "");
+  EXPECT_EQ(Hostname(there_), "target-pod");
+  EXPECT_THAT(*ReadFile(absl::StrCat("/proc/", restored->pid, "/status")),
+              HasSubstr(absl::StrCat("PPid:\t", getpid(), "\n")));
+  ASSERT_TRUE(table_->CheckStanding(kMigration).ok());
+  ASSERT_TRUE(table_->MarkSpent(kMigration).ok());
+  target.Thaw();
+  ASSERT_TRUE(target.output().WaitLines(20));
+  EXPECT_EQ(target.output().numbers()[0], source_->output().numbers().back() + 1);
+}
+
+TEST_F(GodwitRuntimeTest, AfterSpentEveryCreateIsAFreshStartAlsoWithoutAnAgent) {
+  ASSERT_TRUE(
+      table_->MarkSpentOnDisk({.migration_uid = kMigration, .sandbox_uid = kPod, .containers = {"app"}})
+          .ok());
+  server_.reset();
+  Container container("fresh", there_, {"count"});
+  Annotate(container, true);
+  Child create = Create(container);
+  ASSERT_TRUE(Succeeds(create)) << ErrorOf(container);
+  EXPECT_TRUE(Does(container, {"start", container.id()}));
+  EXPECT_TRUE(container.output().WaitLines(5));
+}
+
+TEST_F(GodwitRuntimeTest, AnAbortFailsTheCreateThatWaitsAndEachOneAfterItAlsoWithoutAnAgent) {
+  Container first("first", there_, {"count"});
+  Annotate(first, true);
+  ASSERT_TRUE(Add().ok());
+  Child create = Create(first);
+  ASSERT_TRUE(table_->WaitForClaim(kMigration, "app", kSoon).ok());
+  ASSERT_TRUE(table_->Abort(kMigration, "the source went away", kSoon).ok());
+  EXPECT_FALSE(Succeeds(create));
+  EXPECT_THAT(ErrorOf(first), HasSubstr("the source went away"));
+  server_.reset();
+  for (int i = 0; i < 2; ++i) {
+    Container again("again", there_, {"count"});
+    Annotate(again, true);
+    Child next = Create(again);
+    EXPECT_FALSE(Succeeds(next));
+    EXPECT_THAT(ErrorOf(again), HasSubstr("the source went away"));
+    ExpectGone(again);
+  }
+}
+
+TEST_F(GodwitRuntimeTest, AnAbortOfWhatStandsRestoredDestroysIt) {
+  ASSERT_NO_FATAL_FAILURE(MakeImages());
+  Container target("target", there_, {"count"});
+  Annotate(target, true);
+  ASSERT_TRUE(Add().ok());
+  Child create = Create(target);
+  ASSERT_TRUE(Restore(target).ok());
+  EXPECT_TRUE(target.Frozen());
+  ASSERT_TRUE(table_->Abort(kMigration, "no room", kSoon).ok());
+  EXPECT_FALSE(target.Running()) << "OK means that nothing is left";
+  EXPECT_FALSE(Succeeds(create));
+  ExpectGone(target);
+  ExpectNeverRan(target);
+}
+
+TEST_F(GodwitRuntimeTest, ARuntimeThatIsKilledTakesItsRestoreAlong) {
+  ASSERT_NO_FATAL_FAILURE(MakeImages());
+  Container target("target", there_, {"count"});
+  Annotate(target, true);
+  ASSERT_TRUE(Add().ok());
+  Child create = Create(target);
+  ASSERT_TRUE(Restore(target).ok());
+  ASSERT_EQ(kill(create.pid(), SIGKILL), 0);  // as the shim does at kubelet's deadline: the process alone
+  EXPECT_FALSE(table_->Confirm(kMigration, "app", kSoon).ok());
+  EXPECT_FALSE(Succeeds(create));
+  ASSERT_TRUE(table_->Abort(kMigration, "killed", kSoon).ok());
+  ExpectGone(target);
+  ExpectNeverRan(target);
+}
+
+TEST_F(GodwitRuntimeTest, ARuntimeThatIsKilledInTheMiddleOfARestoreTakesItAlong) {
+  ASSERT_NO_FATAL_FAILURE(MakeImages());
+  // At different moments of runc and CRIU.
+  for (int milliseconds : {1, 10, 25, 40, 60, 90}) {
+    SCOPED_TRACE(milliseconds);
+    ASSERT_TRUE(RemoveTree(kPermits).ok());
+    server_.reset();
+    StartAgent();
+    Container target("target", there_, {"count"});
+    Annotate(target, true);
+    std::ofstream(Bundle(target) + "/data/kept") << "of a volume";
+    ASSERT_TRUE(Add().ok());
+    Child create = Create(target);
+    ASSERT_TRUE(table_->WaitForClaim(kMigration, "app", kSoon).ok());
+    std::thread kills([&] {
+      absl::SleepFor(absl::Milliseconds(milliseconds));
+      kill(create.pid(), SIGKILL);
+    });
+    const auto restored = table_->Restore(kMigration, "app", source_->images(), target.work(), kSoon);
+    kills.join();
+    EXPECT_FALSE(Succeeds(create));
+    if (restored.ok()) {
+      EXPECT_FALSE(table_->Confirm(kMigration, "app", kSoon).ok());
+    }
+    ASSERT_TRUE(table_->Abort(kMigration, "killed", kSoon).ok());
+    ExpectGone(target);
+    ExpectNeverRan(target);
+    EXPECT_TRUE(FileExists(Bundle(target) + "/data/kept")) << "runc removed what a left mount showed it";
+    EXPECT_EQ(ReadFile("/proc/self/mountinfo")->find(Bundle(target) + "/rootfs/"), std::string::npos);
+  }
+}
+
+TEST_F(GodwitRuntimeTest, TheEndOfItsTimeIsAClearFailure) {
+  Container target("target", there_, {"count"});
+  Annotate(target, true);
+  ASSERT_TRUE(Add(absl::Seconds(2)).ok());
+  Child create = Create(target);
+  EXPECT_FALSE(Succeeds(create));
+  EXPECT_THAT(ErrorOf(target), HasSubstr("nothing to restore came in the time"));
+  EXPECT_EQ(table_->WaitForClaim(kMigration, "app", kSoon).status().code(), absl::StatusCode::kAborted);
+}
+
+TEST_F(GodwitRuntimeTest, AnAgentThatEndsFailsTheCreateThatWaits) {
+  Container target("target", there_, {"count"});
+  Annotate(target, true);
+  ASSERT_TRUE(Add().ok());
+  Child create = Create(target);
+  ASSERT_TRUE(table_->WaitForClaim(kMigration, "app", kSoon).ok());
+  server_.reset();
+  EXPECT_FALSE(Succeeds(create));
+  EXPECT_THAT(ErrorOf(target), HasSubstr("closed the connection"));
+}
+
+TEST_F(GodwitRuntimeTest, BadImagesFailTheMigrationWithCriusReason) {
+  ASSERT_NO_FATAL_FAILURE(MakeImages());
+  ASSERT_TRUE(RemoveTree(source_->images() + "/core-1.img").ok());
+  Container target("target", there_, {"count"});
+  Annotate(target, true);
+  ASSERT_TRUE(Add().ok());
+  Child create = Create(target);
+  const absl::Status failed = Restore(target).status();
+  EXPECT_THAT(std::string(failed.message()), HasSubstr("empty-image"))
+      << "CRIU says so of a file that is missing";
+  EXPECT_FALSE(Succeeds(create));
+  EXPECT_THAT(ErrorOf(target), HasSubstr("empty-image"));
+  ExpectGone(target);
+}
+
+TEST_F(GodwitRuntimeTest, ATerminalIsRefusedAndTheAgentToldWhy) {
+  Container target("target", there_, {"count"});
+  Annotate(target, true, /*terminal=*/true);
+  ASSERT_TRUE(Add().ok());
+  Child create = Create(target);
+  EXPECT_FALSE(Succeeds(create));
+  EXPECT_THAT(std::string(table_->WaitForClaim(kMigration, "app", kSoon).status().message()),
+              HasSubstr("terminal"));
+}
+
+TEST_F(GodwitRuntimeTest, AKillOfWhatStandsStillNeverLetsItRun) {
+  ASSERT_NO_FATAL_FAILURE(MakeImages());
+  Container target("target", there_, {"count"});
+  Annotate(target, true);
+  ASSERT_TRUE(Add().ok());
+  Child create = Create(target);
+  ASSERT_TRUE(Restore(target).ok());
+  ASSERT_TRUE(table_->Confirm(kMigration, "app", kSoon).ok());
+  ASSERT_TRUE(Succeeds(create));
+  Does(target, {"kill", target.id(), "KILL"});  // runc finds nothing to kill any more, and says so
+  EXPECT_FALSE(target.Running());
+  ExpectNeverRan(target);
+  EXPECT_FALSE(table_->CheckStanding(kMigration).ok());
+  EXPECT_TRUE(Does(target, {"delete", target.id()})) << ErrorOf(target);
+}
+
+}  // namespace
+}  // namespace godwit::node_test
