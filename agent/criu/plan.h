@@ -67,8 +67,9 @@ struct RestoreRequest {
 // restored tasks.
 Plan PlanRestore(const Programs& programs, const RestoreRequest& request);
 
-// Lets CRIU find out what this kernel can do, which it keeps in /run until the next boot: the first dump or restore on a
-// node is 50 ms shorter then. Does nothing when that was done; errors are not told, the dump itself will.
+// Lets CRIU find out what this kernel can do, which it keeps in /run until the next boot: the first dump or
+// restore on a node is 50 ms shorter then. Does nothing when that was done; errors are not told, the dump
+// itself will.
 void WarmUp(const Programs& programs);
 
 // Writes the plan's config and abort file (folders must exist).

@@ -61,23 +61,28 @@ class OwnCgroup {
  public:
   static absl::StatusOr<std::unique_ptr<OwnCgroup>> Enter(const GuardSpec& spec) {
     GODWIT_ASSIGN_OR_RETURN(const std::string root, CgroupRoot(spec));
-    std::unique_ptr<OwnCgroup> own(new OwnCgroup(absl::StrCat(root, "/godwit-guard"), spec.migration_uid));
+    std::unique_ptr<OwnCgroup> own(new OwnCgroup(root, spec.migration_uid));
     GODWIT_RETURN_IF_ERROR(MakeFolders(own->folder_));
     GODWIT_RETURN_IF_ERROR(Annotate(WriteKernelFile(absl::StrCat(own->folder_, "/cgroup.procs"), "0"),
                                     "cannot leave the agent's cgroup"));
     return own;
   }
-  // A process cannot remove the cgroup it is in: it steps up first. What stays is removed by the next guard's
-  // parent.
+  // A process cannot remove the cgroup it is in: it goes up as far as it may first. Where the root takes no
+  // processes (it is no real root, as in a container), the empty common folder stays.
   ~OwnCgroup() {
-    WriteKernelFile(absl::StrCat(parent_, "/cgroup.procs"), "0").IgnoreError();
+    if (!WriteKernelFile(absl::StrCat(root_, "/cgroup.procs"), "0").ok()) {
+      WriteKernelFile(absl::StrCat(parent_, "/cgroup.procs"), "0").IgnoreError();
+    }
     rmdir(folder_.c_str());
+    rmdir(parent_.c_str());  // refused while another guard is in it
   }
 
  private:
-  OwnCgroup(std::string parent, absl::string_view name)
-      : parent_(std::move(parent)), folder_(absl::StrCat(parent_, "/", name)) {}
-  std::string parent_, folder_;
+  OwnCgroup(std::string root, absl::string_view name)
+      : root_(std::move(root)),
+        parent_(absl::StrCat(root_, "/godwit-guard")),
+        folder_(absl::StrCat(parent_, "/", name)) {}
+  std::string root_, parent_, folder_;
 };
 
 // Standard output and error to the log, input from nowhere.
