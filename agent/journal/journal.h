@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decisions of one side of a migration, on the disk before they are acted on (docs/design/handover.md).
+// The decisions of one side of a migration, on the disk before they are acted on (the table of states: agent/journal/journal.cc).
 // The source's is written by the agent until OPEN and from FROZEN on by godwit-guard alone; the target's by
 // the agent.
 //

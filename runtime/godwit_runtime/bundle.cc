@@ -4,10 +4,9 @@
 #include <map>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "agent/api/host_protocol.h"
+#include "agent/runtime/cgroup.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/status.h"
@@ -94,37 +93,7 @@ absl::Status ReadIdentity(const Annotations& annotations, Bundle& bundle) {
 
 }  // namespace
 
-absl::StatusOr<std::string> CgroupFolder(absl::string_view cgroups_path, bool systemd_cgroup) {
-  if (!systemd_cgroup) {
-    if (!absl::StartsWith(cgroups_path, "/") || absl::StrContains(absl::StrCat(cgroups_path, "/"), "/../")) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("linux.cgroupsPath \"", cgroups_path, "\" is not an absolute path"));
-    }
-    return std::string(cgroups_path);
-  }
-  const std::vector<absl::string_view> parts = absl::StrSplit(cgroups_path, ':');
-  if (parts.size() != 3 || absl::StrContains(cgroups_path, '/') || parts[2].empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "linux.cgroupsPath \"", cgroups_path, "\" is not slice:prefix:name, as the systemd driver needs"));
-  }
-  const absl::string_view slice = parts[0].empty() ? "system.slice" : parts[0];
-  if (!absl::EndsWith(slice, ".slice")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("linux.cgroupsPath \"", cgroups_path, "\" names no slice"));
-  }
-  std::string folder;
-  const absl::string_view stem = slice.substr(0, slice.size() - 6);
-  if (stem != "-") {
-    for (size_t dash = stem.find('-'); dash != absl::string_view::npos; dash = stem.find('-', dash + 1)) {
-      absl::StrAppend(&folder, "/", stem.substr(0, dash), ".slice");
-    }
-    absl::StrAppend(&folder, "/", slice);
-  }
-  if (absl::EndsWith(parts[2], ".slice")) return absl::StrCat(folder, "/", parts[2]);
-  return absl::StrCat(folder, "/", parts[1].empty() ? "" : absl::StrCat(parts[1], "-"), parts[2], ".scope");
-}
-
-absl::StatusOr<Bundle> ParseBundle(absl::string_view config, bool systemd_cgroup) {
+absl::StatusOr<Bundle> ParseBundle(absl::string_view config) {
   absl::StatusOr<OciConfig> oci = json::Decode<OciConfig>(config, {.max_bytes = kMaxConfig, .max_depth = 64});
   if (!oci.ok()) return oci.status();
   Bundle bundle;
@@ -136,14 +105,14 @@ absl::StatusOr<Bundle> ParseBundle(absl::string_view config, bool systemd_cgroup
     if (space.type == "uts") bundle.uts_path = space.path;
   }
   if (!bundle.is_container) return bundle;
-  GODWIT_ASSIGN_OR_RETURN(bundle.cgroup, CgroupFolder(oci->linux_.cgroups_path, systemd_cgroup));
+  GODWIT_ASSIGN_OR_RETURN(bundle.cgroup, runtime::ResolveCgroupsPath(oci->linux_.cgroups_path));
   return bundle;
 }
 
-absl::StatusOr<Bundle> ReadBundle(const std::string& folder, bool systemd_cgroup) {
+absl::StatusOr<Bundle> ReadBundle(const std::string& folder) {
   const std::string path = absl::StrCat(folder, "/config.json");
   GODWIT_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfig));
-  absl::StatusOr<Bundle> bundle = ParseBundle(text, systemd_cgroup);
+  absl::StatusOr<Bundle> bundle = ParseBundle(text);
   if (!bundle.ok()) return Annotate(bundle.status(), absl::StrCat("cannot read ", path));
   return bundle;
 }

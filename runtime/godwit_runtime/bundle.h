@@ -26,11 +26,7 @@ struct Bundle {
 };
 
 // The text of a config.json.
-absl::StatusOr<Bundle> ParseBundle(absl::string_view config, bool systemd_cgroup);
-absl::StatusOr<Bundle> ReadBundle(const std::string& folder, bool systemd_cgroup);
-
-// linux.cgroupsPath as a folder below the cgroup2 mount: "/a/b" with the cgroupfs driver, "slice:prefix:name"
-// with systemd's, where "a-b.slice" lies in "a.slice" (systemd.slice(5)).
-absl::StatusOr<std::string> CgroupFolder(absl::string_view cgroups_path, bool systemd_cgroup);
+absl::StatusOr<Bundle> ParseBundle(absl::string_view config);
+absl::StatusOr<Bundle> ReadBundle(const std::string& folder);
 
 }  // namespace godwit::godwit_runtime

@@ -11,12 +11,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "agent/criu/criu_log.h"
 #include "agent/criu/plan.h"
 #include "agent/permits/cgroup_end.h"
+#include "agent/runtime/cgroup.h"
 #include "base/file.h"
 #include "base/process.h"
 #include "base/status.h"
@@ -47,15 +47,6 @@ Course CourseNow(const Bundle& bundle, const Places& places) {
   return ChooseCourse(bundle, permits::PermitStore(places.permits).ListSandbox(bundle.sandbox_uid));
 }
 
-// The cgroup of this process, below the cgroup2 mount.
-absl::StatusOr<std::string> OwnCgroup() {
-  GODWIT_ASSIGN_OR_RETURN(const std::string text, ReadFile("/proc/self/cgroup"));
-  for (absl::string_view line : absl::StrSplit(text, '\n')) {
-    if (absl::ConsumePrefix(&line, "0::")) return std::string(line);
-  }
-  return absl::FailedPreconditionError("this node has no cgroup2 hierarchy");
-}
-
 // What a restore needs and can be had before the source is frozen.
 struct Preparation {
   criu::Programs programs;
@@ -76,7 +67,7 @@ absl::StatusOr<Preparation> Prepare(const CommandLine& line, const Bundle& bundl
                           RunOrError({config.runtime, "--version"}, {.limit = absl::Seconds(10)}));
   Preparation preparation;
   preparation.programs = {config.runtime, criu::ParseVersion(version), places.criu_folder};
-  GODWIT_ASSIGN_OR_RETURN(preparation.own_cgroup, OwnCgroup());
+  GODWIT_ASSIGN_OR_RETURN(preparation.own_cgroup, runtime::CgroupOfProcess("/proc", getpid()));
   GODWIT_ASSIGN_OR_RETURN(preparation.hostname, SandboxHostname::Remember(bundle.uts_path));
   return preparation;
 }
@@ -231,7 +222,7 @@ absl::Status Restore::HearDone() {
 
 absl::StatusOr<Outcome> Create(const CommandLine& line, const RuntimeConfig& config, const Places& places,
                                absl::Time began, const ErrorLog& log) {
-  GODWIT_ASSIGN_OR_RETURN(const Bundle bundle, ReadBundle(line.bundle, line.systemd_cgroup));
+  GODWIT_ASSIGN_OR_RETURN(const Bundle bundle, ReadBundle(line.bundle));
   const Course course = CourseNow(bundle, places);
   if (course.way == Way::kOrdinary) return Outcome::kOrdinary;
   if (course.way == Way::kFail) return absl::AbortedError(course.message);
