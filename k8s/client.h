@@ -130,7 +130,6 @@ class Client {
 // and resourceVersion of `before` as preconditions; empty when nothing differs.
 Unstructured ChangesPatch(const Unstructured& before, const Unstructured& after, bool status);
 
-// True when a list must be started again without its continue token.
 template <class T>
 absl::StatusOr<ListOf<T>> Client<T>::ListAll(absl::string_view name_space, ListOptions options) const {
   if (options.limit == 0) options.limit = 500;

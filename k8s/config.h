@@ -19,7 +19,7 @@ struct Config {
   std::string client_key;              // PEM
   std::shared_ptr<TokenSource> token;  // null: no bearer token
   std::string name_space;  // where objects without a namespace of their own belong; "default" if unknown
-  std::string user_agent = "godwit";
+  std::string user_agent = "k8s-cpp";  // seen in audit logs; its part before '/' is the default field manager
 };
 
 // Inside a pod: the environment's KUBERNETES_SERVICE_HOST and _PORT, and token, ca.crt and namespace under

@@ -144,6 +144,7 @@ void Transport::Connection::Prepare(const Config& config, const TransportOptions
   curl_easy_setopt(easy_, CURLOPT_TCP_KEEPALIVE, 1L);
   curl_easy_setopt(easy_, CURLOPT_TCP_KEEPIDLE, 30L);
   curl_easy_setopt(easy_, CURLOPT_TCP_KEEPINTVL, 10L);
+  curl_easy_setopt(easy_, CURLOPT_TCP_KEEPCNT, 6L);
   curl_easy_setopt(easy_, CURLOPT_USERAGENT, config.user_agent.c_str());
   curl_easy_setopt(easy_, CURLOPT_CUSTOMREQUEST, request.method.c_str());
   if (!request.content_type.empty()) {

@@ -120,6 +120,7 @@ bool LabelSelector::Matches(const std::map<std::string, std::string>& labels) co
 
 std::string LabelSelector::ToString() const {
   std::vector<std::string> terms;
+  terms.reserve(match_labels.size() + match_expressions.size());
   for (const auto& [key, value] : match_labels) terms.push_back(absl::StrCat(key, "=", value));
   for (const LabelSelectorRequirement& requirement : match_expressions)
     terms.push_back(Expression(requirement));

@@ -290,16 +290,18 @@ absl::StatusOr<Unstructured> FakeObjects::Update(const Collection& collection, c
                                                  Unstructured object, absl::string_view subresource) {
   const Unstructured* found = Get(collection, name);
   if (found == nullptr) return NotFound(collection, name);
-  const Unstructured current = *found;
+  Unstructured current = *found;
   GODWIT_RETURN_IF_ERROR(CheckPreconditions(current, "", object.String("/metadata/resourceVersion")));
   if (const std::string uid = object.String("/metadata/uid");
       !uid.empty() && uid != current.String("/metadata/uid")) {
     return Refusal(422, "Invalid", "metadata.uid: Invalid value: field is immutable");
   }
-  Unstructured next = subresource == "status" ? current : std::move(object);
+  Unstructured next;
   if (subresource == "status") {
+    next = current;
     CopyOrRemove(object, "/status", next);
   } else {
+    next = std::move(object);
     CopyOrRemove(current, "/status", next);
     for (const char* pointer : kServersOwn) CopyOrRemove(current, pointer, next);
   }
