@@ -68,10 +68,6 @@ absl::Status NoAnswer(CURLcode code, absl::string_view error, const AgentEndpoin
 
 }  // namespace
 
-std::string HostPort(const std::string& ip, int port) {
-  return absl::StrContains(ip, ':') ? absl::StrCat("[", ip, "]:", port) : absl::StrCat(ip, ":", port);
-}
-
 // A curl handle with its connection; made for one identity, dropped when that was renewed.
 struct AgentConnection::Session {
   CURL* curl = nullptr;

@@ -27,7 +27,7 @@ std::string ReasonOf(const std::vector<k8s::Condition>& conditions, const char* 
 class ReconcileTest : public ::testing::Test {
  protected:
   ReconcileTest() {
-    server_.SetGraceful("pods");
+    server_.SetGraceful(k8s::Pod::kResource);
     server_.OnCreate("pods/binding", [this](const k8s::Unstructured& binding) -> absl::StatusOr<k8s::Unstructured> {
       const k8s::ObjectMeta meta = binding.Meta();
       auto pod = server_.Get(k8s::Pod::kResource, meta.object_name());
