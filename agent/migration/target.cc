@@ -249,6 +249,7 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
     GODWIT_ASSIGN_OR_RETURN(ContainerState state, AwaitState(container, deadline));
     absl::Time begin = absl::Now();
     GODWIT_RETURN_IF_ERROR(node_.check_images(state.images));
+    for (const std::string& volume : applied_volumes_) state.files.volumes.erase(volume);
     GODWIT_RETURN_IF_ERROR(node_.apply_files(claim, request_.pod.uid, state.files));
     AddStep("apply", container, begin);
     begin = absl::Now();
@@ -257,6 +258,7 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
     if (absl::IsFailedPrecondition(restored.status()) && absl::Now() < deadline) continue;  // a newer `create` came, or none waits now
     if (!restored.ok()) return restored.status();
     AddStep("restore", container, begin);
+    for (const auto& [volume, tar] : state.files.volumes) applied_volumes_.insert(volume);
     create_wait_ = std::max(create_wait_, absl::Now() - claimed);
     GODWIT_RETURN_IF_ERROR(node_.permits->Confirm(request_.uid, container, kConfirmLimit));
     copies_.push_back({container, restored->claim.cgroup});

@@ -151,6 +151,7 @@ class Target {
   std::vector<Copy> copies_;
   bool recovered_ = false;
   absl::Duration create_wait_;
+  std::set<std::string> applied_volumes_;  // once a pod: a container that stands restored has their files open
 
   mutable absl::Mutex mutex_;
   TargetStage stage_ ABSL_GUARDED_BY(mutex_) = TargetStage::kRestoring;

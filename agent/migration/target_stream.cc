@@ -116,8 +116,7 @@ absl::Status Target::TakeFileFrame(const transfer::Frame& frame, transfer::FileR
     const std::string rootfs = absl::StrCat(container, "/rootfs.tar");
     if (receiver.HasFile(rootfs)) state.files.rootfs_tar = absl::StrCat(folder_, "/", rootfs);
     for (const std::string& volume : receiver.volumes()) {
-      const bool applied = std::any_of(states_.begin(), states_.end(), [&](const auto& other) { return other.second.files.volumes.contains(volume); });
-      if (!applied) state.files.volumes[volume] = absl::StrCat(folder_, "/volumes/", volume, ".tar");
+      state.files.volumes[volume] = absl::StrCat(folder_, "/volumes/", volume, ".tar");
     }
     states_.emplace(container, std::move(state));
   }

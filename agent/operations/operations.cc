@@ -170,6 +170,7 @@ absl::Status Operations::AbortTarget(const std::string& uid, const AbortRequest&
 
 absl::Status Operations::ForgetTarget(const std::string& uid) {
   GODWIT_RETURN_IF_ERROR(Forget(targets_, uid, MigrationFolder(uid, "target")));
+  GODWIT_RETURN_IF_ERROR(options_.target.permits->Forget(uid));
   return Find(sources_, uid) == nullptr ? RemoveTree(absl::StrCat(options_.folder, "/migrations/", uid)) : absl::OkStatus();
 }
 
@@ -233,7 +234,10 @@ absl::Status Operations::AbortRestore(const std::string& uid, const AbortRequest
   return restore == nullptr ? None("restore", uid) : restore->Abort(why.reason, why.message);
 }
 
-absl::Status Operations::ForgetRestore(const std::string& uid) { return Forget(restores_, uid, RestoreFolder(uid)); }
+absl::Status Operations::ForgetRestore(const std::string& uid) {
+  GODWIT_RETURN_IF_ERROR(Forget(restores_, uid, RestoreFolder(uid)));
+  return options_.target.permits->Forget(uid);
+}
 
 // --- the rest ------------------------------------------------------------------------------------------------------
 

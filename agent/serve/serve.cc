@@ -57,6 +57,19 @@ absl::StatusOr<UniqueFd> EndSignals() {
 
 absl::string_view Outcome(bool good) { return good ? "succeeded" : "failed"; }
 
+// Why a stream ended early, as its metric says it.
+absl::string_view StreamReason(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kDataLoss: return "Checksum";
+    case absl::StatusCode::kInvalidArgument: return "Protocol";
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded: return "Connection";
+    case absl::StatusCode::kAborted:
+    case absl::StatusCode::kCancelled: return "Peer";
+    default: return "Storage";
+  }
+}
+
 class Agent {
  public:
   explicit Agent(const ServeOptions& options) : options_(options), metrics_(registry_) {
@@ -199,6 +212,7 @@ class Agent {
       metrics_.received.With("files").Increment(static_cast<double>(totals.file_bytes));
       metrics_.stream_bytes.With("received").Increment(static_cast<double>(stream_bytes));
     };
+    node.stream_failed = [this](const absl::Status& status) { metrics_.stream_errors.With(StreamReason(status)).Increment(); };
     node.finished = [this](bool restore, const agent_api::TargetStatus& status, absl::Duration create_wait) {
       Finished(restore ? "restore" : "migration-target", status.state == agent_api::TargetState::kRunning, status.reason);
       metrics_.create_wait.Observe(create_wait);
@@ -294,6 +308,14 @@ class Agent {
     if (!FileExists(pods)) return;  // kubelet keeps them elsewhere: better keep too many
     absl::Status removed = permits_->RemoveSpent([&pods](const std::string& uid) { return FileExists(absl::StrCat(pods, "/", uid)); });
     if (!removed.ok()) LOG(WARNING) << Log("cannot remove spent permits").With(removed);
+    // Aborted ones refuse every `create` until the pod is gone.
+    const permits::PermitStore store(absl::StrCat(options_.state_folder, "/permits"));
+    const auto stored = store.List();
+    if (!stored.ok()) return;
+    for (const permits::StoredPermit& one : *stored) {
+      const bool aborted = one.permit.state == agent_api::PermitState::kAborted;
+      if (aborted && !FileExists(absl::StrCat(pods, "/", one.sandbox_uid))) store.Remove(one.sandbox_uid, one.container).IgnoreError();
+    }
   }
 
   const ServeOptions options_;
