@@ -22,8 +22,9 @@ constexpr absl::Duration kKillLimit = absl::Seconds(10);
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HostActs>> HostActs::Make(const GuardSpec& spec, std::string proc) {
-  std::unique_ptr<HostActs> acts(new HostActs(spec, std::move(proc)));
+absl::StatusOr<std::unique_ptr<HostActs>> HostActs::Make(const GuardSpec& spec, std::string proc,
+                                                         Clock& clock) {
+  std::unique_ptr<HostActs> acts(new HostActs(spec, std::move(proc), clock));
   GODWIT_RETURN_IF_ERROR(acts->Prepare());
   return acts;
 }
@@ -90,7 +91,8 @@ std::optional<Refusal> HostActs::Check(bool* exec_in_flight) const {
   return std::nullopt;
 }
 
-std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& before_freeze) {
+std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& before_freeze,
+                                        FreezeMoment* moment) {
   const absl::Time patience = absl::Now() + kExecPatience;
   bool exec_in_flight = false;
   while (true) {
@@ -98,6 +100,7 @@ std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& bef
     if (!refusal.has_value()) {
       const absl::Status may = before_freeze();
       if (!may.ok()) return Refusal{"JournalFailed", absl::StrCat("cannot freeze: ", may.message())};
+      *moment = {clock_.Monotonic(), clock_.Now()};
       absl::StatusOr<runtime::FrozenCgroups> frozen = runtime::FreezeCgroups(Cgroups(), kFreezeWrite);
       if (!frozen.ok()) return Refusal{"FreezeFailed", std::string(frozen.status().message())};
       // Again, now that nothing changes any more: a signal or an exec may have come between.

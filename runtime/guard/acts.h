@@ -14,6 +14,7 @@
 #include "agent/criu/plan.h"
 #include "agent/journal/journal.h"
 #include "agent/runtime/freezer.h"
+#include "base/clock.h"
 #include "runtime/guard/dump.h"
 #include "runtime/guard/guard.h"
 
@@ -22,7 +23,8 @@ namespace godwit::guard {
 class HostActs final : public Acts {
  public:
   // Makes the folders of the dumps and opens the journal. `proc`: where procfs is mounted.
-  static absl::StatusOr<std::unique_ptr<HostActs>> Make(const GuardSpec& spec, std::string proc = "/proc");
+  static absl::StatusOr<std::unique_ptr<HostActs>> Make(const GuardSpec& spec, std::string proc = "/proc",
+                                                        Clock& clock = Clock::Real());
 
   SourceState journaled() const { return journal_->state(); }
   // The dump that runs, or nullptr. The loop watches its pidfd, kills it at kill_at, and calls FinishDump at
@@ -31,7 +33,8 @@ class HostActs final : public Acts {
   // How the dump that has ended went. The container is verified to stand still.
   absl::Status FinishDump();
 
-  std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze) override;
+  std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze,
+                                FreezeMoment* moment) override;
   absl::Status Thaw() override;
   absl::Status Kill() override;
   absl::Status Journal(SourceState state, absl::string_view reason, absl::string_view message,
@@ -40,7 +43,8 @@ class HostActs final : public Acts {
   void AbortDump() override;
 
  private:
-  HostActs(const GuardSpec& spec, std::string proc) : spec_(spec), proc_(std::move(proc)) {}
+  HostActs(const GuardSpec& spec, std::string proc, Clock& clock)
+      : spec_(spec), proc_(std::move(proc)), clock_(clock) {}
   absl::Status Prepare();
   // May the pod be frozen now? `exec_in_flight` tells whether waiting a little could help.
   std::optional<Refusal> Check(bool* exec_in_flight) const;
@@ -48,6 +52,7 @@ class HostActs final : public Acts {
 
   const GuardSpec& spec_;
   const std::string proc_;
+  Clock& clock_;
   std::optional<journal::SourceJournal> journal_;
   std::map<std::string, criu::Plan> plans_;  // by container name
   runtime::FrozenCgroups frozen_;

@@ -44,13 +44,13 @@ GuardReply Guard::Refuse(absl::string_view reason, absl::string_view message, ab
   return reply;
 }
 
-std::optional<GuardReply> Guard::Handle(const GuardCommand& command, absl::Duration now, absl::Time wall) {
+std::optional<GuardReply> Guard::Handle(const GuardCommand& command, absl::Duration now) {
   LOG(INFO) << Log("command")
                    .With("migration", spec_.migration_uid)
                    .With("op", json::Name(command.op))
                    .With("state", json::Name(state_));
   switch (command.op) {
-    case GuardOp::kFreeze: return Freeze(now, wall);
+    case GuardOp::kFreeze: return Freeze(now);
     case GuardOp::kDump: return Dump(command.container, now);
     case GuardOp::kCede: return Cede(now);
     case GuardOp::kThaw: return Thaw(command.message, now);
@@ -61,23 +61,25 @@ std::optional<GuardReply> Guard::Handle(const GuardCommand& command, absl::Durat
   return Refuse("UnknownCommand", "the guard does not know this command", now);
 }
 
-GuardReply Guard::Freeze(absl::Duration now, absl::Time wall) {
+GuardReply Guard::Freeze(absl::Duration now) {
   if (state_ == SourceState::kFrozen) return Status(now);
   if (state_ != SourceState::kOpen)
     return Refuse("WrongState", absl::StrCat("cannot freeze: ", json::Name(state_)), now);
   bool journaled = false;
-  const std::optional<Refusal> refusal = acts_.Freeze([&] {
+  FreezeMoment moment;
+  const auto before_freeze = [&] {
     if (journaled) return absl::OkStatus();
     SourceState at = SourceState::kNone;
     absl::Status status = acts_.Journal(SourceState::kFrozen, "", "", &at);
     journaled = status.ok();
     return status;
-  });
+  };
+  const std::optional<Refusal> refusal = acts_.Freeze(before_freeze, &moment);
   if (!refusal.has_value()) {
     state_ = SourceState::kFrozen;
-    frozen_at_ = wall;
-    frozen_since_ = now;
-    return Status(now);
+    frozen_at_ = moment.wall;
+    frozen_since_ = moment.monotonic;
+    return Status(std::max(now, moment.monotonic));
   }
   LOG(WARNING) << Log("refused to freeze")
                       .With("migration", spec_.migration_uid)

@@ -33,13 +33,20 @@ struct Refusal {
   std::string message;
 };
 
+// The moment from which nothing of the pod ran.
+struct FreezeMoment {
+  absl::Duration monotonic;
+  absl::Time wall;
+};
+
 // What the guard does to the machine. Each call is finished when it returns, but for StartDump.
 class Acts {
  public:
   virtual ~Acts() = default;
   // Checks that the pod may be frozen, calls `before_freeze` (which journals), freezes all containers
   // together and checks again. With a refusal nothing is frozen.
-  virtual std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze) = 0;
+  virtual std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze,
+                                        FreezeMoment* moment) = 0;
   virtual absl::Status Thaw() = 0;
   virtual absl::Status Kill() = 0;
   // Appends to the journal and returns when it is on the disk. With an error the record may be there or not;
@@ -61,7 +68,7 @@ class Guard {
   void Recover(absl::Duration now);
 
   // Answers a command, or nothing while a dump runs that it started: DumpEnded answers then.
-  std::optional<GuardReply> Handle(const GuardCommand& command, absl::Duration now, absl::Time wall);
+  std::optional<GuardReply> Handle(const GuardCommand& command, absl::Duration now);
   // The running dump has ended. The answer to its kDump command.
   GuardReply DumpEnded(const absl::Status& result, absl::Duration now);
   // The agent's connection is gone, or this process was told to end.
@@ -81,7 +88,7 @@ class Guard {
 
  private:
   GuardReply Refuse(absl::string_view reason, absl::string_view message, absl::Duration now) const;
-  GuardReply Freeze(absl::Duration now, absl::Time wall);
+  GuardReply Freeze(absl::Duration now);
   std::optional<GuardReply> Dump(const std::string& container, absl::Duration now);
   GuardReply Cede(absl::Duration now);
   GuardReply Thaw(const std::string& message, absl::Duration now);

@@ -125,7 +125,7 @@ void Server::HandleCommands() {
       Reply(reply);
       continue;
     }
-    const std::optional<GuardReply> reply = guard_.Handle(*command, clock_.Monotonic(), clock_.Now());
+    const std::optional<GuardReply> reply = guard_.Handle(*command, clock_.Monotonic());
     if (reply.has_value()) Reply(*reply);
   }
 }

@@ -19,7 +19,9 @@ constexpr absl::Duration kStart = absl::Seconds(100);
 // A machine that does what it is told and remembers it; each thing can be made to fail.
 class FakeActs final : public Acts {
  public:
-  std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze) override {
+  std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze,
+                                FreezeMoment* moment) override {
+    *moment = {kStart, absl::UnixEpoch()};
     if (refuse_before.has_value()) return refuse_before;
     if (!before_freeze().ok()) return Refusal{"JournalFailed", "disk"};
     if (refuse_after.has_value()) return refuse_after;
@@ -64,15 +66,13 @@ class GuardTest : public testing::Test {
         {.name = "app", .id = "1", .cgroup = "/c", .runc_root = "", .init_pid = 5, .images = "", .work = ""});
   }
   GuardReply Do(GuardOp op, const std::string& container = "", absl::Duration at = kStart) {
-    const auto reply =
-        guard_.Handle({.op = op, .container = container, .message = "why"}, at, absl::UnixEpoch());
+    const auto reply = guard_.Handle({.op = op, .container = container, .message = "why"}, at);
     EXPECT_TRUE(reply.has_value());
     return reply.value_or(GuardReply{});
   }
   void StartDump() {
     ASSERT_FALSE(
-        guard_.Handle({.op = GuardOp::kDump, .container = "app", .message = ""}, kStart, absl::UnixEpoch())
-            .has_value());
+        guard_.Handle({.op = GuardOp::kDump, .container = "app", .message = ""}, kStart).has_value());
   }
   void Frozen() { EXPECT_TRUE(Do(GuardOp::kFreeze).ok); }
   void Dumped() {
