@@ -77,6 +77,7 @@ absl::Status AddParts(TarWriter& tar, const Description& description, const Part
     if (!path->empty()) GODWIT_RETURN_IF_ERROR(tar.AddFile(name, *path));
   }
   GODWIT_ASSIGN_OR_RETURN(auto images, ListFolder(parts.images));
+  GODWIT_RETURN_IF_ERROR(tar.AddFolder("checkpoint"));
   for (const std::string& image : images) {
     GODWIT_RETURN_IF_ERROR(tar.AddFile(absl::StrCat("checkpoint/", image), absl::StrCat(parts.images, "/", image)));
   }

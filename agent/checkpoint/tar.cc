@@ -102,6 +102,17 @@ absl::Status TarWriter::AddHeader(const std::string& name, int64_t size) {
   return absl::OkStatus();
 }
 
+absl::Status TarWriter::AddFolder(const std::string& name) {
+  std::unique_ptr<archive_entry, FreeEntry> entry(archive_entry_new());
+  archive_entry_set_pathname(entry.get(), name.c_str());
+  archive_entry_set_filetype(entry.get(), AE_IFDIR);
+  archive_entry_set_perm(entry.get(), 0700);
+  if (archive_write_header(archive_, entry.get()) != ARCHIVE_OK) {
+    return ArchiveStatus(archive_, absl::StrCat("cannot add ", name));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status TarWriter::AddText(const std::string& name, absl::string_view text) {
   GODWIT_RETURN_IF_ERROR(AddHeader(name, static_cast<int64_t>(text.size())));
   if (archive_write_data(archive_, text.data(), text.size()) != static_cast<la_ssize_t>(text.size())) {
@@ -171,6 +182,7 @@ absl::Status ExtractTar(int fd, int64_t max_bytes,
     if (result == ARCHIVE_EOF) return absl::OkStatus();
     if (result != ARCHIVE_OK) return ArchiveStatus(reader.get(), "cannot read the archive");
     const char* name = archive_entry_pathname(entry);
+    if (name && archive_entry_filetype(entry) == AE_IFDIR) continue;
     if (!name || archive_entry_filetype(entry) != AE_IFREG || archive_entry_hardlink(entry)) {
       return absl::DataLossError(absl::StrCat("entry ", name ? name : "(no name)", " is not a regular file"));
     }

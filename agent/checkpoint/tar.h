@@ -42,6 +42,8 @@ class TarWriter {
   TarWriter(const TarWriter&) = delete;
   TarWriter& operator=(const TarWriter&) = delete;
 
+  // An entry for the folder itself; checkpointctl looks for "checkpoint".
+  absl::Status AddFolder(const std::string& name);
   absl::Status AddText(const std::string& name, absl::string_view text);
   // A regular file; its size is taken once, a file that shrinks meanwhile is an error.
   absl::Status AddFile(const std::string& name, const std::string& path);
@@ -67,7 +69,7 @@ class TarWriter {
 absl::StatusOr<std::string> DigestOf(int fd, int64_t& size);
 
 // Walks a tar file. `entry` gets each regular file's name and size and says where its content goes (an empty path: nowhere).
-// Files are made new, with mode 0600. DataLoss for everything that is not a regular file, for a name that comes twice and
+// Files are made new, with mode 0600. Folders' own entries are passed over. DataLoss for all other kinds, for a name that comes twice and
 // for content beyond max_bytes in all.
 absl::Status ExtractTar(int fd, int64_t max_bytes,
                         const std::function<absl::StatusOr<std::string>(const std::string& name)>& destination);

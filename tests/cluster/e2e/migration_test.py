@@ -2,8 +2,8 @@
 """Pods that move, and what moves with them."""
 
 import json
-import re
 import subprocess
+import tempfile
 import unittest
 
 from cluster import KUBECTL, REPO, ClusterTest, counts, kubectl, on_node, wait
@@ -144,24 +144,23 @@ class MigrationTest(ClusterTest):
         pods = self.list("pods", "-l", "app=trio")
         victim = pods[0]
         wait("it to count", lambda: "count 20 " in self.log(victim["metadata"]["name"]))
+        seen = tempfile.TemporaryFile("w+")
         watch = subprocess.Popen([str(KUBECTL), f"--kubeconfig={REPO}/build/cluster/kubeconfig", "-n", self.namespace, "get", "pods",
-                                  "--watch", "--output-watch-events", "-o", "json"], stdout=subprocess.PIPE, text=True)
+                                  "--watch", "--output-watch-events", "-o", "jsonpath={.type} {.object.metadata.name}{'\\n'}"],
+                                 stdout=seen, stderr=subprocess.DEVNULL)
         self.addCleanup(watch.kill)
+
+        def story():
+            seen.seek(0)
+            return [tuple(line.split()) for line in seen.read().splitlines() if line.startswith(("ADDED", "DELETED"))]
+        wait("the watch to begin", lambda: len(story()) >= 3)
         other = b if victim["spec"]["nodeName"] == a else a
         _, target, _ = self.move(victim["metadata"]["name"], other, "move-trio")
-        watch.terminate()
-        seen = watch.communicate()[0]
-        events = re.findall(r'"type": "(ADDED|DELETED)"', seen)
-        decoder, at, story = json.JSONDecoder(), 0, []
-        while at < len(seen.strip()):
-            event, end = decoder.raw_decode(seen, at)
-            at = end + len(seen[end:]) - len(seen[end:].lstrip())
-            if event["type"] in ("ADDED", "DELETED"):
-                story.append((event["type"], event["object"]["metadata"]["name"]))
-        self.assertTrue(events)
         names = {p["metadata"]["name"] for p in pods}
-        self.assertEqual({n for kind, n in story if kind == "ADDED"}, names | {target["metadata"]["name"]}, story)
-        self.assertEqual([n for kind, n in story if kind == "DELETED"], [victim["metadata"]["name"]], story)
+        wait("the source to go", lambda: ("DELETED", victim["metadata"]["name"]) in story())
+        print("   ", story())
+        self.assertEqual({n for kind, n in story() if kind == "ADDED"}, names | {target["metadata"]["name"]})
+        self.assertEqual([n for kind, n in story() if kind == "DELETED"], [victim["metadata"]["name"]])
         owner = target["metadata"].get("ownerReferences") or self.get("pod", target["metadata"]["name"])["metadata"]["ownerReferences"]
         self.assertEqual(owner[0]["kind"], "ReplicaSet")
         now = self.list("pods", "-l", "app=trio")
