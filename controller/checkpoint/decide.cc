@@ -179,6 +179,7 @@ CheckpointDecision CheckpointDraft::Ended() {
     return Do(CheckpointStep::kNothing, absl::InfiniteDuration());
   }
   if (!ours) return Do(CheckpointStep::kNothing, absl::InfiniteDuration());
+  if (conditions.IsTrue(crds::kCleanedUp)) return Do(CheckpointStep::kRemoveFinalizer);
   if (!seen.restore.empty()) {
     conditions.Set(crds::kCleanedUp, "False", "InUse", absl::StrCat("Restore ", seen.restore, " reads the archives"));
     return Do(CheckpointStep::kNothing, absl::Seconds(1));
@@ -190,14 +191,11 @@ CheckpointDecision CheckpointDraft::Ended() {
     return Do(CheckpointStep::kNothing, absl::Seconds(5));
   }
   if (!node_gone && seen.side->state != CheckpointState::kNone) return Do(CheckpointStep::kRemoveArchives);
-  if (!conditions.IsTrue(crds::kCleanedUp)) {
-    const std::string what = node_gone ? absl::StrCat("node ", status.node_name, " is gone, and its archives with it")
-                                       : "the archives were removed";
-    conditions.Set(crds::kCleanedUp, "True", node_gone ? "NodeGone" : "NothingLeft", what);
-    if (terminating()) tells.push_back({.warning = node_gone, .reason = node_gone ? "NodeGone" : "Removed", .message = what});
-    return Do(CheckpointStep::kNothing);
-  }
-  return terminating() ? Do(CheckpointStep::kRemoveFinalizer) : Do(CheckpointStep::kNothing, absl::InfiniteDuration());
+  const std::string what = node_gone ? absl::StrCat("node ", status.node_name, " is gone, and its archives with it")
+                                     : "the archives were removed";
+  conditions.Set(crds::kCleanedUp, "True", node_gone ? "NodeGone" : "NothingLeft", what);
+  if (terminating()) tells.push_back({.warning = node_gone, .reason = node_gone ? "NodeGone" : "Removed", .message = what});
+  return Do(CheckpointStep::kNothing);
 }
 
 }  // namespace

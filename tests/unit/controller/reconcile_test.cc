@@ -252,6 +252,23 @@ TEST_F(ReconcileTest, ACheckpointWhoseNodeIsGoneIsLetGoWithAnEvent) {
   EXPECT_THAT(cluster_->Events(made.metadata.uid), Contains("NodeGone"));
 }
 
+TEST_F(ReconcileTest, WhatFailedAtOnceCanBeDeleted) {
+  cluster_->Keep("keep", "nobody");
+  cluster_->Bring("bring", "nothing");
+  cluster_->Migrate("move", "nobody", "node-b");
+  for (int i = 0; i < 5; ++i) cluster_->Step();
+  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Checkpoint>("keep")->status.conditions), "PodNotFound");
+  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Migration>("move")->status.conditions), "PodNotFound");
+  cluster_->Delete<crds::Checkpoint>("keep");
+  cluster_->Delete<crds::Restore>("bring");
+  cluster_->Delete<crds::Migration>("move");
+  EXPECT_TRUE(cluster_->Until(
+      [&] {
+        return !cluster_->Get<crds::Checkpoint>("keep") && !cluster_->Get<crds::Restore>("bring") && !cluster_->Get<crds::Migration>("move");
+      },
+      20));
+}
+
 TEST_F(ReconcileTest, ARestoreWithoutItsCheckpointFails) {
   cluster_->Bring("bring", "missing");
   ASSERT_TRUE(cluster_->Until([&] { return crds::Ended(cluster_->Get<crds::Restore>("bring")->status.phase); }, 20));
