@@ -184,13 +184,14 @@ CheckpointDecision CheckpointDraft::Ended() {
     conditions.Set(crds::kCleanedUp, "False", "InUse", absl::StrCat("Restore ", seen.restore, " reads the archives"));
     return Do(CheckpointStep::kNothing, absl::Seconds(1));
   }
-  const bool node_gone = !status.node_name.empty() && !seen.node.exists;
-  if (!node_gone && !seen.side.ok()) {
+  const bool nowhere = status.node_name.empty();  // it failed before a node was asked
+  const bool node_gone = !nowhere && !seen.node.exists;
+  if (!nowhere && !node_gone && !seen.side.ok()) {
     const Failure why = AgentFailure(seen.node.name, seen.side.status());
     conditions.Set(crds::kCleanedUp, "False", why.reason, absl::StrCat("the archives are not removed yet: ", why.message));
     return Do(CheckpointStep::kNothing, absl::Seconds(5));
   }
-  if (!node_gone && seen.side->state != CheckpointState::kNone) return Do(CheckpointStep::kRemoveArchives);
+  if (!nowhere && !node_gone && seen.side->state != CheckpointState::kNone) return Do(CheckpointStep::kRemoveArchives);
   const std::string what = node_gone ? absl::StrCat("node ", status.node_name, " is gone, and its archives with it")
                                      : "the archives were removed";
   conditions.Set(crds::kCleanedUp, "True", node_gone ? "NodeGone" : "NothingLeft", what);
