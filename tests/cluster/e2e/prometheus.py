@@ -24,7 +24,7 @@ class Prometheus:
     """Scrapes every second. Use it in a with statement."""
 
     def __enter__(self):
-        kubeconfig, found = re.subn(r"server: \S+", "server: https://10.89.0.1:6443",
+        kubeconfig, found = re.subn(r"server: [^\s,}]+", "server: https://10.89.0.1:6443",
                                     (REPO / "build/cluster/kubeconfig").read_text())
         assert found == 1, "no server in build/cluster/kubeconfig"
         config = (f"global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{FOLDER}/rules.yaml]\n"
