@@ -188,9 +188,6 @@ absl::Status Application::Run() {
            [&] {
              LOG(INFO) << Log("leading").With("identity", identity);
              metrics_->leader.With().Set(1);
-             // Decisions need complete copies: what is not there must not look as if it did not exist.
-             const absl::Status synced = cluster.WaitForSync(absl::Minutes(1));
-             if (!synced.ok()) return End(Annotate(synced, "leading, but without a view of the cluster"));
              controllers.Start();
            },
        .on_stopped =
@@ -202,7 +199,9 @@ absl::Status Application::Run() {
              std::_Exit(1);
            },
        .on_new_leader = [](const std::string& holder) { LOG(INFO) << Log("leader").With("holder", holder); }});
-  absl::Status status = elector.Start();
+  // Decisions need complete copies: what is not there must not look as if it did not exist.
+  absl::Status status = Annotate(cluster.WaitForSync(absl::Minutes(2)), "no view of the cluster");
+  if (status.ok()) status = elector.Start();
   int received = 0;
   if (status.ok()) sigwait(&signals, &received);
   LOG(INFO) << Log("stopping").With("signal", received);
