@@ -83,9 +83,13 @@ class Prometheus:
 
     def wait_for_scrapes(self, count=2):
         """Until every target has been scraped `count` more times."""
-        before = dict((m["instance"], v) for m, v in self.query('count_over_time(up[1h])'))
-        wait("scrapes", lambda: before and all(
-            v >= before.get(m["instance"], 0) + count for m, v in self.query('count_over_time(up[1h])')), 60)
+        scrapes = lambda: {m["instance"]: v for m, v in self.query("count_over_time(up[1h])")}
+        before = scrapes()
+
+        def enough():
+            now = scrapes()
+            return now and all(v >= before.get(instance, 0) + count for instance, v in now.items())
+        wait("scrapes", enough, 60)
 
 
 def windows(expression, seconds):
