@@ -170,6 +170,7 @@ absl::Status StatusFromAnswer(const AgentAnswer& answer) {
     case 409: code = absl::StatusCode::kFailedPrecondition; break;
     case 501: code = absl::StatusCode::kUnimplemented; break;
     case 503: code = absl::StatusCode::kUnavailable; break;
+    case 504: code = absl::StatusCode::kDeadlineExceeded; break;
     case 507: code = absl::StatusCode::kResourceExhausted; break;
     default: break;
   }
