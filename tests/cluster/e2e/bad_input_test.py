@@ -3,7 +3,7 @@
 
 import json
 
-from cluster import SYSTEM, ClusterTest, counts, kubectl, on_node, wait
+from cluster import REPO, SYSTEM, ClusterTest, counts, kubectl, on_node, run, wait
 
 # What CRIU cannot dump: a process that holds an io_uring.
 IO_URING = r"""
@@ -28,8 +28,10 @@ class BadInputTest(ClusterTest):
         print(f"    {reason}: {message}")
         for word in words:
             self.assertIn(word, message)
-        self.assertFalse([p for p in self.list("pods") if p["metadata"].get("annotations", {}).get("godwit.io/migration")
-                          and not p["metadata"].get("deletionTimestamp")], "a target pod is left")
+        made = [p["metadata"]["name"] for p in self.list("pods", "-l", "godwit.io/migration")
+                if p["metadata"]["labels"]["godwit.io/migration"] == self.get("migration", name)["metadata"]["uid"]
+                and not p["metadata"].get("deletionTimestamp")]
+        self.assertEqual(made, [], "a target pod is left")
 
     def test_nonsense_is_refused_at_apply(self):
         node = self.nodes[0]
@@ -55,7 +57,7 @@ class BadInputTest(ClusterTest):
     def test_a_pod_that_does_not_run(self):
         self.apply(self.pod("done", self.nodes[0], {**self.container(), "command": ["true"]}, restartPolicy="Never"))
         wait("it to end", lambda: self.get("pod", "done")["status"].get("phase") == "Succeeded")
-        self.refuses("move-done", "done", self.nodes[1], "not running")
+        self.refuses("move-done", "done", self.nodes[1], "not Running")
 
     def test_bad_targets(self):
         a = self.nodes[0]
@@ -102,19 +104,31 @@ class BadInputTest(ClusterTest):
 
     def test_the_image_is_missing_on_the_target(self):
         a, b = self.nodes[:2]
-        # The target can never pull it: the pull policy forbids it, and only the source has this name.
-        on_node(a, "ctr", "-n", "k8s.io", "images", "tag", self.container()["image"], f"only-here.test/{self.namespace}:1")
-        self.start(self.pod("pinned", a, self.container(image=f"only-here.test/{self.namespace}:1", imagePullPolicy="Never")))
-        self.refuses("move-pinned", "pinned", b, "image")
+        # An image that only the source's node has got, for a pod that forbids to pull it.
+        image = f"registry.godwit.test/{self.namespace}:1"
+        layout = run(REPO / "tests/cluster/images/build").strip()
+        run(REPO / "tests/cluster/push-image", f"{layout}/workload", f"{self.namespace}:1")
+        self.start(self.pod("puller", a, self.container(image=image)))
+        self.start(self.pod("pinned", a, self.container(image=image, imagePullPolicy="Never")))
+        self.refuses("move-pinned", "pinned", b, "mage")
         self.untouched("pinned")
+
+    def restart_agent(self, node):
+        """Its mounts are taken anew from the node then."""
+        kubectl("-n", SYSTEM, "delete", "pod", "-l", "app.kubernetes.io/component=agent", f"--field-selector=spec.nodeName={node}")
+        kubectl("-n", SYSTEM, "rollout", "status", "daemonset/godwit-agent", "--timeout=120s")
 
     def test_no_room_on_the_target(self):
         a, b = self.nodes[:2]
         self.start(self.pod("fat", a, self.container(env={"MIB": 512})))
-        # Where the images would go, the target has a small disk.
-        on_node(b, "mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", "/var/lib/godwit/migrations")
-        self.addCleanup(on_node, b, "umount", "/var/lib/godwit/migrations")
-        self.refuses("move-fat", "fat", b, "MiB")
+        # Where images go, the target has a small disk.
+        on_node(b, "mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", "/var/lib/godwit")
+        try:
+            self.restart_agent(b)
+            self.refuses("move-fat", "fat", b, "MiB")
+        finally:
+            on_node(b, "umount", "-l", "/var/lib/godwit")
+            self.restart_agent(b)
         self.untouched("fat")
 
     def test_an_annotation_without_a_migration_behind_it(self):
