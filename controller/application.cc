@@ -35,10 +35,13 @@ std::string CodeName(int code) { return code == 0 ? "error" : absl::StrCat(code)
 k8s::TransportOptions Observed(metrics::ControllerMetrics* metrics) {
   k8s::TransportOptions options;
   options.observer = [metrics](const k8s::RequestRecord& record) {
-    metrics->kubernetes_requests.With(absl::string_view(record.verb), absl::string_view(record.resource), absl::string_view(CodeName(record.code)))
+    metrics->kubernetes_requests
+        .With(absl::string_view(record.verb), absl::string_view(record.resource),
+              absl::string_view(CodeName(record.code)))
         .Increment();
     if (record.verb != "watch") {
-      metrics->kubernetes_request_duration.Observe(record.latency, absl::string_view(record.verb), absl::string_view(record.resource));
+      metrics->kubernetes_request_duration.Observe(record.latency, absl::string_view(record.verb),
+                                                   absl::string_view(record.resource));
     }
   };
   return options;
@@ -47,7 +50,9 @@ k8s::TransportOptions Observed(metrics::ControllerMetrics* metrics) {
 HttpAgentOptions AgentOptions(int port, metrics::ControllerMetrics* metrics) {
   HttpAgentOptions options{.port = port};
   options.observer = [metrics](const AgentRequestRecord& record) {
-    metrics->agent_requests.With(absl::string_view(record.method), absl::string_view(record.route), absl::string_view(CodeName(record.code)))
+    metrics->agent_requests
+        .With(absl::string_view(record.method), absl::string_view(record.route),
+              absl::string_view(CodeName(record.code)))
         .Increment();
     metrics->agent_request_duration.Observe(record.latency, absl::string_view(record.route));
   };
@@ -56,7 +61,8 @@ HttpAgentOptions AgentOptions(int port, metrics::ControllerMetrics* metrics) {
 
 class Application {
  public:
-  Application(k8s::Api api, const ApplicationOptions& options, metrics::Registry* registry, metrics::ControllerMetrics* metrics)
+  Application(k8s::Api api, const ApplicationOptions& options, metrics::Registry* registry,
+              metrics::ControllerMetrics* metrics)
       : api_(std::move(api)), options_(options), registry_(registry), metrics_(metrics) {}
 
   absl::Status Run();
@@ -98,7 +104,8 @@ absl::Status Application::PrepareAuthority() {
   Backoff backoff;
   const absl::Time give_up = absl::Now() + absl::Minutes(2);
   for (;;) {
-    absl::StatusOr<std::unique_ptr<Authority>> authority = EnsureAuthority(api_, options_.name_space, absl::Now());
+    absl::StatusOr<std::unique_ptr<Authority>> authority =
+        EnsureAuthority(api_, options_.name_space, absl::Now());
     absl::Status status = authority.status();
     if (status.ok()) status = PublishBundle(api_, options_.name_space, **authority);
     if (status.ok()) {
@@ -109,13 +116,14 @@ absl::Status Application::PrepareAuthority() {
     LOG(WARNING) << Log("no certificate authority yet; trying again").With(status);
     absl::SleepFor(backoff.Next(random));
   }
-  GODWIT_ASSIGN_OR_RETURN(Identity identity, authority_->Issue(OwnNames(), kCertificateLifetime, absl::Now()));
+  GODWIT_ASSIGN_OR_RETURN(Identity identity,
+                          authority_->Issue(OwnNames(), kCertificateLifetime, absl::Now()));
   identity_ = std::make_unique<IdentityHolder>(std::move(identity));
   return absl::OkStatus();
 }
 
-// Our own certificate is renewed at half of its life. Somebody may also have replaced the authority: then everything
-// begins anew, with the new one.
+// Our own certificate is renewed at half of its life. Somebody may also have replaced the authority: then
+// everything begins anew, with the new one.
 void Application::RenewCertificates() {
   while (!stop_.WaitFor(absl::Minutes(1))) {
     const auto identity = identity_->Get();
@@ -126,7 +134,8 @@ void Application::RenewCertificates() {
     }
     const auto authority = EnsureAuthority(api_.With(&stop_), options_.name_space, absl::Now());
     if (authority.ok() && (*authority)->certificate() != authority_->certificate()) {
-      return End(absl::AbortedError("the certificate authority was replaced: starting again with the new one"));
+      return End(
+          absl::AbortedError("the certificate authority was replaced: starting again with the new one"));
     }
     if (authority.ok()) PublishBundle(api_.With(&stop_), options_.name_space, *authority_).IgnoreError();
   }
@@ -154,17 +163,23 @@ absl::Status Application::Run() {
   HttpEndpoints health({{"/healthz", [] { return PlainAnswer{.body = "ok\n"}; }},
                         {"/readyz", [&] {
                            const Cluster* cluster = watched;
-                           return cluster == nullptr ? PlainAnswer{.code = 503, .body = "starting\n"} : Ready(*cluster);
+                           return cluster == nullptr ? PlainAnswer{.code = 503, .body = "starting\n"}
+                                                     : Ready(*cluster);
                          }}});
   HttpEndpoints metrics({{"/metrics", [this] {
-                            return PlainAnswer{.content_type = metrics::kContentType, .body = registry_->Exposition()};
+                            return PlainAnswer{.content_type = metrics::kContentType,
+                                               .body = registry_->Exposition()};
                           }}});
   GODWIT_RETURN_IF_ERROR(StartServers(health, metrics));
   GODWIT_RETURN_IF_ERROR(PrepareAuthority());
 
   BootstrapServer bootstrap(api_, authority_.get(), identity_.get(),
-                            {.name_space = options_.name_space, .listen = options_.listen, .port = options_.bootstrap_port,
-                             .observer = [this](absl::string_view outcome) { metrics_->certificates_signed.With(outcome).Increment(); }});
+                            {.name_space = options_.name_space,
+                             .listen = options_.listen,
+                             .port = options_.bootstrap_port,
+                             .observer = [this](absl::string_view outcome) {
+                               metrics_->certificates_signed.With(outcome).Increment();
+                             }});
   GODWIT_RETURN_IF_ERROR(bootstrap.Start());
 
   HttpAgents agents(identity_.get(), AgentOptions(options_.agent_api_port, metrics_));
@@ -173,15 +188,18 @@ absl::Status Application::Run() {
   Controllers controllers(&cluster, &events, metrics_, options_.controllers);
   registry_->BeforeExposition([&, this] {
     controllers.Publish();
-    metrics_->certificate_expiry.With("ca").Set(absl::ToDoubleSeconds(authority_->not_after() - absl::UnixEpoch()));
-    metrics_->certificate_expiry.With("server").Set(absl::ToDoubleSeconds(identity_->Get()->not_after - absl::UnixEpoch()));
+    metrics_->certificate_expiry.With("ca").Set(
+        absl::ToDoubleSeconds(authority_->not_after() - absl::UnixEpoch()));
+    metrics_->certificate_expiry.With("server").Set(
+        absl::ToDoubleSeconds(identity_->Get()->not_after - absl::UnixEpoch()));
   });
   cluster.Start();
   watched = &cluster;
   std::thread renewal([this] { RenewCertificates(); });
 
   absl::BitGen random;
-  const std::string identity = absl::StrCat(options_.identity, "_", absl::Hex(absl::Uniform<uint32_t>(random), absl::kZeroPad8));
+  const std::string identity =
+      absl::StrCat(options_.identity, "_", absl::Hex(absl::Uniform<uint32_t>(random), absl::kZeroPad8));
   k8s::LeaderElector elector(
       api_, {.name_space = options_.name_space, .name = "godwit-controller", .identity = identity},
       {.on_started =
@@ -194,11 +212,13 @@ absl::Status Application::Run() {
            [&] {
              metrics_->leader.With().Set(0);
              if (stopping_) return controllers.Stop();
-             // Another replica may lead by now: nothing more may be written, not even by a look that is half done.
+             // Another replica may lead by now: nothing more may be written, not even by a look that is half
+             // done.
              LOG(ERROR) << Log("lost the Lease; ending at once").With("identity", identity);
              std::_Exit(1);
            },
-       .on_new_leader = [](const std::string& holder) { LOG(INFO) << Log("leader").With("holder", holder); }});
+       .on_new_leader =
+           [](const std::string& holder) { LOG(INFO) << Log("leader").With("holder", holder); }});
   // Decisions need complete copies: what is not there must not look as if it did not exist.
   absl::Status status = Annotate(cluster.WaitForSync(absl::Minutes(2)), "no view of the cluster");
   if (status.ok()) status = elector.Start();
@@ -226,7 +246,8 @@ absl::Status RunController(const k8s::Config& config, const ApplicationOptions& 
   metrics::AddProcessMetrics(registry);
   metrics.build_info.With(GODWIT_VERSION).Set(1);
   metrics.leader.With().Set(0);
-  GODWIT_ASSIGN_OR_RETURN(std::shared_ptr<k8s::Transport> transport, k8s::Transport::Create(config, Observed(&metrics)));
+  GODWIT_ASSIGN_OR_RETURN(std::shared_ptr<k8s::Transport> transport,
+                          k8s::Transport::Create(config, Observed(&metrics)));
   return Application(k8s::Api(std::move(transport)), options, &registry, &metrics).Run();
 }
 

@@ -22,8 +22,8 @@ struct ApplicationOptions {
   ControllersSettings controllers;
 };
 
-// Runs until SIGTERM or SIGINT (OK), or until something fails for good. Blocks these signals in the calling thread: call
-// it from main, before there are other threads.
+// Runs until SIGTERM or SIGINT (OK), or until something fails for good. Blocks these signals in the calling
+// thread: call it from main, before there are other threads.
 absl::Status RunController(const k8s::Config& config, const ApplicationOptions& options);
 
 }  // namespace godwit::controller

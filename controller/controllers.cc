@@ -13,7 +13,8 @@ namespace {
 constexpr char kByPod[] = "pod";
 constexpr char kByUid[] = "uid";
 
-ReconcileLoop::Options LoopOptions(const k8s::Resource& resource, int workers, metrics::ControllerMetrics* metrics) {
+ReconcileLoop::Options LoopOptions(const k8s::Resource& resource, int workers,
+                                   metrics::ControllerMetrics* metrics) {
   return {.kind = std::string(resource.kind), .workers = workers, .metrics = metrics};
 }
 
@@ -57,24 +58,30 @@ void Controllers::Listen() {
     return std::vector<std::string>{
         k8s::ObjectName{migration.metadata.name_space, migration.spec.pod_ref.name}.ToString()};
   });
-  cluster_->migrations().AddIndex(
-      kByUid, [](const crds::Migration& migration) { return std::vector<std::string>{migration.metadata.uid}; });
+  cluster_->migrations().AddIndex(kByUid, [](const crds::Migration& migration) {
+    return std::vector<std::string>{migration.metadata.uid};
+  });
   cluster_->restores().AddIndex(
       kByUid, [](const crds::Restore& restore) { return std::vector<std::string>{restore.metadata.uid}; });
-  cluster_->migrations().OnChange(
-      [this](const k8s::Change<crds::Migration>& change) { migrations_.Add(change.object->metadata.object_name()); });
-  cluster_->checkpoints().OnChange(
-      [this](const k8s::Change<crds::Checkpoint>& change) { checkpoints_.Add(change.object->metadata.object_name()); });
-  cluster_->restores().OnChange(
-      [this](const k8s::Change<crds::Restore>& change) { restores_.Add(change.object->metadata.object_name()); });
-  cluster_->nodes().OnChange([this](const k8s::Change<k8s::Node>& change) { nodes_.Add(change.object->metadata.object_name()); });
+  cluster_->migrations().OnChange([this](const k8s::Change<crds::Migration>& change) {
+    migrations_.Add(change.object->metadata.object_name());
+  });
+  cluster_->checkpoints().OnChange([this](const k8s::Change<crds::Checkpoint>& change) {
+    checkpoints_.Add(change.object->metadata.object_name());
+  });
+  cluster_->restores().OnChange([this](const k8s::Change<crds::Restore>& change) {
+    restores_.Add(change.object->metadata.object_name());
+  });
+  cluster_->nodes().OnChange(
+      [this](const k8s::Change<k8s::Node>& change) { nodes_.Add(change.object->metadata.object_name()); });
   cluster_->pods().OnChange([this](const k8s::Change<k8s::Pod>& change) { OnPod(change); });
 }
 
 void Controllers::OnPod(const k8s::Change<k8s::Pod>& change) {
   const k8s::Pod& pod = *change.object;
   if (cluster_->IsAgent(pod) && !pod.spec.node_name.empty()) nodes_.Add({"", pod.spec.node_name});
-  for (const auto& migration : cluster_->migrations().ByIndex(kByPod, pod.metadata.object_name().ToString())) {
+  for (const auto& migration :
+       cluster_->migrations().ByIndex(kByPod, pod.metadata.object_name().ToString())) {
     if (!Asleep(*migration)) migrations_.Add(migration->metadata.object_name());
   }
   const std::string uid = pod.metadata.Label(kMigrationKey);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The reconcilers with their queues, and what puts objects into them: changes of the objects themselves, of the pods they
-// concern, of nodes and of the agents on them.
+// The reconcilers with their queues, and what puts objects into them: changes of the objects themselves, of
+// the pods they concern, of nodes and of the agents on them.
 #pragma once
 
 #include <memory>
@@ -29,8 +29,8 @@ struct ControllersSettings {
 
 class Controllers {
  public:
-  // Adds its listeners to the cluster's copies: make it before the cluster is started, and destroy it after that was
-  // stopped. What is pointed to outlives it.
+  // Adds its listeners to the cluster's copies: make it before the cluster is started, and destroy it after
+  // that was stopped. What is pointed to outlives it.
   Controllers(Cluster* cluster, k8s::EventRecorder* events, metrics::ControllerMetrics* metrics,
               const ControllersSettings& settings);
 

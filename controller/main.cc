@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// godwit-controller [flags]                 watches Migrations, Checkpoints and Restores, and carries them out
-// godwit-controller cleanup | cleanup-nodes what the chart's hooks run before Godwit is uninstalled
+// godwit-controller [flags]                 watches Migrations, Checkpoints and Restores, and carries them
+// out godwit-controller cleanup | cleanup-nodes what the chart's hooks run before Godwit is uninstalled
 #include <cstdlib>
 #include <iostream>
 #include <string>
@@ -25,11 +25,15 @@ ABSL_FLAG(int, agent_api_port, 9551, "Port of the agents' API.");
 ABSL_FLAG(int, agent_stream_port, 9552, "Port of the agents' streams.");
 ABSL_FLAG(int, workers, 8, "Objects of one kind that are worked on side by side.");
 ABSL_FLAG(absl::Duration, create_limit, absl::Seconds(100),
-          "The longest that the creation of a target's container waits; must stay below kubelet's runtimeRequestTimeout.");
+          "The longest that the creation of a target's container waits; must stay below kubelet's "
+          "runtimeRequestTimeout.");
 ABSL_FLAG(absl::Duration, freeze_limit, absl::Seconds(90),
-          "The longest that a pod may stand still, where no liveness probe says less; must stay below --create_limit.");
-ABSL_FLAG(absl::Duration, agent_patience, absl::Seconds(30), "How long an agent may not answer before a migration gives up.");
-ABSL_FLAG(absl::Duration, cleanup_timeout, absl::Minutes(4), "For cleanup and cleanup-nodes: how long they may take.");
+          "The longest that a pod may stand still, where no liveness probe says less; must stay below "
+          "--create_limit.");
+ABSL_FLAG(absl::Duration, agent_patience, absl::Seconds(30),
+          "How long an agent may not answer before a migration gives up.");
+ABSL_FLAG(absl::Duration, cleanup_timeout, absl::Minutes(4),
+          "For cleanup and cleanup-nodes: how long they may take.");
 
 namespace {
 
@@ -44,11 +48,13 @@ int Exit(const absl::Status& status) {
   return 1;
 }
 
-absl::Status CleanUp(const std::string& what, const godwit::k8s::Config& config, const std::string& name_space) {
+absl::Status CleanUp(const std::string& what, const godwit::k8s::Config& config,
+                     const std::string& name_space) {
   auto transport = godwit::k8s::Transport::Create(config, {});
   if (!transport.ok()) return transport.status();
   const godwit::k8s::Api api(*std::move(transport));
-  const godwit::controller::CleanupOptions options{.name_space = name_space, .timeout = absl::GetFlag(FLAGS_cleanup_timeout)};
+  const godwit::controller::CleanupOptions options{.name_space = name_space,
+                                                   .timeout = absl::GetFlag(FLAGS_cleanup_timeout)};
   if (what == "cleanup") return godwit::controller::CleanUp(api, options);
   if (what == "cleanup-nodes") return godwit::controller::WaitForCleanNodes(api, options);
   return absl::InvalidArgumentError("unknown command " + what + " (there are cleanup and cleanup-nodes)");
@@ -81,12 +87,13 @@ int main(int argc, char** argv) {
   config->user_agent = "godwit-controller/" GODWIT_VERSION;
   const std::string name_space = Environment("POD_NAMESPACE", config->name_space);
   if (arguments.size() > 1) return Exit(CleanUp(arguments[1], *config, name_space));
-  return Exit(godwit::controller::RunController(*config, {.name_space = name_space,
-                                                          .identity = Environment("POD_NAME", Environment("HOSTNAME", "controller")),
-                                                          .listen = absl::GetFlag(FLAGS_listen),
-                                                          .bootstrap_port = absl::GetFlag(FLAGS_bootstrap_port),
-                                                          .metrics_port = absl::GetFlag(FLAGS_metrics_port),
-                                                          .health_port = absl::GetFlag(FLAGS_health_port),
-                                                          .agent_api_port = absl::GetFlag(FLAGS_agent_api_port),
-                                                          .controllers = Settings()}));
+  return Exit(godwit::controller::RunController(
+      *config, {.name_space = name_space,
+                .identity = Environment("POD_NAME", Environment("HOSTNAME", "controller")),
+                .listen = absl::GetFlag(FLAGS_listen),
+                .bootstrap_port = absl::GetFlag(FLAGS_bootstrap_port),
+                .metrics_port = absl::GetFlag(FLAGS_metrics_port),
+                .health_port = absl::GetFlag(FLAGS_health_port),
+                .agent_api_port = absl::GetFlag(FLAGS_agent_api_port),
+                .controllers = Settings()}));
 }

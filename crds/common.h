@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the custom resources have in common. The schemas that the API server enforces are the YAML files beside this one;
-// a test compares the two.
+// What the custom resources have in common. The schemas that the API server enforces are the YAML files
+// beside this one; a test compares the two.
 #pragma once
 
 #include <array>
@@ -92,11 +92,12 @@ struct Freeze {
   bool operator==(const Freeze&) const = default;
 };
 
-// A duration as people read it: three significant places of its unit ("412ms", "1.54s"), whole seconds from a minute on.
+// A duration as people read it: three significant places of its unit ("412ms", "1.54s"), whole seconds from a
+// minute on.
 absl::Duration Readable(absl::Duration duration);
 
-// The condition that tells how an object stands as a whole: Unknown while it is worked on (the reason says what is being
-// done or waited for), True at a good end, False as soon as it is known that it fails.
+// The condition that tells how an object stands as a whole: Unknown while it is worked on (the reason says
+// what is being done or waited for), True at a good end, False as soon as it is known that it fails.
 inline constexpr char kComplete[] = "Complete";
 // False while an agent that is needed does not answer; lastTransitionTime tells since when.
 inline constexpr char kAgentsReachable[] = "AgentsReachable";

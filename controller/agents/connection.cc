@@ -37,7 +37,8 @@ curl_blob Blob(const std::string& pem) {
   return {.data = const_cast<char*>(pem.data()), .len = pem.size(), .flags = CURL_BLOB_COPY};
 }
 
-// An alert by which the agent refuses our certificate comes as an ordinary receive or connect error (TLS 1.3).
+// An alert by which the agent refuses our certificate comes as an ordinary receive or connect error
+// (TLS 1.3).
 bool SaysCertificate(CURLcode code, absl::string_view error) {
   switch (code) {
     case CURLE_PEER_FAILED_VERIFICATION:
@@ -46,7 +47,8 @@ bool SaysCertificate(CURLcode code, absl::string_view error) {
     case CURLE_SSL_ISSUER_ERROR: return true;
     case CURLE_RECV_ERROR:
     case CURLE_SEND_ERROR:
-    case CURLE_SSL_CONNECT_ERROR: return absl::StrContains(error, "alert") || absl::StrContains(error, "certificate");
+    case CURLE_SSL_CONNECT_ERROR:
+      return absl::StrContains(error, "alert") || absl::StrContains(error, "certificate");
     default: return false;
   }
 }
@@ -61,7 +63,8 @@ absl::Status NoAnswer(CURLcode code, absl::string_view error, const AgentEndpoin
         absl::StrCat("https://", HostPort(endpoint.address, endpoint.port), ": no answer in time"));
   }
   if (code == CURLE_COULDNT_CONNECT) {
-    return absl::UnavailableError(absl::StrCat("https://", HostPort(endpoint.address, endpoint.port), ": cannot connect"));
+    return absl::UnavailableError(
+        absl::StrCat("https://", HostPort(endpoint.address, endpoint.port), ": cannot connect"));
   }
   return absl::UnavailableError(what);
 }
@@ -101,7 +104,8 @@ std::unique_ptr<AgentConnection::Session> AgentConnection::Borrow() {
   if (session->curl == nullptr) return nullptr;
   session->identity = std::move(identity);
   const std::string name = absl::StrCat(endpoint_.node, ".agent.godwit:", endpoint_.port, ":");
-  session->connect_to = curl_slist_append(nullptr, absl::StrCat(name, HostPort(endpoint_.address, endpoint_.port)).c_str());
+  session->connect_to =
+      curl_slist_append(nullptr, absl::StrCat(name, HostPort(endpoint_.address, endpoint_.port)).c_str());
   session->headers = curl_slist_append(nullptr, "Content-Type: application/json");
   session->headers = curl_slist_append(session->headers, "Expect:");
   const curl_blob certificate = Blob(session->identity->certificate);
@@ -118,7 +122,8 @@ std::unique_ptr<AgentConnection::Session> AgentConnection::Borrow() {
   curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "https");
   curl_easy_setopt(curl, CURLOPT_PROXY, "");
   curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-  curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(absl::ToInt64Milliseconds(endpoint_.connect_timeout)));
+  curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS,
+                   static_cast<long>(absl::ToInt64Milliseconds(endpoint_.connect_timeout)));
   curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, Collect);
   return session;
 }
@@ -152,7 +157,9 @@ absl::StatusOr<AgentAnswer> AgentConnection::Send(absl::string_view method, cons
   const CURLcode code = curl_easy_perform(curl);
   curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, nullptr);
   curl_easy_setopt(curl, CURLOPT_WRITEDATA, nullptr);
-  if (collected.too_long) return absl::ResourceExhaustedError(absl::StrCat(url, ": the answer is longer than ", kMaxAnswer, " bytes"));
+  if (collected.too_long)
+    return absl::ResourceExhaustedError(
+        absl::StrCat(url, ": the answer is longer than ", kMaxAnswer, " bytes"));
   if (code != CURLE_OK) return NoAnswer(code, error.data(), endpoint_);
   long status = 0;
   curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);

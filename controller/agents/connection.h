@@ -33,8 +33,8 @@ class AgentConnection {
   AgentConnection(AgentEndpoint endpoint, const IdentityHolder* identity);
   ~AgentConnection();
 
-  // Any HTTP answer; an error when there was none: Unauthenticated (one side does not trust the other's certificate),
-  // DeadlineExceeded, Unavailable.
+  // Any HTTP answer; an error when there was none: Unauthenticated (one side does not trust the other's
+  // certificate), DeadlineExceeded, Unavailable.
   absl::StatusOr<AgentAnswer> Send(absl::string_view method, const std::string& path, const std::string& body,
                                    absl::Duration timeout);
 

@@ -18,7 +18,8 @@ absl::StatusOr<T> Decoded(const absl::StatusOr<std::string>& body, absl::string_
   if (!body.ok()) return body.status();
   absl::StatusOr<T> decoded = json::Decode<T>(*body);
   if (!decoded.ok()) {
-    return absl::InternalError(absl::StrCat("the agent's answer to ", path, " cannot be read: ", decoded.status().message()));
+    return absl::InternalError(
+        absl::StrCat("the agent's answer to ", path, " cannot be read: ", decoded.status().message()));
   }
   return decoded;
 }
@@ -39,30 +40,38 @@ class HttpAgent : public Agent {
         Call("POST", "preflight", path, json::Encode(request), options_.preflight_timeout), path);
   }
 
-  absl::StatusOr<agent_api::TargetStatus> PutTarget(const std::string& uid, const agent_api::TargetSpec& spec) override {
+  absl::StatusOr<agent_api::TargetStatus> PutTarget(const std::string& uid,
+                                                    const agent_api::TargetSpec& spec) override {
     return Put<agent_api::TargetStatus>("target", Migration(uid, "/target"), spec);
   }
   absl::StatusOr<agent_api::TargetStatus> GetTarget(const std::string& uid) override {
     return Get<agent_api::TargetStatus>("target", Migration(uid, "/target"));
   }
   absl::Status AbortTarget(const std::string& uid, const AbortRequest& why) override {
-    return Call("POST", "abort", Migration(uid, "/target/abort"), json::Encode(why), options_.timeout).status();
+    return Call("POST", "abort", Migration(uid, "/target/abort"), json::Encode(why), options_.timeout)
+        .status();
   }
-  absl::Status ForgetTarget(const std::string& uid) override { return Delete("target", Migration(uid, "/target")); }
+  absl::Status ForgetTarget(const std::string& uid) override {
+    return Delete("target", Migration(uid, "/target"));
+  }
 
-  absl::StatusOr<agent_api::SourceStatus> PutSource(const std::string& uid, const agent_api::SourceSpec& spec) override {
+  absl::StatusOr<agent_api::SourceStatus> PutSource(const std::string& uid,
+                                                    const agent_api::SourceSpec& spec) override {
     return Put<agent_api::SourceStatus>("source", Migration(uid, "/source"), spec);
   }
   absl::StatusOr<agent_api::SourceStatus> GetSource(const std::string& uid) override {
     return Get<agent_api::SourceStatus>("source", Migration(uid, "/source"));
   }
   absl::Status AbortSource(const std::string& uid, const AbortRequest& why) override {
-    return Call("POST", "abort", Migration(uid, "/source/abort"), json::Encode(why), options_.timeout).status();
+    return Call("POST", "abort", Migration(uid, "/source/abort"), json::Encode(why), options_.timeout)
+        .status();
   }
   absl::Status FinishSource(const std::string& uid) override {
     return Call("POST", "finish", Migration(uid, "/source/finish"), "", options_.timeout).status();
   }
-  absl::Status ForgetSource(const std::string& uid) override { return Delete("source", Migration(uid, "/source")); }
+  absl::Status ForgetSource(const std::string& uid) override {
+    return Delete("source", Migration(uid, "/source"));
+  }
 
   absl::StatusOr<agent_api::CheckpointStatus> PutCheckpoint(const std::string& uid,
                                                             const agent_api::CheckpointSpec& spec) override {
@@ -78,16 +87,21 @@ class HttpAgent : public Agent {
     return Delete("checkpoint", absl::StrCat("/v1/checkpoints/", uid));
   }
 
-  absl::StatusOr<agent_api::TargetStatus> PutRestore(const std::string& uid, const agent_api::RestoreSpec& spec) override {
+  absl::StatusOr<agent_api::TargetStatus> PutRestore(const std::string& uid,
+                                                     const agent_api::RestoreSpec& spec) override {
     return Put<agent_api::TargetStatus>("restore", absl::StrCat("/v1/restores/", uid), spec);
   }
   absl::StatusOr<agent_api::TargetStatus> GetRestore(const std::string& uid) override {
     return Get<agent_api::TargetStatus>("restore", absl::StrCat("/v1/restores/", uid));
   }
   absl::Status AbortRestore(const std::string& uid, const AbortRequest& why) override {
-    return Call("POST", "abort", absl::StrCat("/v1/restores/", uid, "/abort"), json::Encode(why), options_.timeout).status();
+    return Call("POST", "abort", absl::StrCat("/v1/restores/", uid, "/abort"), json::Encode(why),
+                options_.timeout)
+        .status();
   }
-  absl::Status ForgetRestore(const std::string& uid) override { return Delete("restore", absl::StrCat("/v1/restores/", uid)); }
+  absl::Status ForgetRestore(const std::string& uid) override {
+    return Delete("restore", absl::StrCat("/v1/restores/", uid));
+  }
 
  private:
   static std::string Migration(const std::string& uid, absl::string_view rest) {
@@ -99,7 +113,9 @@ class HttpAgent : public Agent {
     const absl::Time start = absl::Now();
     absl::StatusOr<AgentAnswer> answer = connection_.Send(method, std::string(path), body, timeout);
     if (options_.observer) {
-      options_.observer({.method = std::string(method), .route = std::string(route), .code = answer.ok() ? answer->code : 0,
+      options_.observer({.method = std::string(method),
+                         .route = std::string(route),
+                         .code = answer.ok() ? answer->code : 0,
                          .latency = absl::Now() - start});
     }
     if (!answer.ok()) return answer.status();
@@ -129,7 +145,9 @@ std::shared_ptr<Agent> HttpAgents::At(const std::string& node, const std::string
   auto& [known_address, agent] = agents_[node];
   if (agent == nullptr || known_address != address) {
     known_address = address;
-    agent = std::make_shared<HttpAgent>(AgentEndpoint{.node = node, .address = address, .port = options_.port,
+    agent = std::make_shared<HttpAgent>(AgentEndpoint{.node = node,
+                                                      .address = address,
+                                                      .port = options_.port,
                                                       .connect_timeout = options_.connect_timeout},
                                         identity_, options_);
   }

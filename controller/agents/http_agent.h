@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Agents over HTTPS with certificates on both sides: the agent of node N must show a certificate for N.agent.godwit,
-// whatever its address is.
+// Agents over HTTPS with certificates on both sides: the agent of node N must show a certificate for
+// N.agent.godwit, whatever its address is.
 #pragma once
 
 #include <functional>
@@ -21,7 +21,8 @@ namespace godwit::controller {
 // One request and its answer, for metrics.
 struct AgentRequestRecord {
   std::string method;
-  std::string route;  // "node", "preflight", "target", "source", "finish", "abort", "checkpoint", "manifest", "restore"
+  std::string route;  // "node", "preflight", "target", "source", "finish", "abort", "checkpoint", "manifest",
+                      // "restore"
   int code = 0;       // HTTP; 0: no answer
   absl::Duration latency;
 };
@@ -45,7 +46,8 @@ class HttpAgents : public Agents {
   const IdentityHolder* const identity_;
   const HttpAgentOptions options_;
   absl::Mutex mutex_;
-  std::map<std::string, std::pair<std::string, std::shared_ptr<Agent>>> agents_ ABSL_GUARDED_BY(mutex_);  // by node
+  std::map<std::string, std::pair<std::string, std::shared_ptr<Agent>>> agents_
+      ABSL_GUARDED_BY(mutex_);  // by node
 };
 
 }  // namespace godwit::controller

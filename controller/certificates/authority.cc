@@ -41,7 +41,9 @@ absl::Status OpenSslError(absl::string_view what) {
   return absl::InternalError(absl::StrCat(what, ": ", text.data()));
 }
 
-BioPointer Read(absl::string_view pem) { return BioPointer(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size()))); }
+BioPointer Read(absl::string_view pem) {
+  return BioPointer(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
+}
 
 std::string Text(BIO* bio) {
   char* data = nullptr;
@@ -66,7 +68,8 @@ KeyPointer NewKey() { return KeyPointer(EVP_EC_gen("P-256")); }
 bool IsP256(EVP_PKEY* key) {
   std::array<char, 64> group = {};
   size_t length = 0;
-  return EVP_PKEY_is_a(key, "EC") == 1 && EVP_PKEY_get_group_name(key, group.data(), group.size(), &length) == 1 &&
+  return EVP_PKEY_is_a(key, "EC") == 1 &&
+         EVP_PKEY_get_group_name(key, group.data(), group.size(), &length) == 1 &&
          absl::string_view(group.data(), length) == "prime256v1";
 }
 
@@ -110,7 +113,8 @@ absl::StatusOr<AuthorityPem> MakeAuthority(absl::Time now, absl::Duration lifeti
   if (key == nullptr) return OpenSslError("cannot make a key");
   X509Pointer certificate = Blank(key.get(), "Godwit", now - kClockSkew, now + lifetime);
   X509_set_issuer_name(certificate.get(), X509_get_subject_name(certificate.get()));
-  if (!AddExtension(certificate.get(), certificate.get(), NID_basic_constraints, "critical,CA:TRUE,pathlen:0") ||
+  if (!AddExtension(certificate.get(), certificate.get(), NID_basic_constraints,
+                    "critical,CA:TRUE,pathlen:0") ||
       !AddExtension(certificate.get(), certificate.get(), NID_key_usage, "critical,keyCertSign,cRLSign") ||
       !AddExtension(certificate.get(), certificate.get(), NID_subject_key_identifier, "hash") ||
       X509_sign(certificate.get(), key.get(), EVP_sha256()) == 0) {
@@ -131,19 +135,24 @@ absl::StatusOr<std::unique_ptr<Authority>> Authority::Load(const AuthorityPem& p
   if (X509_check_private_key(authority->x509_.get(), authority->key_.get()) != 1 ||
       X509_check_ca(authority->x509_.get()) < 1) {
     ERR_clear_error();
-    return absl::InvalidArgumentError("the certificate authority's certificate and key do not belong together");
+    return absl::InvalidArgumentError(
+        "the certificate authority's certificate and key do not belong together");
   }
   authority->not_after_ = TimeOf(X509_get0_notAfter(authority->x509_.get()));
   return authority;
 }
 
-absl::StatusOr<Authority::Signed> Authority::SignKey(EVP_PKEY* subject_key, const std::vector<std::string>& dns_names,
+absl::StatusOr<Authority::Signed> Authority::SignKey(EVP_PKEY* subject_key,
+                                                     const std::vector<std::string>& dns_names,
                                                      absl::Duration lifetime, absl::Time now) const {
   const absl::Time to = std::min(now + lifetime, not_after_);
-  if (to <= now) return absl::FailedPreconditionError("the certificate authority has expired (delete its Secret, then restart the controller)");
+  if (to <= now)
+    return absl::FailedPreconditionError(
+        "the certificate authority has expired (delete its Secret, then restart the controller)");
   X509Pointer certificate = Blank(subject_key, dns_names.front(), now - kClockSkew, to);
   X509_set_issuer_name(certificate.get(), X509_get_subject_name(x509_.get()));
-  const std::string names = absl::StrJoin(dns_names, ",", [](std::string* out, const std::string& name) { absl::StrAppend(out, "DNS:", name); });
+  const std::string names = absl::StrJoin(
+      dns_names, ",", [](std::string* out, const std::string& name) { absl::StrAppend(out, "DNS:", name); });
   if (!AddExtension(certificate.get(), x509_.get(), NID_basic_constraints, "critical,CA:FALSE") ||
       !AddExtension(certificate.get(), x509_.get(), NID_key_usage, "critical,digitalSignature") ||
       !AddExtension(certificate.get(), x509_.get(), NID_ext_key_usage, "serverAuth,clientAuth") ||
@@ -152,18 +161,22 @@ absl::StatusOr<Authority::Signed> Authority::SignKey(EVP_PKEY* subject_key, cons
       X509_sign(certificate.get(), key_.get(), EVP_sha256()) == 0) {
     return OpenSslError(absl::StrCat("cannot sign a certificate for ", names));
   }
-  return Signed{.certificate = CertificatePem(certificate.get()), .not_before = now - kClockSkew,
+  return Signed{.certificate = CertificatePem(certificate.get()),
+                .not_before = now - kClockSkew,
                 .not_after = TimeOf(X509_get0_notAfter(certificate.get()))};
 }
 
-absl::StatusOr<Authority::Signed> Authority::Sign(absl::string_view request_pem, const std::vector<std::string>& dns_names,
+absl::StatusOr<Authority::Signed> Authority::Sign(absl::string_view request_pem,
+                                                  const std::vector<std::string>& dns_names,
                                                   absl::Duration lifetime, absl::Time now) const {
-  if (request_pem.size() > kMaxRequest) return absl::InvalidArgumentError("the certificate request is too long");
+  if (request_pem.size() > kMaxRequest)
+    return absl::InvalidArgumentError("the certificate request is too long");
   RequestPointer request(PEM_read_bio_X509_REQ(Read(request_pem).get(), nullptr, nullptr, nullptr));
   EVP_PKEY* key = request == nullptr ? nullptr : X509_REQ_get0_pubkey(request.get());
   const bool good = key != nullptr && IsP256(key) && X509_REQ_verify(request.get(), key) == 1;
   ERR_clear_error();
-  if (!good) return absl::InvalidArgumentError("not a certificate request that is signed by its own P-256 key");
+  if (!good)
+    return absl::InvalidArgumentError("not a certificate request that is signed by its own P-256 key");
   return SignKey(key, dns_names, lifetime, now);
 }
 
@@ -172,8 +185,11 @@ absl::StatusOr<Identity> Authority::Issue(const std::vector<std::string>& dns_na
   KeyPointer key = NewKey();
   if (key == nullptr) return OpenSslError("cannot make a key");
   GODWIT_ASSIGN_OR_RETURN(Signed certificate, SignKey(key.get(), dns_names, lifetime, now));
-  return Identity{.certificate = std::move(certificate.certificate), .key = KeyPem(key.get()), .authorities = pem_.certificate,
-                  .not_before = certificate.not_before, .not_after = certificate.not_after};
+  return Identity{.certificate = std::move(certificate.certificate),
+                  .key = KeyPem(key.get()),
+                  .authorities = pem_.certificate,
+                  .not_before = certificate.not_before,
+                  .not_after = certificate.not_after};
 }
 
 }  // namespace godwit::controller

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The certificate authority of one installation: signs the certificates by which controller and agents know each other.
-// ECDSA P-256 throughout.
+// The certificate authority of one installation: signs the certificates by which controller and agents know
+// each other. ECDSA P-256 throughout.
 #pragma once
 
 #include <memory>
@@ -29,8 +29,9 @@ class Authority {
   // InvalidArgument when the two do not belong together or are no authority.
   static absl::StatusOr<std::unique_ptr<Authority>> Load(const AuthorityPem& pem);
 
-  // A certificate for client and server use with exactly these DNS names; the request contributes its public key alone,
-  // and proves by its signature that its sender has the private one. InvalidArgument for anything that is no such request.
+  // A certificate for client and server use with exactly these DNS names; the request contributes its public
+  // key alone, and proves by its signature that its sender has the private one. InvalidArgument for anything
+  // that is no such request.
   struct Signed {
     std::string certificate;
     absl::Time not_before;
@@ -40,7 +41,8 @@ class Authority {
                               absl::Duration lifetime, absl::Time now) const;
 
   // The same for ourselves, with a new key.
-  absl::StatusOr<Identity> Issue(const std::vector<std::string>& dns_names, absl::Duration lifetime, absl::Time now) const;
+  absl::StatusOr<Identity> Issue(const std::vector<std::string>& dns_names, absl::Duration lifetime,
+                                 absl::Time now) const;
 
   const std::string& certificate() const { return pem_.certificate; }
   absl::Time not_after() const { return not_after_; }
@@ -53,8 +55,8 @@ class Authority {
     void operator()(X509* certificate) const { X509_free(certificate); }
   };
   Authority() = default;
-  absl::StatusOr<Signed> SignKey(EVP_PKEY* subject_key, const std::vector<std::string>& dns_names, absl::Duration lifetime,
-                                 absl::Time now) const;
+  absl::StatusOr<Signed> SignKey(EVP_PKEY* subject_key, const std::vector<std::string>& dns_names,
+                                 absl::Duration lifetime, absl::Time now) const;
 
   AuthorityPem pem_;
   absl::Time not_after_;

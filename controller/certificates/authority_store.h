@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the certificate authority is kept: Secret godwit-ca (it survives upgrades), and its certificate for all to read in
-// ConfigMap godwit-ca-bundle.
+// Where the certificate authority is kept: Secret godwit-ca (it survives upgrades), and its certificate for
+// all to read in ConfigMap godwit-ca-bundle.
 #pragma once
 
 #include <memory>
@@ -17,7 +17,8 @@ inline constexpr char kAuthoritySecret[] = "godwit-ca";
 inline constexpr char kAuthorityBundle[] = "godwit-ca-bundle";
 
 // The authority of this installation; whoever comes first makes it, and all replicas agree on that one.
-absl::StatusOr<std::unique_ptr<Authority>> EnsureAuthority(const k8s::Api& api, const std::string& name_space, absl::Time now);
+absl::StatusOr<std::unique_ptr<Authority>> EnsureAuthority(const k8s::Api& api, const std::string& name_space,
+                                                           absl::Time now);
 
 // Puts the authority's certificate into the ConfigMap, unless it is there.
 absl::Status PublishBundle(const k8s::Api& api, const std::string& name_space, const Authority& authority);

@@ -26,7 +26,8 @@ constexpr size_t kMaxBody = 64u << 10;
 // Gives each new connection the newest certificate. `holder` is the IdentityHolder.
 int UseIdentity(SSL* ssl, void* holder) {
   const auto identity = static_cast<const IdentityHolder*>(holder)->Get();
-  BIO* certificate = BIO_new_mem_buf(identity->certificate.data(), static_cast<int>(identity->certificate.size()));
+  BIO* certificate =
+      BIO_new_mem_buf(identity->certificate.data(), static_cast<int>(identity->certificate.size()));
   BIO* key = BIO_new_mem_buf(identity->key.data(), static_cast<int>(identity->key.size()));
   X509* x509 = PEM_read_bio_X509(certificate, nullptr, nullptr, nullptr);
   EVP_PKEY* private_key = PEM_read_bio_PrivateKey(key, nullptr, nullptr, nullptr);
@@ -59,7 +60,8 @@ int HttpCode(absl::StatusCode code) {
 
 }  // namespace
 
-absl::StatusOr<std::string> NodeOfToken(const k8s::Api& api, const BootstrapOptions& options, const std::string& token) {
+absl::StatusOr<std::string> NodeOfToken(const k8s::Api& api, const BootstrapOptions& options,
+                                        const std::string& token) {
   const k8s::TokenReview question{.spec = {.token = token, .audiences = {options.audience}}};
   GODWIT_ASSIGN_OR_RETURN(const k8s::TokenReview review, k8s::Client<k8s::TokenReview>(api).Create(question));
   const k8s::TokenReviewStatus& status = review.status;
@@ -67,16 +69,20 @@ absl::StatusOr<std::string> NodeOfToken(const k8s::Api& api, const BootstrapOpti
     return absl::PermissionDeniedError(absl::StrCat("the token is not valid: ", status.error));
   }
   // A server that does not know of audiences answers for its own.
-  if (std::find(status.audiences.begin(), status.audiences.end(), options.audience) == status.audiences.end()) {
+  if (std::find(status.audiences.begin(), status.audiences.end(), options.audience) ==
+      status.audiences.end()) {
     return absl::PermissionDeniedError(absl::StrCat("the token is not for audience ", options.audience));
   }
-  const std::string agent = absl::StrCat("system:serviceaccount:", options.name_space, ":", options.service_account);
+  const std::string agent =
+      absl::StrCat("system:serviceaccount:", options.name_space, ":", options.service_account);
   if (status.user.username != agent) {
-    return absl::PermissionDeniedError(absl::StrCat("the token belongs to ", status.user.username, ", not to ", agent));
+    return absl::PermissionDeniedError(
+        absl::StrCat("the token belongs to ", status.user.username, ", not to ", agent));
   }
   const auto node = status.user.extra.find(kNodeName);
   if (node == status.user.extra.end() || node->second.size() != 1 || node->second.front().empty()) {
-    return absl::PermissionDeniedError("the token does not name the node of its pod (Kubernetes 1.30 or newer is needed)");
+    return absl::PermissionDeniedError(
+        "the token does not name the node of its pod (Kubernetes 1.30 or newer is needed)");
   }
   return node->second.front();
 }
@@ -87,18 +93,22 @@ BootstrapServer::BootstrapServer(k8s::Api api, const Authority* authority, const
 
 BootstrapServer::~BootstrapServer() { Stop(); }
 
-absl::StatusOr<CertificateAnswer> BootstrapServer::Answer(const std::string& authorization, const std::string& body) const {
+absl::StatusOr<CertificateAnswer> BootstrapServer::Answer(const std::string& authorization,
+                                                          const std::string& body) const {
   absl::string_view token = authorization;
   if (!absl::ConsumePrefix(&token, "Bearer ") || token.empty()) {
     return absl::PermissionDeniedError("the request has no bearer token");
   }
-  GODWIT_ASSIGN_OR_RETURN(const CertificateRequest request, json::Decode<CertificateRequest>(body, {.max_bytes = kMaxBody}));
+  GODWIT_ASSIGN_OR_RETURN(const CertificateRequest request,
+                          json::Decode<CertificateRequest>(body, {.max_bytes = kMaxBody}));
   GODWIT_ASSIGN_OR_RETURN(const std::string node, NodeOfToken(api_, options_, std::string(token)));
   GODWIT_ASSIGN_OR_RETURN(
       Authority::Signed made,
       authority_->Sign(request.csr, {absl::StrCat(node, ".agent.godwit")}, options_.lifetime, absl::Now()));
   LOG(INFO) << Log("signed an agent's certificate").With("node", node).With("until", made.not_after);
-  return CertificateAnswer{.certificate = std::move(made.certificate), .ca = authority_->certificate(), .not_after = made.not_after};
+  return CertificateAnswer{.certificate = std::move(made.certificate),
+                           .ca = authority_->certificate(),
+                           .not_after = made.not_after};
 }
 
 absl::Status BootstrapServer::Start() {
@@ -115,17 +125,21 @@ absl::Status BootstrapServer::Start() {
   server_->Post("/v1/certificates", [this](const httplib::Request& request, httplib::Response& response) {
     const auto answer = Answer(request.get_header_value("Authorization"), request.body);
     const absl::StatusCode code = answer.status().code();
-    const bool refused = code == absl::StatusCode::kPermissionDenied || code == absl::StatusCode::kInvalidArgument;
+    const bool refused =
+        code == absl::StatusCode::kPermissionDenied || code == absl::StatusCode::kInvalidArgument;
     if (options_.observer) options_.observer(answer.ok() ? "signed" : refused ? "refused" : "failed");
     if (answer.ok()) return response.set_content(json::Encode(*answer), "application/json");
-    LOG(WARNING) << Log("no certificate for an agent").With("peer", request.remote_addr).With(answer.status());
+    LOG(WARNING)
+        << Log("no certificate for an agent").With("peer", request.remote_addr).With(answer.status());
     response.status = HttpCode(code);
-    response.set_content(json::Encode(agent_api::ErrorBody{{std::string(ReasonName(code)), std::string(answer.status().message())}}),
+    response.set_content(json::Encode(agent_api::ErrorBody{
+                             {std::string(ReasonName(code)), std::string(answer.status().message())}}),
                          "application/json");
   });
   port_ = options_.port == 0 ? server_->bind_to_any_port(options_.listen)
                              : (server_->bind_to_port(options_.listen, options_.port) ? options_.port : -1);
-  if (port_ < 0) return absl::UnavailableError(absl::StrCat("cannot listen on ", options_.listen, ":", options_.port));
+  if (port_ < 0)
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", options_.listen, ":", options_.port));
   thread_ = std::thread([this] { server_->listen_after_bind(); });
   server_->wait_until_ready();
   return absl::OkStatus();

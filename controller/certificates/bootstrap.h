@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where agents get their certificates: an agent proves with its pod's token on which node it runs, and gets a certificate
-// for that node's name and no other. Every replica serves it.
+// Where agents get their certificates: an agent proves with its pod's token on which node it runs, and gets a
+// certificate for that node's name and no other. Every replica serves it.
 #pragma once
 
 #include <functional>
@@ -43,23 +43,25 @@ struct CertificateAnswer {
 };
 
 struct BootstrapOptions {
-  std::string name_space;                         // of the agents' service account
+  std::string name_space;  // of the agents' service account
   std::string service_account = "godwit-agent";
-  std::string audience = "godwit-controller";     // that the token must be made for
-  absl::Duration lifetime = absl::Hours(24);      // of certificates
+  std::string audience = "godwit-controller";  // that the token must be made for
+  absl::Duration lifetime = absl::Hours(24);   // of certificates
   std::string listen = "0.0.0.0";
-  int port = 9443;                                // 0: any free one
+  int port = 9443;                                          // 0: any free one
   std::function<void(absl::string_view outcome)> observer;  // "signed", "refused", "failed"; may be empty
 };
 
-// The node whose agent the token belongs to, by a TokenReview. PermissionDenied when it is not a token of an agent's pod
-// for us; other errors when the API server cannot say.
-absl::StatusOr<std::string> NodeOfToken(const k8s::Api& api, const BootstrapOptions& options, const std::string& token);
+// The node whose agent the token belongs to, by a TokenReview. PermissionDenied when it is not a token of an
+// agent's pod for us; other errors when the API server cannot say.
+absl::StatusOr<std::string> NodeOfToken(const k8s::Api& api, const BootstrapOptions& options,
+                                        const std::string& token);
 
 class BootstrapServer {
  public:
   // What is pointed to outlives the server.
-  BootstrapServer(k8s::Api api, const Authority* authority, const IdentityHolder* identity, BootstrapOptions options);
+  BootstrapServer(k8s::Api api, const Authority* authority, const IdentityHolder* identity,
+                  BootstrapOptions options);
   ~BootstrapServer();
 
   // Listens and serves on threads of its own. Unavailable when the port is taken.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The certificate that a process shows, and the authorities it trusts; replaced as a whole when it is renewed.
+// The certificate that a process shows, and the authorities it trusts; replaced as a whole when it is
+// renewed.
 #pragma once
 
 #include <memory>

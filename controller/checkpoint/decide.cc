@@ -64,7 +64,8 @@ class CheckpointDraft {
   }
   void Complete() {
     status.completion_time = k8s::WholeSeconds(now);
-    status.total_duration = crds::Readable(std::max(absl::ZeroDuration(), status.completion_time - status.start_time));
+    status.total_duration =
+        crds::Readable(std::max(absl::ZeroDuration(), status.completion_time - status.start_time));
   }
   void Record(const agent_api::CheckpointStatus& side) {
     status.freeze = {.duration = crds::Readable(side.freeze), .frozen_at = side.frozen_at};
@@ -83,9 +84,12 @@ CheckpointDecision CheckpointDraft::Fail(const Failure& why) {
   status.phase = CheckpointPhase::kFailed;
   Complete();
   conditions.Set(crds::kComplete, "False", why.reason, why.message);
-  conditions.Set(crds::kCleanedUp, nothing_made ? "True" : "False", nothing_made ? "NothingLeft" : "CleaningUp",
+  conditions.Set(crds::kCleanedUp, nothing_made ? "True" : "False",
+                 nothing_made ? "NothingLeft" : "CleaningUp",
                  nothing_made ? "nothing was written" : "what was written so far is being removed");
-  tells.push_back({.warning = true, .reason = why.reason, .message = absl::StrCat("no checkpoint was made: ", why.message)});
+  tells.push_back({.warning = true,
+                   .reason = why.reason,
+                   .message = absl::StrCat("no checkpoint was made: ", why.message)});
   return Do(CheckpointStep::kNothing);
 }
 
@@ -102,11 +106,14 @@ CheckpointDecision CheckpointDraft::Pending() {
   std::vector<Finding> findings = WhyNotMovable(*seen.pod);
   if (auto tight = ProbeTooTight(seen.pod->view, settings.freeze_cap)) findings.push_back(*tight);
   if (findings.empty() && !seen.node.agent_runs) {
-    return Fail({"NoAgent", absl::StrCat("no Godwit agent runs on node ", seen.node.name, ", where the pod is")});
+    return Fail(
+        {"NoAgent", absl::StrCat("no Godwit agent runs on node ", seen.node.name, ", where the pod is")});
   }
-  if (now > status.start_time + settings.limit) return Fail({"Timeout", "the checkpoint could not be begun in time"});
+  if (now > status.start_time + settings.limit)
+    return Fail({"Timeout", "the checkpoint could not be begun in time"});
   if (findings.empty() && !seen.older.empty()) {
-    return Wait("AnotherCheckpoint", absl::StrCat("Checkpoint ", seen.older, " of the pod is being made"), absl::Seconds(1));
+    return Wait("AnotherCheckpoint", absl::StrCat("Checkpoint ", seen.older, " of the pod is being made"),
+                absl::Seconds(1));
   }
   if (findings.empty()) {
     if (!seen.node.agent.ok()) return Silent(seen.node.agent.status());
@@ -118,39 +125,44 @@ CheckpointDecision CheckpointDraft::Pending() {
     for (const agent_api::Finding& finding : seen.preflight->findings) findings.push_back(FromAgent(finding));
     // The images, and the archives that are made of them, lie there at the same time.
     const int64_t needs = 2 * (seen.preflight->memory_bytes + seen.preflight->file_bytes);
-    if (auto full = RoomMissing("NoSpace", "disk space", seen.node.name, seen.node.agent->storage_available, needs,
-                                settings.spare_bytes)) {
+    if (auto full = RoomMissing("NoSpace", "disk space", seen.node.name, seen.node.agent->storage_available,
+                                needs, settings.spare_bytes)) {
       findings.push_back(*full);
     }
   }
   Answers();
   const std::optional<Failure> blocked = FirstBlocking(findings);
   status.findings = std::move(findings);
-  if (blocked) return Fail({blocked->reason, absl::StrCat("the pod cannot be checkpointed: ", blocked->message)});
+  if (blocked)
+    return Fail({blocked->reason, absl::StrCat("the pod cannot be checkpointed: ", blocked->message)});
   status.phase = CheckpointPhase::kRunning;
   status.node_name = seen.node.name;
   status.pod_uid = seen.pod->view.metadata.uid;
-  tells.push_back({.reason = "Running", .message = absl::StrCat("the state of pod ", pod_name(), " is being kept on node ",
-                                                                status.node_name)});
+  tells.push_back({.reason = "Running",
+                   .message = absl::StrCat("the state of pod ", pod_name(), " is being kept on node ",
+                                           status.node_name)});
   return Wait("Running", tells.back().message, absl::ZeroDuration());
 }
 
 CheckpointDecision CheckpointDraft::Running() {
   if (terminating()) return Ended();
   if (now > status.start_time + settings.limit) {
-    return Fail({"Timeout", absl::StrCat("the archives were not finished within ", absl::FormatDuration(settings.limit))});
+    return Fail({"Timeout", absl::StrCat("the archives were not finished within ",
+                                         absl::FormatDuration(settings.limit))});
   }
   if (!seen.side.ok()) return Silent(seen.side.status());
   Answers();
   switch (seen.side->state) {
     case CheckpointState::kNone:
-      if (!seen.pod || seen.pod->view.metadata.uid != status.pod_uid || seen.pod->view.metadata.terminating()) {
+      if (!seen.pod || seen.pod->view.metadata.uid != status.pod_uid ||
+          seen.pod->view.metadata.terminating()) {
         return Fail({"PodGone", absl::StrCat("pod ", pod_name(), " was deleted before its state was kept")});
       }
       status.manifest_digest = seen.manifest_digest;  // written before the archives are
       return Do(CheckpointStep::kTake, absl::Milliseconds(100));
     case CheckpointState::kRunning:
-      return Wait("Running", absl::StrCat("node ", seen.node.name, " writes the archives"), absl::Milliseconds(250));
+      return Wait("Running", absl::StrCat("node ", seen.node.name, " writes the archives"),
+                  absl::Milliseconds(250));
     case CheckpointState::kFailed:
       Record(*seen.side);
       status.archives.clear();
@@ -181,27 +193,33 @@ CheckpointDecision CheckpointDraft::Ended() {
   if (!ours) return Do(CheckpointStep::kNothing, absl::InfiniteDuration());
   if (conditions.IsTrue(crds::kCleanedUp)) return Do(CheckpointStep::kRemoveFinalizer);
   if (!seen.restore.empty()) {
-    conditions.Set(crds::kCleanedUp, "False", "InUse", absl::StrCat("Restore ", seen.restore, " reads the archives"));
+    conditions.Set(crds::kCleanedUp, "False", "InUse",
+                   absl::StrCat("Restore ", seen.restore, " reads the archives"));
     return Do(CheckpointStep::kNothing, absl::Seconds(1));
   }
   const bool nowhere = status.node_name.empty();  // it failed before a node was asked
   const bool node_gone = !nowhere && !seen.node.exists;
   if (!nowhere && !node_gone && !seen.side.ok()) {
     const Failure why = AgentFailure(seen.node.name, seen.side.status());
-    conditions.Set(crds::kCleanedUp, "False", why.reason, absl::StrCat("the archives are not removed yet: ", why.message));
+    conditions.Set(crds::kCleanedUp, "False", why.reason,
+                   absl::StrCat("the archives are not removed yet: ", why.message));
     return Do(CheckpointStep::kNothing, absl::Seconds(5));
   }
-  if (!nowhere && !node_gone && seen.side->state != CheckpointState::kNone) return Do(CheckpointStep::kRemoveArchives);
-  const std::string what = node_gone ? absl::StrCat("node ", status.node_name, " is gone, and its archives with it")
-                                     : "the archives were removed";
+  if (!nowhere && !node_gone && seen.side->state != CheckpointState::kNone)
+    return Do(CheckpointStep::kRemoveArchives);
+  const std::string what = node_gone
+                               ? absl::StrCat("node ", status.node_name, " is gone, and its archives with it")
+                               : "the archives were removed";
   conditions.Set(crds::kCleanedUp, "True", node_gone ? "NodeGone" : "NothingLeft", what);
-  if (terminating()) tells.push_back({.warning = node_gone, .reason = node_gone ? "NodeGone" : "Removed", .message = what});
+  if (terminating())
+    tells.push_back({.warning = node_gone, .reason = node_gone ? "NodeGone" : "Removed", .message = what});
   return Do(CheckpointStep::kNothing);
 }
 
 }  // namespace
 
-CheckpointDecision Decide(const CheckpointObserved& seen, const CheckpointSettings& settings, absl::Time now) {
+CheckpointDecision Decide(const CheckpointObserved& seen, const CheckpointSettings& settings,
+                          absl::Time now) {
   CheckpointDraft draft(seen, settings, now);
   if (crds::Ended(draft.status.phase)) return draft.Ended();
   if (!seen.checkpoint.metadata.HasFinalizer(crds::Checkpoint::kFinalizer)) {
@@ -215,7 +233,8 @@ CheckpointDecision OnTakeRefused(const CheckpointObserved& seen, const Checkpoin
                                  const absl::Status& error, absl::Time now) {
   CheckpointDraft draft(seen, settings, now);
   if (!IsRefusal(error)) return draft.Silent(error);
-  return draft.Fail({"CheckpointRefused", absl::StrCat("node ", seen.node.name, " does not keep the pod's state: ", error.message())});
+  return draft.Fail({"CheckpointRefused", absl::StrCat("node ", seen.node.name,
+                                                       " does not keep the pod's state: ", error.message())});
 }
 
 }  // namespace godwit::controller

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a Checkpoint needs next. The same shape as a Migration's decision: what was seen and the time decide, one write.
+// What a Checkpoint needs next. The same shape as a Migration's decision: what was seen and the time decide,
+// one write.
 #pragma once
 
 #include <optional>
@@ -17,14 +18,14 @@
 namespace godwit::controller {
 
 struct CheckpointObserved {
-  crds::Checkpoint checkpoint;    // read from the API server for this look
-  std::optional<WholePod> pod;    // the pod named in spec.podRef
-  NodeView node;                  // the pod's, later the one that holds the archives
-  std::string migration;          // a Migration of this pod that is under way
-  std::string older;              // an older Checkpoint of this pod that is being made
-  std::string restore;            // a Restore that reads the archives now
-  std::string manifest;           // the pod as it would be made again; Running only
-  std::string manifest_digest;    // of it
+  crds::Checkpoint checkpoint;  // read from the API server for this look
+  std::optional<WholePod> pod;  // the pod named in spec.podRef
+  NodeView node;                // the pod's, later the one that holds the archives
+  std::string migration;        // a Migration of this pod that is under way
+  std::string older;            // an older Checkpoint of this pod that is being made
+  std::string restore;          // a Restore that reads the archives now
+  std::string manifest;         // the pod as it would be made again; Running only
+  std::string manifest_digest;  // of it
   // Pending only.
   absl::StatusOr<agent_api::PreflightReport> preflight = absl::NotFoundError("not asked");
   // From Running on; state None when the agent knows nothing of the Checkpoint.

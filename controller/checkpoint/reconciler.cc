@@ -21,7 +21,9 @@ using crds::CheckpointPhase;
 
 std::string MigrationOf(Cluster& cluster, const crds::Checkpoint& checkpoint) {
   for (const auto& other : cluster.migrations().List()) {
-    if (other->metadata.name_space != checkpoint.metadata.name_space || other->spec.pod_ref != checkpoint.spec.pod_ref) continue;
+    if (other->metadata.name_space != checkpoint.metadata.name_space ||
+        other->spec.pod_ref != checkpoint.spec.pod_ref)
+      continue;
     const bool waits = other->status.phase == crds::MigrationPhase::kPending;
     if (!waits && !crds::Ended(other->status.phase)) return other->metadata.name;
   }
@@ -33,9 +35,12 @@ std::string OlderOf(Cluster& cluster, const crds::Checkpoint& checkpoint) {
     return std::make_tuple(c.metadata.creation_timestamp.value_or(absl::InfiniteFuture()), c.metadata.uid);
   };
   for (const auto& other : cluster.checkpoints().List()) {
-    if (other->metadata.name_space != checkpoint.metadata.name_space || other->metadata.uid == checkpoint.metadata.uid) continue;
+    if (other->metadata.name_space != checkpoint.metadata.name_space ||
+        other->metadata.uid == checkpoint.metadata.uid)
+      continue;
     if (other->spec.pod_ref != checkpoint.spec.pod_ref || crds::Ended(other->status.phase)) continue;
-    if (other->status.phase == CheckpointPhase::kRunning || rank(*other) < rank(checkpoint)) return other->metadata.name;
+    if (other->status.phase == CheckpointPhase::kRunning || rank(*other) < rank(checkpoint))
+      return other->metadata.name;
   }
   return "";
 }
@@ -73,8 +78,9 @@ absl::StatusOr<CheckpointObserved> CheckpointReconciler::Observe(const crds::Che
   const bool asleep = crds::Ended(checkpoint.status.phase) && !checkpoint.metadata.terminating() &&
                       !k8s::FindCondition(checkpoint.status.conditions, crds::kCleanedUp);
   if (asleep) return seen;
-  seen.side = AskSide<agent_api::CheckpointStatus>(
-      cluster_->AgentOn(seen.node), [&](Agent& agent) { return agent.GetCheckpoint(checkpoint.metadata.uid); });
+  seen.side = AskSide<agent_api::CheckpointStatus>(cluster_->AgentOn(seen.node), [&](Agent& agent) {
+    return agent.GetCheckpoint(checkpoint.metadata.uid);
+  });
   if (checkpoint.status.phase == CheckpointPhase::kRunning) {
     GODWIT_ASSIGN_OR_RETURN(seen.pod, cluster_->ReadPod(pod));
     if (seen.pod) seen.manifest = PodManifest(*seen.pod).ToJson();
@@ -121,21 +127,26 @@ absl::StatusOr<absl::Duration> CheckpointReconciler::Reconcile(const k8s::Object
   return refused.again;
 }
 
-absl::Status CheckpointReconciler::WriteStatus(const CheckpointObserved& seen, const CheckpointDecision& decision) const {
+absl::Status CheckpointReconciler::WriteStatus(const CheckpointObserved& seen,
+                                               const CheckpointDecision& decision) const {
   crds::Checkpoint after = seen.checkpoint;
   after.status = decision.status;
-  const absl::Status written = k8s::Client<crds::Checkpoint>(cluster_->api()).PatchStatus(seen.checkpoint, after).status();
+  const absl::Status written =
+      k8s::Client<crds::Checkpoint>(cluster_->api()).PatchStatus(seen.checkpoint, after).status();
   if (k8s::IsNotFound(written)) return absl::OkStatus();  // it is gone for good
   GODWIT_RETURN_IF_ERROR(written);
   for (const Tell& tell : decision.tells) {
     const absl::string_view type = tell.warning ? k8s::kEventWarning : k8s::kEventNormal;
     events_->Record(seen.checkpoint, type, tell.reason, tell.message);
     if (seen.pod) {
-      events_->Record(seen.pod->view, type, tell.reason, absl::StrCat("Checkpoint ", after.metadata.name, ": ", tell.message));
+      events_->Record(seen.pod->view, type, tell.reason,
+                      absl::StrCat("Checkpoint ", after.metadata.name, ": ", tell.message));
     }
   }
   if (after.status.phase == seen.checkpoint.status.phase) return absl::OkStatus();
-  LOG(INFO) << Log("phase").With("checkpoint", after.metadata.uid).With("object", after.metadata.object_name().ToString())
+  LOG(INFO) << Log("phase")
+                   .With("checkpoint", after.metadata.uid)
+                   .With("object", after.metadata.object_name().ToString())
                    .With("phase", json::Name(after.status.phase));
   telemetry_->Changed(after.metadata,
                       {.kind = crds::Checkpoint::kResource.kind,

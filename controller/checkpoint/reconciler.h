@@ -16,8 +16,8 @@ namespace godwit::controller {
 class CheckpointReconciler {
  public:
   // What is pointed to outlives the reconciler.
-  CheckpointReconciler(Cluster* cluster, k8s::EventRecorder* events, Telemetry* telemetry, CheckpointSettings settings,
-                       Clock* clock = &Clock::Real())
+  CheckpointReconciler(Cluster* cluster, k8s::EventRecorder* events, Telemetry* telemetry,
+                       CheckpointSettings settings, Clock* clock = &Clock::Real())
       : cluster_(cluster), events_(events), telemetry_(telemetry), settings_(settings), clock_(clock) {}
 
   // As controller/runtime/reconcile_loop.h wants it.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The way of a Migration up to the order to freeze: Pending, Preflight, Preparing. Nothing here can harm the source.
+// The way of a Migration up to the order to freeze: Pending, Preflight, Preparing. Nothing here can harm the
+// source.
 #include "absl/strings/str_cat.h"
 #include "controller/migration/draft.h"
 #include "controller/pods/eligibility.h"
@@ -24,7 +25,8 @@ Failure RivalFailure(const Draft& draft) {
   return {"AnotherMigration", absl::StrCat("Migration ", draft.seen.rival, " is moving this pod already")};
 }
 
-// A pod of the same ReplicaSet that is not ready would be the one that the ReplicaSet deletes at the hand-over.
+// A pod of the same ReplicaSet that is not ready would be the one that the ReplicaSet deletes at the
+// hand-over.
 const k8s::Pod* UnreadySibling(const MigrationObserved& seen) {
   for (const k8s::Pod& pod : seen.siblings) {
     if (!pod.ready()) return &pod;
@@ -36,7 +38,8 @@ const k8s::Pod* UnreadySibling(const MigrationObserved& seen) {
 Choice ChooseTarget(const MigrationObserved& seen) {
   const std::string& source = seen.source_node.name;
   const std::string& wanted = seen.migration.spec.target.node_name;
-  if (wanted.empty()) return ChooseNode(seen.candidates, source, seen.source_node.architecture, seen.selector);
+  if (wanted.empty())
+    return ChooseNode(seen.candidates, source, seen.source_node.architecture, seen.selector);
   if (seen.target_node.exists && wanted == source) {
     return {.failure = Failure{"TargetIsSource", absl::StrCat("pod ", seen.migration.spec.pod_ref.name,
                                                               " runs on node ", wanted, " already")}};
@@ -58,17 +61,20 @@ void CompareNodes(const Draft& draft, std::vector<Finding>& findings) {
   const agent_api::NodeInfo& source = *draft.seen.source_node.agent;
   const agent_api::NodeInfo& target = *draft.seen.target_node.agent;
   const agent_api::PreflightReport& report = *draft.seen.preflight;
-  auto room = [&](absl::string_view id, absl::string_view what, const std::string& node, int64_t has, int64_t needs) {
+  auto room = [&](absl::string_view id, absl::string_view what, const std::string& node, int64_t has,
+                  int64_t needs) {
     auto missing = RoomMissing(id, what, node, has, needs, draft.settings.spare_bytes);
     if (missing) findings.push_back(*std::move(missing));
   };
   room("NoMemoryOnTarget", "memory", target.node, target.memory_available, report.memory_bytes);
-  room("NoSpaceOnTarget", "disk space", target.node, target.storage_available, report.memory_bytes + report.file_bytes);
+  room("NoSpaceOnTarget", "disk space", target.node, target.storage_available,
+       report.memory_bytes + report.file_bytes);
   room("NoSpaceOnSource", "disk space", source.node, source.storage_available, report.memory_bytes);
   if (source.criu_version != target.criu_version) {
-    findings.push_back({.id = "CriuVersionDiffers", .severity = Severity::kWarning,
-                        .message = absl::StrCat("CRIU is ", source.criu_version, " on node ", source.node, " and ",
-                                                target.criu_version, " on node ", target.node),
+    findings.push_back({.id = "CriuVersionDiffers",
+                        .severity = Severity::kWarning,
+                        .message = absl::StrCat("CRIU is ", source.criu_version, " on node ", source.node,
+                                                " and ", target.criu_version, " on node ", target.node),
                         .remedy = "Run the same version of Godwit's agent on both nodes."});
   }
 }
@@ -85,14 +91,17 @@ std::optional<Failure> WhyTargetPodFails(const Draft& draft) {
   const std::string& name = draft.status.target_pod_name;
   if (!seen.target) {
     if (draft.status.target_pod_uid.empty()) return std::nullopt;  // not made yet
-    return Failure{"TargetPodDeleted", absl::StrCat("target pod ", name, " was deleted before it could take over")};
+    return Failure{"TargetPodDeleted",
+                   absl::StrCat("target pod ", name, " was deleted before it could take over")};
   }
   const k8s::Pod& target = *seen.target;
   if (target.metadata.Label(kMigrationKey) != seen.migration.metadata.uid) {
-    return Failure{"TargetPodNameTaken", absl::StrCat("a pod of the name ", name, " exists that is not this Migration's")};
+    return Failure{"TargetPodNameTaken",
+                   absl::StrCat("a pod of the name ", name, " exists that is not this Migration's")};
   }
   if (target.metadata.terminating()) {
-    return Failure{"TargetPodDeleted", absl::StrCat("target pod ", name, " was deleted before it could take over")};
+    return Failure{"TargetPodDeleted",
+                   absl::StrCat("target pod ", name, " was deleted before it could take over")};
   }
   return WhyNotStarting(target);
 }
@@ -141,12 +150,14 @@ MigrationDecision DecidePending(Draft& draft) {
   if (choice.failure) return draft.Fail(*choice.failure);
   if (draft.now > draft.deadline()) return draft.Fail(Expired(draft, "while the pod could not be moved yet"));
   if (!seen.checkpoint.empty()) {
-    return draft.Wait("CheckpointRunning", absl::StrCat("Checkpoint ", seen.checkpoint, " of the pod is being made"),
+    return draft.Wait("CheckpointRunning",
+                      absl::StrCat("Checkpoint ", seen.checkpoint, " of the pod is being made"),
                       absl::Seconds(1));
   }
   if (const k8s::Pod* sibling = UnreadySibling(seen)) {
     return draft.Wait("WaitingForSibling",
-                      absl::StrCat("pod ", sibling->metadata.name, " of the same ReplicaSet is not ready; the ReplicaSet would "
+                      absl::StrCat("pod ", sibling->metadata.name,
+                                   " of the same ReplicaSet is not ready; the ReplicaSet would "
                                    "delete it, and not the source, when the target joins"),
                       absl::Seconds(5));
   }
@@ -155,8 +166,8 @@ MigrationDecision DecidePending(Draft& draft) {
   draft.status.source_pod_uid = seen.source->view.metadata.uid;
   draft.status.target_pod_name = MovedPodName(seen.source->view.metadata, seen.migration.metadata.uid);
   return draft.Enter(MigrationPhase::kPreflight,
-                     absl::StrCat("asking nodes ", draft.status.source_node, " and ", draft.status.target_node,
-                                  " whether pod ", pod, " can be moved"));
+                     absl::StrCat("asking nodes ", draft.status.source_node, " and ",
+                                  draft.status.target_node, " whether pod ", pod, " can be moved"));
 }
 
 MigrationDecision DecidePreflight(Draft& draft) {
@@ -169,7 +180,8 @@ MigrationDecision DecidePreflight(Draft& draft) {
   for (const NodeView* node : {&seen.source_node, &seen.target_node}) {
     if (!node->agent.ok()) return AwaitAgent(draft, AgentFailure(node->name, node->agent.status()));
   }
-  if (auto why = WhyAgentUnsuitable(seen.target_node, seen.source_node.agent->architecture)) return draft.Fail(*why);
+  if (auto why = WhyAgentUnsuitable(seen.target_node, seen.source_node.agent->architecture))
+    return draft.Fail(*why);
   if (!seen.preflight.ok()) {
     const absl::Status& error = seen.preflight.status();
     if (!IsRefusal(error)) return AwaitAgent(draft, AgentFailure(seen.source_node.name, error));
@@ -181,12 +193,14 @@ MigrationDecision DecidePreflight(Draft& draft) {
   for (const agent_api::Finding& finding : seen.preflight->findings) findings.push_back(FromAgent(finding));
   if (seen.host_port_taken) findings.push_back(*seen.host_port_taken);
   CompareNodes(draft, findings);
-  draft.status.preflight = {.memory_bytes = seen.preflight->memory_bytes, .file_bytes = seen.preflight->file_bytes};
+  draft.status.preflight = {.memory_bytes = seen.preflight->memory_bytes,
+                            .file_bytes = seen.preflight->file_bytes};
   if (FirstBlocking(findings)) return FailForFindings(draft, std::move(findings));
   const std::string size = absl::StrCat((draft.status.preflight.memory_bytes >> 20), " MiB of memory and ",
                                         (draft.status.preflight.file_bytes >> 20), " MiB of files");
   draft.status.findings = std::move(findings);
-  draft.Condition(crds::kPreflightPassed, "True", "Passed", absl::StrCat("nothing stands in the way; ", size, " will move"));
+  draft.Condition(crds::kPreflightPassed, "True", "Passed",
+                  absl::StrCat("nothing stands in the way; ", size, " will move"));
   return draft.Enter(MigrationPhase::kPreparing,
                      absl::StrCat("making target pod ", draft.status.target_pod_name, " on node ",
                                   draft.status.target_node, "; ", size, " will move"));
@@ -203,43 +217,51 @@ MigrationDecision DecidePreparing(Draft& draft) {
   }
   if (auto why = WhyTargetPodFails(draft)) return draft.Fail(*why);
   if (draft.now > draft.deadline()) {
-    return draft.Fail(Expired(draft, absl::StrCat("before the target pod could take over",
-                                                  seen.target_warning.empty() ? "" : "; the last said about it: ",
-                                                  seen.target_warning)));
+    return draft.Fail(Expired(
+        draft,
+        absl::StrCat("before the target pod could take over",
+                     seen.target_warning.empty() ? "" : "; the last said about it: ", seen.target_warning)));
   }
   if (!seen.target) return draft.Do(MigrationStep::kCreateTargetPod);
   if (draft.status.target_pod_uid.empty()) {
     draft.status.target_pod_uid = seen.target->metadata.uid;
-    draft.Condition(crds::kTargetReady, "False", "Starting", absl::StrCat("pod ", draft.status.target_pod_name, " was made"));
+    draft.Condition(crds::kTargetReady, "False", "Starting",
+                    absl::StrCat("pod ", draft.status.target_pod_name, " was made"));
     return draft.Do(MigrationStep::kNothing);
   }
-  if (!seen.target_side.ok()) return AwaitAgent(draft, AgentFailure(seen.target_node.name, seen.target_side.status()));
+  if (!seen.target_side.ok())
+    return AwaitAgent(draft, AgentFailure(seen.target_node.name, seen.target_side.status()));
   draft.AgentsAnswer();
   if (seen.target_side->state == agent_api::TargetState::kNone) return draft.Do(MigrationStep::kPermit);
   if (HasPermitGate(*seen.target)) return draft.Do(MigrationStep::kOpenGate);
   if (seen.target_side->waiting.empty()) {
-    return draft.Wait("WaitingForTarget", absl::StrCat("pod ", draft.status.target_pod_name, " is being started"),
+    return draft.Wait("WaitingForTarget",
+                      absl::StrCat("pod ", draft.status.target_pod_name, " is being started"),
                       absl::Milliseconds(300));
   }
-  draft.Condition(crds::kTargetReady, "True", "Waiting",
-                  absl::StrCat("container ", seen.target_side->waiting.front(), " waits for the state to go on from"));
+  draft.Condition(
+      crds::kTargetReady, "True", "Waiting",
+      absl::StrCat("container ", seen.target_side->waiting.front(), " waits for the state to go on from"));
   return draft.Enter(MigrationPhase::kSwitching,
-                     absl::StrCat("freezing pod ", seen.migration.spec.pod_ref.name, " and sending it to node ",
-                                  draft.status.target_node));
+                     absl::StrCat("freezing pod ", seen.migration.spec.pod_ref.name,
+                                  " and sending it to node ", draft.status.target_node));
 }
 
-MigrationDecision OnRefused(const MigrationObserved& seen, const MigrationSettings& settings, MigrationStep step,
-                            const absl::Status& error, absl::Time now) {
+MigrationDecision OnRefused(const MigrationObserved& seen, const MigrationSettings& settings,
+                            MigrationStep step, const absl::Status& error, absl::Time now) {
   Draft draft(seen, settings, now);
   const std::string& target = seen.target_node.name;
   switch (step) {
     case MigrationStep::kCreateTargetPod:
-      if (error.code() != absl::StatusCode::kInvalidArgument && error.code() != absl::StatusCode::kPermissionDenied) break;
+      if (error.code() != absl::StatusCode::kInvalidArgument &&
+          error.code() != absl::StatusCode::kPermissionDenied)
+        break;
       return draft.Fail({"TargetPodRefused", absl::StrCat("the target pod was refused: ", error.message())});
     case MigrationStep::kPermit:
       if (!IsRefusal(error)) return AwaitAgent(draft, AgentFailure(target, error));
-      return draft.Fail({error.code() == absl::StatusCode::kResourceExhausted ? "NoSpaceOnTarget" : "TargetRefused",
-                         absl::StrCat("node ", target, " does not take the pod: ", error.message())});
+      return draft.Fail(
+          {error.code() == absl::StatusCode::kResourceExhausted ? "NoSpaceOnTarget" : "TargetRefused",
+           absl::StrCat("node ", target, " does not take the pod: ", error.message())});
     case MigrationStep::kStartSource:
       // Refused and, as the last look said, not begun before: the source is not touched.
       if (IsRefusal(error)) {
@@ -250,7 +272,8 @@ MigrationDecision OnRefused(const MigrationObserved& seen, const MigrationSettin
       return draft.Wait("AgentUnreachable", error.message(), absl::Seconds(1));
     default:
       // Nothing to give up for: it is tried again, and says so.
-      if (error.code() == absl::StatusCode::kInvalidArgument || error.code() == absl::StatusCode::kPermissionDenied) {
+      if (error.code() == absl::StatusCode::kInvalidArgument ||
+          error.code() == absl::StatusCode::kPermissionDenied) {
         return draft.Wait(absl::StrCat(StepName(step), "Refused"), error.message(), absl::InfiniteDuration());
       }
   }

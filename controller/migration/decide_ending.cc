@@ -11,28 +11,33 @@ namespace {
 using agent_api::SourceState;
 using agent_api::TargetState;
 
-// The next removal: first both sides are told (so that `create` on the target ends), then the target pod goes, then both
-// sides forget. nullopt when nothing more can be done; `in_the_way` then tells what is left and why.
+// The next removal: first both sides are told (so that `create` on the target ends), then the target pod
+// goes, then both sides forget. nullopt when nothing more can be done; `in_the_way` then tells what is left
+// and why.
 std::optional<MigrationDecision> Remove(Draft& draft, std::optional<Failure>& in_the_way) {
   const MigrationObserved& seen = draft.seen;
   const k8s::Condition why = *k8s::FindCondition(draft.status.conditions, crds::kComplete);
-  if (seen.source_side.ok() && (seen.source_side->state == SourceState::kOpen || seen.source_side->state == SourceState::kFrozen)) {
+  if (seen.source_side.ok() &&
+      (seen.source_side->state == SourceState::kOpen || seen.source_side->state == SourceState::kFrozen)) {
     return draft.Abort(MigrationStep::kAbortSource, {why.reason, why.message});
   }
   const bool target_known = seen.target_side.ok();
-  if (target_known && (seen.target_side->state == TargetState::kOpen || seen.target_side->state == TargetState::kPrepared)) {
+  if (target_known &&
+      (seen.target_side->state == TargetState::kOpen || seen.target_side->state == TargetState::kPrepared)) {
     return draft.Abort(MigrationStep::kAbortTarget, {why.reason, why.message});
   }
   const bool ours = seen.target && seen.target->metadata.Label(kMigrationKey) == seen.migration.metadata.uid;
   const bool runs = target_known && seen.target_side->state == TargetState::kRunning;
   if (ours && !runs && !seen.target->metadata.terminating()) return draft.Do(MigrationStep::kDeleteTargetPod);
   if (runs) {
-    in_the_way = Failure{"TargetRuns", absl::StrCat("the agent of node ", seen.target_node.name, " says that the target runs")};
+    in_the_way = Failure{"TargetRuns", absl::StrCat("the agent of node ", seen.target_node.name,
+                                                    " says that the target runs")};
     return std::nullopt;
   }
   if (auto step = ForgetSides(draft, in_the_way)) return step;
   if (ours && !in_the_way) {
-    in_the_way = Failure{"TargetPodTerminating", absl::StrCat("target pod ", draft.status.target_pod_name, " is still terminating")};
+    in_the_way = Failure{"TargetPodTerminating",
+                         absl::StrCat("target pod ", draft.status.target_pod_name, " is still terminating")};
   }
   return std::nullopt;
 }

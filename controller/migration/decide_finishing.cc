@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// After the decision: labels and owner go to the target, the source pod goes. There is no way back, and no failure.
+// After the decision: labels and owner go to the target, the source pod goes. There is no way back, and no
+// failure.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -23,9 +24,12 @@ bool TargetThere(const Draft& draft) {
          !target->finished();
 }
 
-bool SourceStays(const Draft& draft) { return draft.SourceThere() && !draft.seen.source->view.metadata.terminating(); }
+bool SourceStays(const Draft& draft) {
+  return draft.SourceThere() && !draft.seen.source->view.metadata.terminating();
+}
 
-// kubelet counts failed probes against the frozen source and would kill and restart it; before that it must be deleted.
+// kubelet counts failed probes against the frozen source and would kill and restart it; before that it must
+// be deleted.
 bool ProbesPress(const Draft& draft) {
   if (!SourceStays(draft)) return false;
   const k8s::Pod& source = draft.seen.source->view;
@@ -41,16 +45,18 @@ std::string UnreadySibling(const Draft& draft) {
   return "";
 }
 
-// The next thing to do for labels and owner; nullopt when that is done or must come after the source's deletion.
+// The next thing to do for labels and owner; nullopt when that is done or must come after the source's
+// deletion.
 std::optional<MigrationDecision> HandOverStep(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
-  const HandOver hand_over = draft.SourceThere() ? HandOverOf(seen.source->view.metadata) : HandOverFromTarget(seen.target->metadata);
+  const HandOver hand_over = draft.SourceThere() ? HandOverOf(seen.source->view.metadata)
+                                                 : HandOverFromTarget(seen.target->metadata);
   const bool owned = std::any_of(hand_over.owners.begin(), hand_over.owners.end(),
                                  [](const k8s::OwnerReference& owner) { return owner.controller; });
   if (HandedOver(seen.target->metadata, hand_over)) {
     draft.Condition(crds::kHandedOver, "True", owned ? "Owned" : "Bare",
-                    owned ? absl::StrCat("pod ", draft.status.target_pod_name, " belongs to ", hand_over.owners.front().kind,
-                                         " ", hand_over.owners.front().name)
+                    owned ? absl::StrCat("pod ", draft.status.target_pod_name, " belongs to ",
+                                         hand_over.owners.front().kind, " ", hand_over.owners.front().name)
                           : absl::StrCat("pod ", draft.status.target_pod_name, " has the source's labels"));
     return std::nullopt;
   }
@@ -60,34 +66,44 @@ std::optional<MigrationDecision> HandOverStep(Draft& draft) {
   }
   // Not ready, the target would be the one that the ReplicaSet deletes.
   if (!seen.target->ready()) {
-    const std::string message = absl::StrCat("pod ", draft.status.target_pod_name, " is not ready yet; it joins its ReplicaSet when it is (or delete it to give up its state)");
+    const std::string message = absl::StrCat(
+        "pod ", draft.status.target_pod_name,
+        " is not ready yet; it joins its ReplicaSet when it is (or delete it to give up its state)");
     draft.Condition(crds::kHandedOver, "False", "WaitingForTargetReady", message);
     if (ProbesPress(draft)) return std::nullopt;
     if (SourceStays(draft)) return draft.Wait("WaitingForTargetReady", message, kLook);
     return std::nullopt;
   }
-  if (const std::string sibling = UnreadySibling(draft); SourceStays(draft) && !sibling.empty() && !ProbesPress(draft)) {
-    const std::string message = absl::StrCat("pod ", sibling, " of the same ReplicaSet is not ready: the ReplicaSet would delete it, and not the source");
+  if (const std::string sibling = UnreadySibling(draft);
+      SourceStays(draft) && !sibling.empty() && !ProbesPress(draft)) {
+    const std::string message = absl::StrCat(
+        "pod ", sibling,
+        " of the same ReplicaSet is not ready: the ReplicaSet would delete it, and not the source");
     draft.Condition(crds::kHandedOver, "False", "WaitingForSibling", message);
     return draft.Wait("WaitingForSibling", message, kLook);
   }
   return draft.Do(MigrationStep::kHandOver);
 }
 
-// Kills what is left of the source when kubelet will not restart it; nullopt when that is done or cannot be done.
+// Kills what is left of the source when kubelet will not restart it; nullopt when that is done or cannot be
+// done.
 std::optional<MigrationDecision> FinishSource(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
   if (!seen.source_node.exists) return std::nullopt;  // no node, no processes
   if (!seen.source_side.ok()) {
     draft.AgentSilent(AgentFailure(seen.source_node.name, seen.source_side.status()));
-    return draft.Wait("AgentUnreachable", absl::StrCat("the frozen source is removed when the agent of node ",
-                                                       seen.source_node.name, " answers: ", seen.source_side.status().message()),
+    return draft.Wait("AgentUnreachable",
+                      absl::StrCat("the frozen source is removed when the agent of node ",
+                                   seen.source_node.name, " answers: ", seen.source_side.status().message()),
                       absl::Seconds(2));
   }
   if (seen.source_side->state != SourceState::kCeded) return std::nullopt;
-  if (draft.SourceThere() && !KubeletSawDeletion(seen.source->view, draft.settings.kubelet_patience, draft.now)) {
-    return draft.Wait("WaitingForKubelet", absl::StrCat("waiting until kubelet of node ", seen.source_node.name,
-                                                        " knows that the source pod is deleted"), kLook);
+  if (draft.SourceThere() &&
+      !KubeletSawDeletion(seen.source->view, draft.settings.kubelet_patience, draft.now)) {
+    return draft.Wait("WaitingForKubelet",
+                      absl::StrCat("waiting until kubelet of node ", seen.source_node.name,
+                                   " knows that the source pod is deleted"),
+                      kLook);
   }
   MigrationDecision decision = draft.Do(MigrationStep::kFinishSource);
   decision.again = kLook;
@@ -121,15 +137,17 @@ std::optional<MigrationDecision> ForgetSides(Draft& draft, std::optional<Failure
 MigrationDecision DecideFinishing(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
   if (seen.source_side.ok() && seen.target_side.ok()) draft.AgentsAnswer();
-  if (seen.source_side.ok() && seen.source_side->state == SourceState::kCeded && seen.source_side->target_running) {
+  if (seen.source_side.ok() && seen.source_side->state == SourceState::kCeded &&
+      seen.source_side->target_running) {
     draft.status.freeze.duration = crds::Readable(seen.source_side->freeze);  // in all, now
   }
   if (TargetThere(draft)) {
     if (!IsCommitted(*seen.target)) return draft.Do(MigrationStep::kMarkCommitted);
     if (auto step = HandOverStep(draft)) return *std::move(step);
   } else {
-    draft.Condition(crds::kHandedOver, "False", "TargetPodGone",
-                    absl::StrCat("pod ", draft.status.target_pod_name, " was deleted or ended after it had taken over"));
+    draft.Condition(
+        crds::kHandedOver, "False", "TargetPodGone",
+        absl::StrCat("pod ", draft.status.target_pod_name, " was deleted or ended after it had taken over"));
   }
   if (SourceStays(draft)) return draft.Do(MigrationStep::kDeleteSourcePod);
   if (auto step = FinishSource(draft)) return *std::move(step);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From the order to freeze to the decision. The source's agent decides; the controller follows its word, and declares
-// failure only where it is certain that the target never runs (design: handing over).
+// From the order to freeze to the decision. The source's agent decides; the controller follows its word, and
+// declares failure only where it is certain that the target never runs (design: handing over).
 #include "absl/strings/str_cat.h"
 #include "controller/migration/draft.h"
 
@@ -14,7 +14,8 @@ using crds::MigrationPhase;
 crds::Freeze FreezeOf(const agent_api::SourceStatus& source) {
   crds::Freeze freeze{.duration = crds::Readable(source.freeze), .frozen_at = source.frozen_at};
   for (const agent_api::FreezeStep& step : source.steps) {
-    freeze.steps.push_back({.name = step.name, .container = step.container, .offset = step.offset, .duration = step.duration});
+    freeze.steps.push_back(
+        {.name = step.name, .container = step.container, .offset = step.offset, .duration = step.duration});
   }
   return freeze;
 }
@@ -24,15 +25,18 @@ std::optional<Failure> WhyGiveUp(const Draft& draft) {
   const MigrationObserved& seen = draft.seen;
   if (draft.terminating()) return Failure{"Deleted", "the Migration was deleted before the pod had moved"};
   if (seen.source && draft.SourceThere() && seen.source->view.metadata.terminating()) {
-    return Failure{"PodTerminating", absl::StrCat("pod ", seen.migration.spec.pod_ref.name, " is being deleted")};
+    return Failure{"PodTerminating",
+                   absl::StrCat("pod ", seen.migration.spec.pod_ref.name, " is being deleted")};
   }
-  if (!seen.target || seen.target->metadata.uid != draft.status.target_pod_uid || seen.target->metadata.terminating()) {
+  if (!seen.target || seen.target->metadata.uid != draft.status.target_pod_uid ||
+      seen.target->metadata.terminating()) {
     return Failure{"TargetPodDeleted", absl::StrCat("target pod ", draft.status.target_pod_name,
                                                     " was deleted before it could take over")};
   }
   if (draft.now > draft.deadline()) {
-    return Failure{"Timeout", absl::StrCat("spec.timeout (", absl::FormatDuration(seen.migration.spec.timeout),
-                                           ") passed before the target had taken over")};
+    return Failure{"Timeout",
+                   absl::StrCat("spec.timeout (", absl::FormatDuration(seen.migration.spec.timeout),
+                                ") passed before the target had taken over")};
   }
   return std::nullopt;
 }
@@ -59,25 +63,31 @@ MigrationDecision Begin(Draft& draft) {
 MigrationDecision Switched(Draft& draft, const agent_api::SourceStatus* source) {
   if (source != nullptr) {
     draft.status.freeze = FreezeOf(*source);
-    draft.status.transfer = {.memory_bytes = source->memory_bytes, .file_bytes = source->file_bytes, .wire_bytes = source->wire_bytes};
+    draft.status.transfer = {.memory_bytes = source->memory_bytes,
+                             .file_bytes = source->file_bytes,
+                             .wire_bytes = source->wire_bytes};
   }
   draft.Condition(crds::kSwitched, "True", "TargetRuns",
-                  absl::StrCat("the processes run in pod ", draft.status.target_pod_name, " on node ", draft.status.target_node));
-  return draft.Enter(MigrationPhase::kFinishing,
-                     absl::StrCat("the processes go on in pod ", draft.status.target_pod_name, " on node ",
-                                  draft.status.target_node, " after standing still for ",
-                                  absl::FormatDuration(draft.status.freeze.duration), "; removing the source pod"));
+                  absl::StrCat("the processes run in pod ", draft.status.target_pod_name, " on node ",
+                               draft.status.target_node));
+  return draft.Enter(
+      MigrationPhase::kFinishing,
+      absl::StrCat("the processes go on in pod ", draft.status.target_pod_name, " on node ",
+                   draft.status.target_node, " after standing still for ",
+                   absl::FormatDuration(draft.status.freeze.duration), "; removing the source pod"));
 }
 
 // The source's agent does not answer. Its guard decides alone; what the target knows tells how that went.
 MigrationDecision WithoutSource(Draft& draft) {
   const Failure why = AgentFailure(draft.seen.source_node.name, draft.seen.source_side.status());
   const bool silent = draft.AgentSilent(why);
-  const std::string waits = absl::StrCat(why.message, "; waiting for it, because it alone knows whether the pod has moved");
+  const std::string waits =
+      absl::StrCat(why.message, "; waiting for it, because it alone knows whether the pod has moved");
   if (!draft.seen.target_side.ok()) return draft.Wait(why.reason, waits, absl::Seconds(1));
   switch (draft.seen.target_side->state) {
     case TargetState::kRunning: return Switched(draft, nullptr);
-    case TargetState::kAborted: return silent ? draft.Fail(why) : draft.Wait(why.reason, waits, absl::Seconds(1));
+    case TargetState::kAborted:
+      return silent ? draft.Fail(why) : draft.Wait(why.reason, waits, absl::Seconds(1));
     case TargetState::kOpen:
       // A target that has not prepared may abort by its own right; after that it refuses every commit.
       if (silent) return draft.Abort(MigrationStep::kAbortTarget, why);
@@ -108,20 +118,27 @@ MigrationDecision DecideSwitching(Draft& draft) {
         decision.again = poll;
         return decision;
       }
-      return draft.Wait("Switching", absl::StrCat("pod ", seen.migration.spec.pod_ref.name, " is being sent to node ",
-                                                  draft.status.target_node), poll);
+      return draft.Wait("Switching",
+                        absl::StrCat("pod ", seen.migration.spec.pod_ref.name, " is being sent to node ",
+                                     draft.status.target_node),
+                        poll);
     case SourceState::kCeded:
     case SourceState::kDone:
       draft.AgentsAnswer();
-      if (source.target_running || source.state == SourceState::kDone || target_runs) return Switched(draft, &source);
-      return draft.Wait("Committed", absl::StrCat("the decision for node ", draft.status.target_node,
-                                                  " has fallen; waiting for its word that the processes run"), poll);
+      if (source.target_running || source.state == SourceState::kDone || target_runs)
+        return Switched(draft, &source);
+      return draft.Wait("Committed",
+                        absl::StrCat("the decision for node ", draft.status.target_node,
+                                     " has fallen; waiting for its word that the processes run"),
+                        poll);
     case SourceState::kAborted:
       draft.AgentsAnswer();
       draft.status.freeze = FreezeOf(source);
-      draft.Condition(crds::kSwitched, "False", source.reason.empty() ? "Aborted" : source.reason, source.message);
-      return draft.Fail({source.reason.empty() ? "Aborted" : source.reason,
-                         source.message.empty() ? "the source's agent aborted the migration" : source.message});
+      draft.Condition(crds::kSwitched, "False", source.reason.empty() ? "Aborted" : source.reason,
+                      source.message);
+      return draft.Fail(
+          {source.reason.empty() ? "Aborted" : source.reason,
+           source.message.empty() ? "the source's agent aborted the migration" : source.message});
   }
   return draft.Nothing();
 }

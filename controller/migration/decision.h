@@ -18,38 +18,40 @@ enum class MigrationStep {
   kNothing,
   kAddFinalizer,
   kRemoveFinalizer,
-  kCreateTargetPod,    // deterministic name, behind a scheduling gate
-  kPermit,             // PUT target
-  kOpenGate,           // the scheduling gate goes: from now on kubelet may start the target
-  kStartSource,        // PUT source: freeze, dump, send, decide
+  kCreateTargetPod,  // deterministic name, behind a scheduling gate
+  kPermit,           // PUT target
+  kOpenGate,         // the scheduling gate goes: from now on kubelet may start the target
+  kStartSource,      // PUT source: freeze, dump, send, decide
   kAbortSource,
   kAbortTarget,
   kMarkCommitted,      // the target's readiness gate
   kLowerDeletionCost,  // the ReplicaSet would choose the source
   kHandOver,           // labels and owner, one patch
   kDeleteSourcePod,
-  kFinishSource,       // kill the frozen source
+  kFinishSource,  // kill the frozen source
   kDeleteTargetPod,
   kForgetSource,
   kForgetTarget,
 };
 absl::string_view StepName(MigrationStep step);
 
-// When `status` differs from the Migration's, that is the write, and the step waits for the next look; else the step is.
+// When `status` differs from the Migration's, that is the write, and the step waits for the next look; else
+// the step is.
 struct MigrationDecision {
   crds::MigrationStatus status;
   std::vector<Tell> tells;  // once the status is written
   MigrationStep step = MigrationStep::kNothing;
-  agent_api::AbortRequest why;  // of kAbortSource and kAbortTarget
+  agent_api::AbortRequest why;                      // of kAbortSource and kAbortTarget
   absl::Duration again = absl::InfiniteDuration();  // look again then, even if nothing is heard
 };
 
 // Pure: what was seen and the time decide.
 MigrationDecision Decide(const MigrationObserved& seen, const MigrationSettings& settings, absl::Time now);
 
-// What to do when a step's write was refused with `error`: a decision with a status to write where trying again cannot
-// help, or where it must be told that it is being tried again; else the status as it is and kNothing.
-MigrationDecision OnRefused(const MigrationObserved& seen, const MigrationSettings& settings, MigrationStep step,
-                            const absl::Status& error, absl::Time now);
+// What to do when a step's write was refused with `error`: a decision with a status to write where trying
+// again cannot help, or where it must be told that it is being tried again; else the status as it is and
+// kNothing.
+MigrationDecision OnRefused(const MigrationObserved& seen, const MigrationSettings& settings,
+                            MigrationStep step, const absl::Status& error, absl::Time now);
 
 }  // namespace godwit::controller

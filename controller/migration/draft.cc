@@ -104,23 +104,26 @@ MigrationDecision Draft::FinishFailing(const std::optional<Failure>& left_behind
   const k8s::Condition why = *k8s::FindCondition(status.conditions, crds::kComplete);
   status.phase = MigrationPhase::kFailed;
   Complete();
-  Condition(crds::kCleanedUp, left_behind ? "False" : "True", left_behind ? left_behind->reason : "NothingLeft",
+  Condition(crds::kCleanedUp, left_behind ? "False" : "True",
+            left_behind ? left_behind->reason : "NothingLeft",
             left_behind ? left_behind->message : "nothing of the migration was left behind");
-  tells_.push_back({.warning = true, .reason = why.reason,
+  tells_.push_back({.warning = true,
+                    .reason = why.reason,
                     .message = absl::StrCat(SourceThere() ? "the pod was not moved and goes on where it is: "
                                                           : "the pod was not moved: ",
-                                           why.message)});
+                                            why.message)});
   return End(MigrationStep::kNothing, absl::ZeroDuration());
 }
 
 MigrationDecision Draft::Succeed(const std::optional<Failure>& left_behind) {
   status.phase = MigrationPhase::kSucceeded;
   Complete();
-  const std::string summary =
-      absl::StrCat("pod ", seen.migration.spec.pod_ref.name, " goes on as ", status.target_pod_name, " on node ",
-                   status.target_node, "; it stood still for ", absl::FormatDuration(status.freeze.duration));
+  const std::string summary = absl::StrCat(
+      "pod ", seen.migration.spec.pod_ref.name, " goes on as ", status.target_pod_name, " on node ",
+      status.target_node, "; it stood still for ", absl::FormatDuration(status.freeze.duration));
   Condition(crds::kComplete, "True", "Succeeded", summary);
-  Condition(crds::kCleanedUp, left_behind ? "False" : "True", left_behind ? left_behind->reason : "NothingLeft",
+  Condition(crds::kCleanedUp, left_behind ? "False" : "True",
+            left_behind ? left_behind->reason : "NothingLeft",
             left_behind ? left_behind->message : "nothing of the migration was left behind");
   tells_.push_back({.reason = "Succeeded", .message = summary});
   return End(MigrationStep::kNothing, absl::ZeroDuration());
@@ -139,16 +142,20 @@ void Draft::AgentsAnswer() {
 
 std::optional<Failure> WhySourceLost(const Draft& draft) {
   const std::string& name = draft.seen.migration.spec.pod_ref.name;
-  if (!draft.seen.source) return Failure{"PodGone", absl::StrCat("pod ", name, " was deleted while it was being moved")};
+  if (!draft.seen.source)
+    return Failure{"PodGone", absl::StrCat("pod ", name, " was deleted while it was being moved")};
   if (!draft.SourceThere()) {
-    return Failure{"PodReplaced", absl::StrCat("pod ", name, " was deleted while it was being moved; another of that name runs now")};
+    return Failure{
+        "PodReplaced",
+        absl::StrCat("pod ", name, " was deleted while it was being moved; another of that name runs now")};
   }
   const k8s::Pod& pod = draft.seen.source->view;
   if (pod.metadata.terminating()) {
     return Failure{"PodTerminating", absl::StrCat("pod ", name, " is being deleted")};
   }
   if (!pod.running()) {
-    return Failure{"PodNotRunning", absl::StrCat("pod ", name, " ended while it was being moved (phase ", pod.status.phase, ")")};
+    return Failure{"PodNotRunning", absl::StrCat("pod ", name, " ended while it was being moved (phase ",
+                                                 pod.status.phase, ")")};
   }
   return std::nullopt;
 }

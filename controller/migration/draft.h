@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A decision in the making: the Migration's status with the words that its phases share. Used by decide*.cc only.
+// A decision in the making: the Migration's status with the words that its phases share. Used by decide*.cc
+// only.
 #pragma once
 
 #include <optional>
@@ -28,7 +29,8 @@ class Draft {
   bool SourceThere() const;
 
   // True when the status changed. Transition times follow the API conventions.
-  bool Condition(absl::string_view type, absl::string_view status, absl::string_view reason, absl::string_view message);
+  bool Condition(absl::string_view type, absl::string_view status, absl::string_view reason,
+                 absl::string_view message);
 
   // The decisions.
   MigrationDecision Nothing() { return End(MigrationStep::kNothing, absl::InfiniteDuration()); }
@@ -63,8 +65,8 @@ MigrationDecision DecideFinishing(Draft& draft);
 MigrationDecision DecideFailing(Draft& draft);
 MigrationDecision DecideEnded(Draft& draft);
 
-// The step by which a side that has come to its end forgets the Migration. nullopt when both have, or when `in_the_way`
-// says why one cannot.
+// The step by which a side that has come to its end forgets the Migration. nullopt when both have, or when
+// `in_the_way` says why one cannot.
 std::optional<MigrationDecision> ForgetSides(Draft& draft, std::optional<Failure>& in_the_way);
 
 // Why the source can no longer be moved: gone, replaced, being deleted, not running.

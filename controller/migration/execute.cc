@@ -30,9 +30,10 @@ struct Call {
 };
 
 absl::Status CreateTargetPod(const Call& call) {
-  return CreatePod(call.cluster.api(), TargetPod(*call.seen.source, {.name = call.seen.migration.status.target_pod_name,
-                                                                     .node = call.seen.migration.status.target_node,
-                                                                     .owner_uid = call.uid()}));
+  return CreatePod(call.cluster.api(),
+                   TargetPod(*call.seen.source, {.name = call.seen.migration.status.target_pod_name,
+                                                 .node = call.seen.migration.status.target_node,
+                                                 .owner_uid = call.uid()}));
 }
 
 absl::Status Permit(const Call& call) {
@@ -53,20 +54,22 @@ absl::Status StartSource(const Call& call) {
   GODWIT_ASSIGN_OR_RETURN(const absl::Duration limit, FreezeLimit(source, call.settings.freeze_cap));
   GODWIT_ASSIGN_OR_RETURN(auto agent, call.AgentOf(call.seen.source_node));
   return agent
-      ->PutSource(call.uid(), {.migration = NameOf(call.seen.migration.metadata),
-                               .pod = NameOf(source.metadata),
-                               .target_pod = NameOf(call.seen.target->metadata),
-                               .containers = ContainersOf(source),
-                               .empty_dirs = EmptyDirsOf(source),
-                               .target_node = call.seen.target_node.name,
-                               .target_address = HostPort(call.seen.target_node.address, call.settings.stream_port),
-                               .freeze_limit = limit})
+      ->PutSource(call.uid(),
+                  {.migration = NameOf(call.seen.migration.metadata),
+                   .pod = NameOf(source.metadata),
+                   .target_pod = NameOf(call.seen.target->metadata),
+                   .containers = ContainersOf(source),
+                   .empty_dirs = EmptyDirsOf(source),
+                   .target_node = call.seen.target_node.name,
+                   .target_address = HostPort(call.seen.target_node.address, call.settings.stream_port),
+                   .freeze_limit = limit})
       .status();
 }
 
 absl::Status HandOverPod(const Call& call) {
   const k8s::ObjectMeta& target = call.seen.target->metadata;
-  const bool there = call.seen.source && call.seen.source->view.metadata.uid == call.seen.migration.status.source_pod_uid;
+  const bool there =
+      call.seen.source && call.seen.source->view.metadata.uid == call.seen.migration.status.source_pod_uid;
   const HandOver hand_over = there ? HandOverOf(call.seen.source->view.metadata) : HandOverFromTarget(target);
   return k8s::Client<k8s::Pod>(call.cluster.api())
       .MergePatch(target.name_space, target.name, HandOverPatch(target, hand_over))

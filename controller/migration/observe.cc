@@ -26,9 +26,12 @@ std::string RivalOf(Cluster& cluster, const crds::Migration& migration) {
     return std::make_tuple(m.metadata.creation_timestamp.value_or(absl::InfiniteFuture()), m.metadata.uid);
   };
   for (const auto& other : cluster.migrations().List()) {
-    if (other->metadata.name_space != migration.metadata.name_space || other->metadata.uid == migration.metadata.uid) continue;
+    if (other->metadata.name_space != migration.metadata.name_space ||
+        other->metadata.uid == migration.metadata.uid)
+      continue;
     if (other->spec.pod_ref != migration.spec.pod_ref || crds::Ended(other->status.phase)) continue;
-    const bool switching = other->status.phase == MigrationPhase::kSwitching || other->status.phase == MigrationPhase::kFinishing;
+    const bool switching = other->status.phase == MigrationPhase::kSwitching ||
+                           other->status.phase == MigrationPhase::kFinishing;
     if (switching || rank(*other) < rank(migration)) return other->metadata.name;
   }
   return "";
@@ -36,7 +39,8 @@ std::string RivalOf(Cluster& cluster, const crds::Migration& migration) {
 
 std::string CheckpointOf(Cluster& cluster, const crds::Migration& migration) {
   for (const auto& other : cluster.checkpoints().List()) {
-    if (other->metadata.name_space == migration.metadata.name_space && other->spec.pod_ref == migration.spec.pod_ref &&
+    if (other->metadata.name_space == migration.metadata.name_space &&
+        other->spec.pod_ref == migration.spec.pod_ref &&
         other->status.phase == crds::CheckpointPhase::kRunning) {
       return other->metadata.name;
     }
@@ -54,12 +58,14 @@ absl::Status ObserveSource(const Cluster& cluster, bool live, MigrationObserved&
   return absl::OkStatus();
 }
 
-// The ReplicaSet, from the source's reference or, when the source is gone, not at all; and the pods beside ours.
+// The ReplicaSet, from the source's reference or, when the source is gone, not at all; and the pods beside
+// ours.
 absl::Status ObserveOwner(const Cluster& cluster, MigrationObserved& seen) {
   if (!seen.source) return absl::OkStatus();
   const k8s::OwnerReference* owner = seen.source->view.metadata.Controller();
   if (owner == nullptr || owner->kind != "ReplicaSet") return absl::OkStatus();
-  GODWIT_ASSIGN_OR_RETURN(seen.replica_set, cluster.ReadReplicaSet({seen.migration.metadata.name_space, owner->name}));
+  GODWIT_ASSIGN_OR_RETURN(seen.replica_set,
+                          cluster.ReadReplicaSet({seen.migration.metadata.name_space, owner->name}));
   for (k8s::Pod& pod : cluster.PodsOwnedBy(owner->uid)) {
     const bool active = !pod.finished() && !pod.metadata.terminating();
     const bool ours = pod.metadata.uid == seen.source->view.metadata.uid ||
@@ -84,14 +90,17 @@ void ObservePending(Cluster& cluster, MigrationObserved& seen) {
 
 void ObservePreflight(Cluster& cluster, MigrationObserved& seen) {
   seen.rival = RivalOf(cluster, seen.migration);
-  std::vector<NodeView> nodes = cluster.Views({seen.migration.status.source_node, seen.migration.status.target_node});
+  std::vector<NodeView> nodes =
+      cluster.Views({seen.migration.status.source_node, seen.migration.status.target_node});
   seen.source_node = std::move(nodes[0]);
   seen.target_node = std::move(nodes[1]);
   if (!seen.source || !seen.source_node.agent.ok() || !seen.target_node.agent.ok()) return;
   const k8s::Pod& pod = seen.source->view;
   seen.host_port_taken = HostPortTaken(pod, cluster.PodsOnNode(seen.target_node.name), seen.target_node.name);
-  seen.preflight = cluster.AgentOn(seen.source_node)->Preflight(
-      {.pod = NameOf(pod.metadata), .containers = ContainersOf(pod), .empty_dirs = EmptyDirsOf(pod)});
+  seen.preflight =
+      cluster.AgentOn(seen.source_node)
+          ->Preflight(
+              {.pod = NameOf(pod.metadata), .containers = ContainersOf(pod), .empty_dirs = EmptyDirsOf(pod)});
 }
 
 void ObserveSides(const Cluster& cluster, bool source, MigrationObserved& seen) {
@@ -107,7 +116,8 @@ void ObserveSides(const Cluster& cluster, bool source, MigrationObserved& seen) 
 
 }  // namespace
 
-absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const crds::Migration& migration, absl::Time now) {
+absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const crds::Migration& migration,
+                                          absl::Time now) {
   MigrationObserved seen{.migration = migration};
   const MigrationPhase phase = migration.status.phase;
   const bool clean = k8s::IsConditionTrue(migration.status.conditions, crds::kCleanedUp);

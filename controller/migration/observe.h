@@ -9,8 +9,8 @@
 
 namespace godwit::controller {
 
-// `migration` was just read from the API server. An error when that does not answer; agents that do not are part of what
-// is observed.
+// `migration` was just read from the API server. An error when that does not answer; agents that do not are
+// part of what is observed.
 absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const crds::Migration& migration, absl::Time now);
 
 }  // namespace godwit::controller

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything that decides what is done next for a Migration, in one plain struct. Observe fills it from the API server and
-// the agents; nothing about a Migration is kept in memory from one look to the next.
+// Everything that decides what is done next for a Migration, in one plain struct. Observe fills it from the
+// API server and the agents; nothing about a Migration is kept in memory from one look to the next.
 #pragma once
 
 #include <optional>
@@ -19,20 +19,20 @@
 namespace godwit::controller {
 
 struct MigrationObserved {
-  crds::Migration migration;           // read from the API server for this look, not from a cache
-  std::optional<WholePod> source;      // the pod named in spec.podRef, whatever its UID is by now
+  crds::Migration migration;                   // read from the API server for this look, not from a cache
+  std::optional<WholePod> source;              // the pod named in spec.podRef, whatever its UID is by now
   std::optional<k8s::ReplicaSet> replica_set;  // the source's owner, if it is one and exists
-  std::vector<k8s::Pod> siblings;      // the owner's other active pods, our target left out
-  std::optional<k8s::Pod> target;      // the pod named in status.targetPodName
-  std::string target_warning;          // what was last complained about the target pod in its events
+  std::vector<k8s::Pod> siblings;              // the owner's other active pods, our target left out
+  std::optional<k8s::Pod> target;              // the pod named in status.targetPodName
+  std::string target_warning;                  // what was last complained about the target pod in its events
 
   NodeView source_node;
-  NodeView target_node;                // of spec.target.nodeName, later of status.targetNode
-  std::vector<NodeView> candidates;    // Pending with a nodeSelector: the nodes that carry the labels
-  std::string selector;                // the nodeSelector as text
+  NodeView target_node;              // of spec.target.nodeName, later of status.targetNode
+  std::vector<NodeView> candidates;  // Pending with a nodeSelector: the nodes that carry the labels
+  std::string selector;              // the nodeSelector as text
 
-  std::string rival;                   // another Migration of this pod that goes first
-  std::string checkpoint;              // a Checkpoint that is being made of this pod
+  std::string rival;       // another Migration of this pod that goes first
+  std::string checkpoint;  // a Checkpoint that is being made of this pod
   std::optional<crds::Finding> host_port_taken;
 
   // Preflight only.
@@ -50,7 +50,7 @@ struct MigrationSettings {
   absl::Duration cleanup_patience = absl::Seconds(60);
   absl::Duration kubelet_patience = absl::Seconds(5);
   absl::Duration switching_poll = absl::Milliseconds(150);
-  int64_t spare_bytes = int64_t{64} << 20;            // that must stay free on the target
+  int64_t spare_bytes = int64_t{64} << 20;  // that must stay free on the target
   int stream_port = agent_api::kDefaultStreamPort;
 };
 

@@ -29,8 +29,11 @@ absl::StatusOr<absl::Duration> MigrationReconciler::Reconcile(const k8s::ObjectN
     return decision.step == MigrationStep::kNothing ? decision.again : absl::ZeroDuration();
   }
   if (decision.step == MigrationStep::kNothing) return decision.again;
-  LOG(INFO) << Log("step").With("migration", seen.migration.metadata.uid).With("object", name.ToString())
-                   .With("step", StepName(decision.step)).With("phase", json::Name(seen.migration.status.phase));
+  LOG(INFO) << Log("step")
+                   .With("migration", seen.migration.metadata.uid)
+                   .With("object", name.ToString())
+                   .With("step", StepName(decision.step))
+                   .With("phase", json::Name(seen.migration.status.phase));
   const absl::Status done = Execute(*cluster_, settings_, seen, decision);
   if (done.ok()) return std::max(decision.again, kAfterWrite);
   const MigrationDecision refused = OnRefused(seen, settings_, decision.step, done, clock_->Now());
@@ -39,14 +42,18 @@ absl::StatusOr<absl::Duration> MigrationReconciler::Reconcile(const k8s::ObjectN
   return Annotate(done, StepName(decision.step));
 }
 
-absl::Status MigrationReconciler::WriteStatus(const MigrationObserved& seen, const MigrationDecision& decision) {
+absl::Status MigrationReconciler::WriteStatus(const MigrationObserved& seen,
+                                              const MigrationDecision& decision) {
   crds::Migration after = seen.migration;
   after.status = decision.status;
-  const absl::Status written = k8s::Client<crds::Migration>(cluster_->api()).PatchStatus(seen.migration, after).status();
+  const absl::Status written =
+      k8s::Client<crds::Migration>(cluster_->api()).PatchStatus(seen.migration, after).status();
   if (k8s::IsNotFound(written)) return absl::OkStatus();  // it is gone for good
   GODWIT_RETURN_IF_ERROR(written);
   if (after.status.phase != seen.migration.status.phase) {
-    LOG(INFO) << Log("phase").With("migration", after.metadata.uid).With("object", after.metadata.object_name().ToString())
+    LOG(INFO) << Log("phase")
+                     .With("migration", after.metadata.uid)
+                     .With("object", after.metadata.object_name().ToString())
                      .With("phase", json::Name(after.status.phase));
   }
   Tell(seen, decision);

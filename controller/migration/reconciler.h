@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One look at a Migration and at most one write: read it, Observe, Decide, Execute. Holds nothing between two looks.
+// One look at a Migration and at most one write: read it, Observe, Decide, Execute. Holds nothing between two
+// looks.
 #pragma once
 
 #include <string>
@@ -18,8 +19,8 @@ namespace godwit::controller {
 class MigrationReconciler {
  public:
   // What is pointed to outlives the reconciler.
-  MigrationReconciler(Cluster* cluster, k8s::EventRecorder* events, Telemetry* telemetry, MigrationSettings settings,
-                      Clock* clock = &Clock::Real())
+  MigrationReconciler(Cluster* cluster, k8s::EventRecorder* events, Telemetry* telemetry,
+                      MigrationSettings settings, Clock* clock = &Clock::Real())
       : cluster_(cluster), events_(events), telemetry_(telemetry), settings_(settings), clock_(clock) {}
 
   // As controller/runtime/reconcile_loop.h wants it.

@@ -32,7 +32,8 @@ absl::Status SetLabel(const k8s::Api& api, const k8s::Node& node, bool live) {
 std::optional<bool> HandlerLive(const k8s::Node& node, const NodeView& view) {
   if (!view.agent_runs) return false;
   if (view.agent.ok()) return view.agent->runtime_ready && view.agent->node == view.name;
-  // kubelet lists the handlers of its runtime (feature RecursiveReadOnlyMounts, 1.30); a list without ours is a no.
+  // kubelet lists the handlers of its runtime (feature RecursiveReadOnlyMounts, 1.30); a list without ours is
+  // a no.
   if (!node.status.runtime_handlers.empty() && !node.HasRuntimeHandler(kRuntimeClass)) return false;
   return std::nullopt;
 }
@@ -57,7 +58,8 @@ absl::StatusOr<absl::Duration> NodeLabels::Reconcile(const k8s::ObjectName& name
   {
     absl::MutexLock lock(&mutex_);
     if (node != nullptr && view.agent_runs) {
-      seen_[name.name] = {.up = view.agent.ok(), .runtime_ready = view.agent.ok() && view.agent->runtime_ready};
+      seen_[name.name] = {.up = view.agent.ok(),
+                          .runtime_ready = view.agent.ok() && view.agent->runtime_ready};
     } else {
       seen_.erase(name.name);
     }
@@ -67,7 +69,8 @@ absl::StatusOr<absl::Duration> NodeLabels::Reconcile(const k8s::ObjectName& name
   const bool labelled = node->metadata.Label(kRuntimeLabel) == kRuntimeLabelReady;
   if (live && *live != labelled) {
     GODWIT_RETURN_IF_ERROR(SetLabel(cluster_->api(), *node, *live));
-    LOG(INFO) << Log(*live ? "node can receive pods" : "node can no longer receive pods").With("node", name.name);
+    LOG(INFO)
+        << Log(*live ? "node can receive pods" : "node can no longer receive pods").With("node", name.name);
   }
   if (!view.agent_runs) return absl::InfiniteDuration();
   return live.value_or(false) ? settings_.period : settings_.starting;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Labels nodes whose container runtime knows the handler godwit, so that the RuntimeClass schedules there and nowhere else;
-// takes the label from others. Also what the metrics about agents are fed from.
+// Labels nodes whose container runtime knows the handler godwit, so that the RuntimeClass schedules there and
+// nowhere else; takes the label from others. Also what the metrics about agents are fed from.
 #pragma once
 
 #include <map>
@@ -18,12 +18,12 @@
 namespace godwit::controller {
 
 struct NodeLabelSettings {
-  absl::Duration period = absl::Seconds(15);      // how often each agent is asked
-  absl::Duration starting = absl::Seconds(2);     // the same, while its answer is no
+  absl::Duration period = absl::Seconds(15);   // how often each agent is asked
+  absl::Duration starting = absl::Seconds(2);  // the same, while its answer is no
 };
 
-// What the label of a node should be: true, false, or nullopt: leave it as it is (the agent does not answer, and what
-// kubelet says of the node's handlers does not decide it).
+// What the label of a node should be: true, false, or nullopt: leave it as it is (the agent does not answer,
+// and what kubelet says of the node's handlers does not decide it).
 std::optional<bool> HandlerLive(const k8s::Node& node, const NodeView& view);
 
 class NodeLabels {

@@ -22,12 +22,14 @@ std::optional<Failure> WhyUnsuitable(const NodeView& node) {
   if (!node.exists) return Failure{"NodeNotFound", absl::StrCat("node ", node.name, " does not exist")};
   if (!node.ready) return Failure{"NodeNotReady", absl::StrCat("node ", node.name, " is not ready")};
   if (!node.schedulable) {
-    return Failure{"NodeUnschedulable",
-                   absl::StrCat("node ", node.name, " is cordoned (kubectl uncordon ", node.name, " to use it)")};
+    return Failure{"NodeUnschedulable", absl::StrCat("node ", node.name, " is cordoned (kubectl uncordon ",
+                                                     node.name, " to use it)")};
   }
   if (!node.agent_runs) {
-    return Failure{"NoAgent", absl::StrCat("no Godwit agent runs on node ", node.name,
-                                           " (does the DaemonSet godwit-agent select this node, and is its pod running?)")};
+    return Failure{
+        "NoAgent",
+        absl::StrCat("no Godwit agent runs on node ", node.name,
+                     " (does the DaemonSet godwit-agent select this node, and is its pod running?)")};
   }
   return std::nullopt;
 }
@@ -43,15 +45,17 @@ Failure AgentFailure(const std::string& node, const absl::Status& error) {
 std::optional<Failure> WhyAgentUnsuitable(const NodeView& node, const std::string& architecture) {
   if (!node.agent.ok()) return AgentFailure(node.name, node.agent.status());
   if (node.agent->node != node.name) {
-    return Failure{"CertificateWrong", absl::StrCat("the agent at ", node.address, " says it is node ", node.agent->node,
-                                                    ", not ", node.name)};
+    return Failure{"CertificateWrong", absl::StrCat("the agent at ", node.address, " says it is node ",
+                                                    node.agent->node, ", not ", node.name)};
   }
   if (!node.agent->runtime_ready) {
-    return Failure{"RuntimeNotReady",
-                   absl::StrCat("the container runtime of node ", node.name,
-                                " does not know the handler godwit yet (see the log of the agent's init container)")};
+    return Failure{
+        "RuntimeNotReady",
+        absl::StrCat("the container runtime of node ", node.name,
+                     " does not know the handler godwit yet (see the log of the agent's init container)")};
   }
-  if (!architecture.empty() && !node.agent->architecture.empty() && node.agent->architecture != architecture) {
+  if (!architecture.empty() && !node.agent->architecture.empty() &&
+      node.agent->architecture != architecture) {
     return Failure{"ArchitectureMismatch",
                    absl::StrCat("the pod's processes are ", architecture, ", and node ", node.name, " is ",
                                 node.agent->architecture)};
@@ -66,7 +70,8 @@ Choice ChooseNode(const std::vector<NodeView>& candidates, const std::string& so
   std::string reasons;
   for (const NodeView& node : candidates) {
     std::optional<Failure> why = WhyUnsuitable(node);
-    if (node.name == source_node) why = Failure{"TargetIsSource", absl::StrCat("node ", node.name, " runs the pod already")};
+    if (node.name == source_node)
+      why = Failure{"TargetIsSource", absl::StrCat("node ", node.name, " runs the pod already")};
     if (!why) why = WhyAgentUnsuitable(node, architecture);
     if (why) {
       absl::StrAppend(&reasons, reasons.empty() ? "" : "; ", why->message);
@@ -79,10 +84,10 @@ Choice ChooseNode(const std::vector<NodeView>& candidates, const std::string& so
     }
   }
   if (choice.node.empty()) {
-    choice.failure = Failure{"NoSuitableNode", candidates.empty()
-                                                   ? absl::StrCat("no node has the labels ", selector)
-                                                   : absl::StrCat("none of the nodes with the labels ", selector,
-                                                                  " suits: ", reasons)};
+    choice.failure =
+        Failure{"NoSuitableNode", candidates.empty() ? absl::StrCat("no node has the labels ", selector)
+                                                     : absl::StrCat("none of the nodes with the labels ",
+                                                                    selector, " suits: ", reasons)};
   }
   return choice;
 }

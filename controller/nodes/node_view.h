@@ -28,18 +28,20 @@ struct NodeView {
 // What `node` and the existence of an agent pod say; `agent` is left for the caller.
 NodeView ViewOf(const std::string& name, const k8s::Node* node, const std::string& agent_address);
 
-// Why no pod can be brought to the node: it does not exist, is not ready or cordoned, has no agent. Without asking the agent.
+// Why no pod can be brought to the node: it does not exist, is not ready or cordoned, has no agent. Without
+// asking the agent.
 std::optional<Failure> WhyUnsuitable(const NodeView& node);
 
-// The same with the agent's answer: it does not answer, says it is another node, has no live handler, or is of another
-// architecture than `architecture` ("": any).
+// The same with the agent's answer: it does not answer, says it is another node, has no live handler, or is
+// of another architecture than `architecture` ("": any).
 std::optional<Failure> WhyAgentUnsuitable(const NodeView& node, const std::string& architecture);
 
-// For an agent that does not answer or is not who it should be: AgentUnreachable or CertificateWrong, with the error.
+// For an agent that does not answer or is not who it should be: AgentUnreachable or CertificateWrong, with
+// the error.
 Failure AgentFailure(const std::string& node, const absl::Status& error);
 
-// Of `candidates` the one that suits and has the most available memory (then the first by name). The failure lists
-// why each does not suit.
+// Of `candidates` the one that suits and has the most available memory (then the first by name). The failure
+// lists why each does not suit.
 struct Choice {
   std::string node;
   std::optional<Failure> failure;

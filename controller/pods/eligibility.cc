@@ -15,7 +15,8 @@ namespace {
 using crds::Finding;
 using crds::Severity;
 
-Finding Blocking(absl::string_view id, std::string message, absl::string_view remedy, absl::string_view container = "") {
+Finding Blocking(absl::string_view id, std::string message, absl::string_view remedy,
+                 absl::string_view container = "") {
   return {.id = std::string(id),
           .severity = Severity::kBlocking,
           .container = std::string(container),
@@ -33,13 +34,15 @@ std::string StateOf(const k8s::ContainerStatus* status) {
 void CheckRunning(const WholePod& pod, std::vector<Finding>& findings) {
   const k8s::Pod& view = pod.view;
   if (view.metadata.terminating()) {
-    findings.push_back(Blocking("PodTerminating", "the pod is being deleted", "Nothing can be done for this pod."));
+    findings.push_back(
+        Blocking("PodTerminating", "the pod is being deleted", "Nothing can be done for this pod."));
   }
   if (!view.running()) {
-    findings.push_back(Blocking("PodNotRunning",
-                                absl::StrCat("the pod's phase is ", view.status.phase.empty() ? "unknown" : view.status.phase,
-                                             ", not Running"),
-                                "Wait until the pod runs (kubectl wait --for=jsonpath='{.status.phase}'=Running)."));
+    findings.push_back(
+        Blocking("PodNotRunning",
+                 absl::StrCat("the pod's phase is ",
+                              view.status.phase.empty() ? "unknown" : view.status.phase, ", not Running"),
+                 "Wait until the pod runs (kubectl wait --for=jsonpath='{.status.phase}'=Running)."));
     return;
   }
   for (const k8s::Container& container : view.spec.containers) {
@@ -54,7 +57,8 @@ void CheckRunning(const WholePod& pod, std::vector<Finding>& findings) {
   for (const auto& status : ephemeral->GetArray()) {
     if (!status.IsObject() || !status.HasMember("state") || !status["state"].IsObject()) continue;
     if (!status["state"].HasMember("running")) continue;
-    findings.push_back(Blocking("EphemeralContainer", "an ephemeral (kubectl debug) container runs in the pod",
+    findings.push_back(Blocking("EphemeralContainer",
+                                "an ephemeral (kubectl debug) container runs in the pod",
                                 "End the debug session first."));
   }
 }
@@ -68,13 +72,17 @@ void CheckPodSpec(const k8s::Pod& pod, const WholePod& whole, std::vector<Findin
     break;
   }
   if (whole.raw.String("/spec/os/name") == "windows") {
-    findings.push_back(Blocking("Windows", "the pod runs Windows containers", "Only Linux containers can be moved."));
+    findings.push_back(
+        Blocking("Windows", "the pod runs Windows containers", "Only Linux containers can be moved."));
   }
   const std::array<std::pair<bool, const char*>, 3> host_namespaces = {
-      {{pod.spec.host_network, "hostNetwork"}, {pod.spec.host_pid, "hostPID"}, {pod.spec.host_ipc, "hostIPC"}}};
+      {{pod.spec.host_network, "hostNetwork"},
+       {pod.spec.host_pid, "hostPID"},
+       {pod.spec.host_ipc, "hostIPC"}}};
   for (const auto& [used, name] : host_namespaces) {
     if (!used) continue;
-    findings.push_back(Blocking("HostNamespace", absl::StrCat("the pod shares its node's namespaces (", name, ")"),
+    findings.push_back(Blocking("HostNamespace",
+                                absl::StrCat("the pod shares its node's namespaces (", name, ")"),
                                 "What belongs to the node cannot move with the pod."));
   }
   if (pod.spec.share_process_namespace) {
@@ -93,9 +101,9 @@ void CheckPodSpec(const k8s::Pod& pod, const WholePod& whole, std::vector<Findin
   }
   for (const k8s::Container& container : pod.spec.init_containers) {
     if (container.restart_policy != "Always") continue;
-    findings.push_back(Blocking("Sidecar",
-                                absl::StrCat("init container ", container.name, " is a sidecar (restartPolicy Always)"),
-                                "Pods with sidecars cannot be moved yet; make it an ordinary container.", container.name));
+    findings.push_back(Blocking(
+        "Sidecar", absl::StrCat("init container ", container.name, " is a sidecar (restartPolicy Always)"),
+        "Pods with sidecars cannot be moved yet; make it an ordinary container.", container.name));
   }
 }
 
@@ -107,29 +115,31 @@ void CheckContainers(const k8s::Pod& pod, std::vector<Finding>& findings) {
   for (const k8s::Container& container : pod.spec.containers) {
     for (const auto& [resource, quantity] : container.resources.limits) {
       if (IsPlainResource(resource) || quantity == "0") continue;
-      findings.push_back(Blocking("ExtendedResource",
-                                  absl::StrCat("container ", container.name, " uses ", resource),
-                                  "Devices and huge pages belong to their node; containers that use them cannot be moved.",
-                                  container.name));
+      findings.push_back(
+          Blocking("ExtendedResource", absl::StrCat("container ", container.name, " uses ", resource),
+                   "Devices and huge pages belong to their node; containers that use them cannot be moved.",
+                   container.name));
     }
     if (!container.volume_devices.empty()) {
-      findings.push_back(Blocking("VolumeDevice", absl::StrCat("container ", container.name, " uses a raw block device"),
+      findings.push_back(Blocking("VolumeDevice",
+                                  absl::StrCat("container ", container.name, " uses a raw block device"),
                                   "Block devices cannot be moved.", container.name));
     }
   }
 }
 
 void CheckVolumes(const k8s::Pod& pod, std::vector<Finding>& findings) {
-  static constexpr std::array<absl::string_view, 5> kCarried = {"emptyDir", "configMap", "secret", "projected",
-                                                                "downwardAPI"};
+  static constexpr std::array<absl::string_view, 5> kCarried = {"emptyDir", "configMap", "secret",
+                                                                "projected", "downwardAPI"};
   for (const k8s::Volume& volume : pod.spec.volumes) {
     const std::string kind = volume.kind.empty() ? "emptyDir" : volume.kind;  // the API server's default
     if (std::find(kCarried.begin(), kCarried.end(), kind) == kCarried.end()) {
-      findings.push_back(Blocking("UnsupportedVolume",
-                                  absl::StrCat("volume ", volume.name, " is of kind ", kind),
-                                  "Pods move with emptyDir, configMap, secret, projected and downwardAPI volumes only."));
+      findings.push_back(
+          Blocking("UnsupportedVolume", absl::StrCat("volume ", volume.name, " is of kind ", kind),
+                   "Pods move with emptyDir, configMap, secret, projected and downwardAPI volumes only."));
     } else if (volume.empty_dir && absl::StartsWith(volume.empty_dir->medium, "HugePages")) {
-      findings.push_back(Blocking("UnsupportedVolume", absl::StrCat("volume ", volume.name, " consists of huge pages"),
+      findings.push_back(Blocking("UnsupportedVolume",
+                                  absl::StrCat("volume ", volume.name, " consists of huge pages"),
                                   "Huge pages belong to their node; pods that use them cannot be moved."));
     }
   }
@@ -170,22 +180,26 @@ std::optional<Finding> WhyOwnerUnsupported(const k8s::Pod& pod, const k8s::Repli
   for (const k8s::OwnerReference& owner : pod.metadata.owner_references) {
     if (!owner.controller) continue;
     if (owner.kind != "ReplicaSet") {
-      return Blocking("UnsupportedOwner", absl::StrCat("the pod is owned by ", owner.kind, " ", owner.name), kRemedy);
+      return Blocking("UnsupportedOwner", absl::StrCat("the pod is owned by ", owner.kind, " ", owner.name),
+                      kRemedy);
     }
     if (replica_set == nullptr) {
       return Blocking("UnsupportedOwner",
-                      absl::StrCat("the pod is owned by ReplicaSet ", owner.name, ", which does not exist"), kRemedy);
+                      absl::StrCat("the pod is owned by ReplicaSet ", owner.name, ", which does not exist"),
+                      kRemedy);
     }
     const k8s::OwnerReference* above = replica_set->metadata.Controller();
     if (above == nullptr || above->kind != "Deployment") {
-      return Blocking("UnsupportedOwner",
-                      absl::StrCat("the pod is owned by ReplicaSet ", owner.name, ", which no Deployment owns"), kRemedy);
+      return Blocking(
+          "UnsupportedOwner",
+          absl::StrCat("the pod is owned by ReplicaSet ", owner.name, ", which no Deployment owns"), kRemedy);
     }
   }
   return std::nullopt;
 }
 
-std::optional<Finding> HostPortTaken(const k8s::Pod& pod, const std::vector<k8s::Pod>& pods, const std::string& node) {
+std::optional<Finding> HostPortTaken(const k8s::Pod& pod, const std::vector<k8s::Pod>& pods,
+                                     const std::string& node) {
   auto key = [](const k8s::ContainerPort& port) {
     return absl::StrCat(port.host_port, "/", port.protocol.empty() ? "TCP" : port.protocol);
   };
@@ -197,10 +211,11 @@ std::optional<Finding> HostPortTaken(const k8s::Pod& pod, const std::vector<k8s:
         for (const k8s::Container& theirs : other.spec.containers) {
           for (const k8s::ContainerPort& taken : theirs.ports) {
             if (taken.host_port == 0 || key(taken) != key(port)) continue;
-            return Blocking("HostPortTaken",
-                            absl::StrCat("host port ", key(port), " of container ", container.name, " is in use on node ",
-                                         node, " by pod ", other.metadata.object_name().ToString()),
-                            "Choose another node.", container.name);
+            return Blocking(
+                "HostPortTaken",
+                absl::StrCat("host port ", key(port), " of container ", container.name, " is in use on node ",
+                             node, " by pod ", other.metadata.object_name().ToString()),
+                "Choose another node.", container.name);
           }
         }
       }
@@ -215,9 +230,9 @@ absl::StatusOr<absl::Duration> FreezeLimit(const k8s::Pod& pod, absl::Duration c
     for (const auto& [name, probe] : KillingProbes(pod, container)) {
       const absl::Duration bearable = Bearable(*probe);
       if (bearable <= absl::ZeroDuration()) {
-        return absl::FailedPreconditionError(
-            absl::StrCat("container ", container.name, "'s ", name,
-                         " has failureThreshold 1: kubelet would kill it for standing still at the moment of one probe"));
+        return absl::FailedPreconditionError(absl::StrCat(
+            "container ", container.name, "'s ", name,
+            " has failureThreshold 1: kubelet would kill it for standing still at the moment of one probe"));
       }
       limit = std::min(limit, bearable);
     }
@@ -226,9 +241,8 @@ absl::StatusOr<absl::Duration> FreezeLimit(const k8s::Pod& pod, absl::Duration c
 }
 
 bool HasLivenessProbe(const k8s::Pod& pod) {
-  return std::any_of(pod.spec.containers.begin(), pod.spec.containers.end(), [&](const k8s::Container& container) {
-    return !KillingProbes(pod, container).empty();
-  });
+  return std::any_of(pod.spec.containers.begin(), pod.spec.containers.end(),
+                     [&](const k8s::Container& container) { return !KillingProbes(pod, container).empty(); });
 }
 
 }  // namespace godwit::controller

@@ -26,19 +26,21 @@ std::optional<Failure> FirstBlocking(const std::vector<Finding>& findings) {
     if (finding.severity != Severity::kBlocking) continue;
     if (!first) first = Failure{finding.id, ""};
     absl::StrAppend(&first->message, first->message.empty() ? "" : "; ",
-                    absl::StrContains(finding.message, finding.container) ? "" : absl::StrCat("container ", finding.container, ": "), finding.message,
-                    finding.remedy.empty() ? "" : ". ", finding.remedy);
+                    absl::StrContains(finding.message, finding.container)
+                        ? ""
+                        : absl::StrCat("container ", finding.container, ": "),
+                    finding.message, finding.remedy.empty() ? "" : ". ", finding.remedy);
   }
   return first;
 }
 
-std::optional<Finding> RoomMissing(absl::string_view id, absl::string_view what, const std::string& node, int64_t has,
-                                   int64_t needs, int64_t spare) {
+std::optional<Finding> RoomMissing(absl::string_view id, absl::string_view what, const std::string& node,
+                                   int64_t has, int64_t needs, int64_t spare) {
   if (has >= needs + spare) return std::nullopt;
   return Finding{.id = std::string(id),
                  .severity = Severity::kBlocking,
-                 .message = absl::StrCat("node ", node, " has ", has >> 20, " MiB of ", what, " available, and ",
-                                         (needs + spare) >> 20, " MiB are needed"),
+                 .message = absl::StrCat("node ", node, " has ", has >> 20, " MiB of ", what,
+                                         " available, and ", (needs + spare) >> 20, " MiB are needed"),
                  .remedy = "Choose another node or make room on this one."};
 }
 

@@ -22,8 +22,8 @@ crds::Finding FromAgent(const agent_api::Finding& finding);
 std::optional<Failure> FirstBlocking(const std::vector<crds::Finding>& findings);
 
 // A node that has less of something than is needed and must stay free.
-std::optional<crds::Finding> RoomMissing(absl::string_view id, absl::string_view what, const std::string& node, int64_t has,
-                                         int64_t needs, int64_t spare);
+std::optional<crds::Finding> RoomMissing(absl::string_view id, absl::string_view what,
+                                         const std::string& node, int64_t has, int64_t needs, int64_t spare);
 
 // A probe that leaves no time to stand still (FreezeLimit).
 std::optional<crds::Finding> ProbeTooTight(const k8s::Pod& pod, absl::Duration cap);

@@ -13,8 +13,8 @@ namespace godwit::controller {
 // "sha256:<hex>" of the text.
 std::string Digest(absl::string_view text);
 
-// The manifest, if it is the one with that digest: an agent's word alone does not decide what the controller creates.
-// FailedPrecondition when it is another.
+// The manifest, if it is the one with that digest: an agent's word alone does not decide what the controller
+// creates. FailedPrecondition when it is another.
 absl::StatusOr<k8s::Unstructured> CheckedManifest(const std::string& text, const std::string& digest);
 
 }  // namespace godwit::controller

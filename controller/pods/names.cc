@@ -10,7 +10,8 @@
 namespace godwit::controller {
 namespace {
 
-constexpr absl::string_view kAlphabet = "bcdfghjklmnpqrstvwxz2456789";  // no vowels, no 0, 1, 3: no words, no look-alikes
+constexpr absl::string_view kAlphabet =
+    "bcdfghjklmnpqrstvwxz2456789";  // no vowels, no 0, 1, 3: no words, no look-alikes
 constexpr size_t kSuffixLength = 5;
 constexpr size_t kLongestName = 253;
 
@@ -26,7 +27,8 @@ uint64_t StableHash(absl::string_view text) {
 std::string Suffix(absl::string_view uid) {
   uint64_t hash = StableHash(uid);
   std::string suffix;
-  for (size_t i = 0; i < kSuffixLength; ++i, hash /= kAlphabet.size()) suffix += kAlphabet[hash % kAlphabet.size()];
+  for (size_t i = 0; i < kSuffixLength; ++i, hash /= kAlphabet.size())
+    suffix += kAlphabet[hash % kAlphabet.size()];
   return suffix;
 }
 

@@ -9,12 +9,13 @@
 
 namespace godwit::controller {
 
-// Label and annotation on a pod that a Migration or Restore made: its UID. (The annotation is what godwit-runtime sees:
-// agent_api::kMigrationAnnotation.)
+// Label and annotation on a pod that a Migration or Restore made: its UID. (The annotation is what
+// godwit-runtime sees: agent_api::kMigrationAnnotation.)
 inline constexpr char kMigrationKey[] = "godwit.io/migration";
 // Label: the suffix that Godwit gave the pod's name, so that the next move replaces it.
 inline constexpr char kSuffixLabel[] = "godwit.io/suffix";
-// Annotation of a target pod: labels, annotations and owner that it gets when the source hands over (HandOver).
+// Annotation of a target pod: labels, annotations and owner that it gets when the source hands over
+// (HandOver).
 inline constexpr char kHandOverAnnotation[] = "godwit.io/hand-over";
 // Scheduling gate: kept until the agent of the target node holds the permit.
 inline constexpr char kPermitGate[] = "godwit.io/permit";
@@ -33,7 +34,8 @@ inline bool IsGodwitKey(absl::string_view key) { return key.substr(0, 10) == "go
 // Five characters that follow from `uid` alone, from the alphabet that Kubernetes uses for generated names.
 std::string Suffix(absl::string_view uid);
 
-// "<base>-<suffix of uid>", at most 253 characters. Base is the pod's name without the suffix that an earlier move gave it.
+// "<base>-<suffix of uid>", at most 253 characters. Base is the pod's name without the suffix that an earlier
+// move gave it.
 std::string MovedPodName(const k8s::ObjectMeta& pod, absl::string_view uid);
 
 }  // namespace godwit::controller

@@ -11,28 +11,29 @@
 namespace godwit::controller {
 namespace {
 
-// Reasons with which a container waits although it should have been created by now (kubelet's events and images packages).
+// Reasons with which a container waits although it should have been created by now (kubelet's events and
+// images packages).
 bool IsStuck(absl::string_view reason) {
   static constexpr std::array<absl::string_view, 12> kStuck = {
-      "ErrImagePull",         "ImagePullBackOff",     "ErrImageNeverPull", "InvalidImageName",
-      "ImageInspectError",    "RegistryUnavailable",  "CreateContainerConfigError",
-      "CreateContainerError", "RunContainerError",    "CrashLoopBackOff",  "PreCreateHookError",
-      "SignatureValidationFailed"};
+      "ErrImagePull",      "ImagePullBackOff",    "ErrImageNeverPull",          "InvalidImageName",
+      "ImageInspectError", "RegistryUnavailable", "CreateContainerConfigError", "CreateContainerError",
+      "RunContainerError", "CrashLoopBackOff",    "PreCreateHookError",         "SignatureValidationFailed"};
   return std::find(kStuck.begin(), kStuck.end(), reason) != kStuck.end();
 }
 
 std::optional<Failure> StuckContainer(const k8s::ContainerStatus& status) {
   if (status.state.waiting && IsStuck(status.state.waiting->reason)) {
     const auto& last = status.last_state.terminated;
-    const std::string& message = status.state.waiting->reason == "CrashLoopBackOff" && last && !last->message.empty()
-                                     ? last->message
-                                     : status.state.waiting->message;
-    return Failure{status.state.waiting->reason,
-                   absl::StrCat("container ", status.name, " cannot start: ", status.state.waiting->reason, ": ", message)};
+    const std::string& message =
+        status.state.waiting->reason == "CrashLoopBackOff" && last && !last->message.empty()
+            ? last->message
+            : status.state.waiting->message;
+    return Failure{status.state.waiting->reason, absl::StrCat("container ", status.name, " cannot start: ",
+                                                              status.state.waiting->reason, ": ", message)};
   }
   if (status.state.terminated && status.state.terminated->reason == "StartError") {
-    return Failure{"StartError",
-                   absl::StrCat("container ", status.name, " could not be created: ", status.state.terminated->message)};
+    return Failure{"StartError", absl::StrCat("container ", status.name,
+                                              " could not be created: ", status.state.terminated->message)};
   }
   return std::nullopt;
 }
@@ -61,7 +62,9 @@ bool HasPermitGate(const k8s::Pod& pod) {
                      [](const k8s::NamedReference& gate) { return gate.name == kPermitGate; });
 }
 
-bool IsCommitted(const k8s::Pod& pod) { return k8s::IsConditionTrue(pod.status.conditions, kCommittedCondition); }
+bool IsCommitted(const k8s::Pod& pod) {
+  return k8s::IsConditionTrue(pod.status.conditions, kCommittedCondition);
+}
 
 absl::Time DeletionRequested(const k8s::ObjectMeta& meta) {
   if (!meta.deletion_timestamp) return absl::InfiniteFuture();

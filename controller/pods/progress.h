@@ -17,8 +17,8 @@ struct Failure {
   bool operator==(const Failure&) const = default;
 };
 
-// Why a pod that is to start never will, or not soon: no room on its node, an image that cannot be had, a container that
-// cannot be created. What kubelet or the scheduler said is quoted.
+// Why a pod that is to start never will, or not soon: no room on its node, an image that cannot be had, a
+// container that cannot be created. What kubelet or the scheduler said is quoted.
 std::optional<Failure> WhyNotStarting(const k8s::Pod& pod);
 
 bool HasPermitGate(const k8s::Pod& pod);
@@ -27,9 +27,9 @@ bool IsCommitted(const k8s::Pod& pod);  // our readiness gate's condition is tru
 // When the deletion was asked for; InfiniteFuture unless it was.
 absl::Time DeletionRequested(const k8s::ObjectMeta& meta);
 
-// Whether kubelet knows that the pod is being deleted, so that it restarts nothing any more: its status speaks of the
-// pod's last generation. Kubelets that do not say (before 1.33) are trusted `patience` after the request, others that
-// do not answer after ten times that.
+// Whether kubelet knows that the pod is being deleted, so that it restarts nothing any more: its status
+// speaks of the pod's last generation. Kubelets that do not say (before 1.33) are trusted `patience` after
+// the request, others that do not answer after ten times that.
 bool KubeletSawDeletion(const k8s::Pod& pod, absl::Duration patience, absl::Time now);
 
 }  // namespace godwit::controller

@@ -20,9 +20,15 @@ using rapidjson::Value;
 // Annotations that somebody else writes about this very pod, on this very node.
 bool BelongsToThePod(absl::string_view annotation) {
   static constexpr std::array<absl::string_view, 10> kPrefixes = {
-      "godwit.io/",         "cni.projectcalico.org/",          "k8s.ovn.org/",       "k8s.v1.cni.cncf.io/network-status",
-      "k8s.v1.cni.cncf.io/networks-status", "kubernetes.io/config.", "kubernetes.io/limit-ranger",
-      "controller.kubernetes.io/pod-deletion-cost", "kubectl.kubernetes.io/last-applied-configuration",
+      "godwit.io/",
+      "cni.projectcalico.org/",
+      "k8s.ovn.org/",
+      "k8s.v1.cni.cncf.io/network-status",
+      "k8s.v1.cni.cncf.io/networks-status",
+      "kubernetes.io/config.",
+      "kubernetes.io/limit-ranger",
+      "controller.kubernetes.io/pod-deletion-cost",
+      "kubectl.kubernetes.io/last-applied-configuration",
       "kubernetes.io/psp"};
   for (const absl::string_view prefix : kPrefixes) {
     if (absl::StartsWith(annotation, prefix)) return true;
@@ -55,8 +61,9 @@ std::map<std::string, std::string> KeptAnnotations(const k8s::ObjectMeta& meta) 
   return kept;
 }
 
-// A restored pod is bare, but whatever selects pods by their own labels (a Service, a network policy) still finds it. Where
-// the pods of a controller are told apart by nothing else, the controller would adopt it: then no label is kept.
+// A restored pod is bare, but whatever selects pods by their own labels (a Service, a network policy) still
+// finds it. Where the pods of a controller are told apart by nothing else, the controller would adopt it:
+// then no label is kept.
 std::map<std::string, std::string> KeptLabels(const k8s::ObjectMeta& meta) {
   std::map<std::string, std::string> kept;
   if (meta.Controller() != nullptr && meta.Label(kPodTemplateHash).empty()) return kept;
@@ -66,7 +73,8 @@ std::map<std::string, std::string> KeptLabels(const k8s::ObjectMeta& meta) {
   return kept;
 }
 
-// "repository@sha256:digest" that a container runs, when its runtime knows it: a tag may mean something else by now.
+// "repository@sha256:digest" that a container runs, when its runtime knows it: a tag may mean something else
+// by now.
 std::string PinnedImage(const k8s::ContainerStatus* status) {
   if (status == nullptr) return "";
   absl::string_view id = status->image_id;
@@ -78,7 +86,8 @@ std::string PinnedImage(const k8s::ContainerStatus* status) {
 std::vector<std::string> TokenVolumes(const k8s::Pod& pod) {
   std::vector<std::string> names;
   for (const k8s::Volume& volume : pod.spec.volumes) {
-    if (volume.kind == "projected" && absl::StartsWith(volume.name, "kube-api-access-")) names.push_back(volume.name);
+    if (volume.kind == "projected" && absl::StartsWith(volume.name, "kube-api-access-"))
+      names.push_back(volume.name);
   }
   return names;
 }
@@ -94,9 +103,11 @@ void EraseNamed(Value* list, const std::vector<std::string>& names) {
 
 void CleanContainer(Unstructured& out, const std::string& path, const k8s::ContainerStatus* status,
                     const std::vector<std::string>& token_volumes) {
-  if (const std::string image = PinnedImage(status); !image.empty()) out.Set(absl::StrCat(path, "/image"), image);
+  if (const std::string image = PinnedImage(status); !image.empty())
+    out.Set(absl::StrCat(path, "/image"), image);
   out.Remove(absl::StrCat(path, "/lifecycle/postStart"));
-  if (const Value* lifecycle = out.Find(absl::StrCat(path, "/lifecycle")); lifecycle && lifecycle->ObjectEmpty()) {
+  if (const Value* lifecycle = out.Find(absl::StrCat(path, "/lifecycle"));
+      lifecycle && lifecycle->ObjectEmpty()) {
     out.Remove(absl::StrCat(path, "/lifecycle"));
   }
   // A warm process is ready as soon as it runs again.
@@ -115,15 +126,16 @@ Unstructured Clean(const WholePod& source) {
     out.Set("/metadata/annotations", annotations);
   }
   if (const Value* spec = source.raw.Find("/spec")) out.SetValue("/spec", *spec);
-  for (const char* field : {"nodeName", "initContainers", "ephemeralContainers", "schedulingGates", "serviceAccount",
-                            "priority", "preemptionPolicy", "overhead", "runtimeClassName"}) {
+  for (const char* field :
+       {"nodeName", "initContainers", "ephemeralContainers", "schedulingGates", "serviceAccount", "priority",
+        "preemptionPolicy", "overhead", "runtimeClassName"}) {
     out.Remove(absl::StrCat("/spec/", field));
   }
   const std::vector<std::string> token_volumes = TokenVolumes(source.view);
   EraseNamed(out.Find("/spec/volumes"), token_volumes);
   for (size_t i = 0; i < source.view.spec.containers.size(); ++i) {
-    CleanContainer(out, absl::StrCat("/spec/containers/", i), source.view.FindStatus(source.view.spec.containers[i].name),
-                   token_volumes);
+    CleanContainer(out, absl::StrCat("/spec/containers/", i),
+                   source.view.FindStatus(source.view.spec.containers[i].name), token_volumes);
   }
   return out;
 }
@@ -168,7 +180,8 @@ void Address(Unstructured& pod, const NewPod& target) {
   pod.Set("/metadata/name", target.name);
   pod.Set(absl::StrCat("/metadata/labels/", k8s::PointerKey(kMigrationKey)), target.owner_uid);
   pod.Set(absl::StrCat("/metadata/annotations/", k8s::PointerKey(kMigrationKey)), target.owner_uid);
-  if (const std::string suffix = Suffix(target.owner_uid); absl::EndsWith(target.name, absl::StrCat("-", suffix))) {
+  if (const std::string suffix = Suffix(target.owner_uid);
+      absl::EndsWith(target.name, absl::StrCat("-", suffix))) {
     pod.Set(absl::StrCat("/metadata/labels/", k8s::PointerKey(kSuffixLabel)), suffix);
   }
   pod.Set("/spec/runtimeClassName", kRuntimeClass);
@@ -181,7 +194,8 @@ void Address(Unstructured& pod, const NewPod& target) {
 void AddReadinessGate(Unstructured& pod) {
   if (const Value* gates = pod.Find("/spec/readinessGates"); gates != nullptr && gates->IsArray()) {
     for (const auto& gate : gates->GetArray()) {
-      if (gate.IsObject() && gate.HasMember("conditionType") && gate["conditionType"] == kCommittedCondition) return;
+      if (gate.IsObject() && gate.HasMember("conditionType") && gate["conditionType"] == kCommittedCondition)
+        return;
     }
   } else {
     pod.SetValue("/spec/readinessGates", Value(rapidjson::kArrayType));
@@ -193,7 +207,8 @@ void RemoveReadinessGate(Unstructured& pod) {
   Value* gates = pod.Find("/spec/readinessGates");
   if (gates == nullptr || !gates->IsArray()) return;
   for (auto it = gates->Begin(); it != gates->End();) {
-    const bool ours = it->IsObject() && it->HasMember("conditionType") && (*it)["conditionType"] == kCommittedCondition;
+    const bool ours =
+        it->IsObject() && it->HasMember("conditionType") && (*it)["conditionType"] == kCommittedCondition;
     it = ours ? gates->Erase(it) : it + 1;
   }
   if (gates->Empty()) pod.Remove("/spec/readinessGates");
@@ -223,7 +238,8 @@ Unstructured PodManifest(const WholePod& source) {
           "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms");
       terms != nullptr && terms->IsArray()) {
     ForgetEarlierNode(*terms);
-    if (terms->Empty()) pod.Remove("/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution");
+    if (terms->Empty())
+      pod.Remove("/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution");
   }
   return pod;
 }
@@ -233,7 +249,8 @@ absl::StatusOr<Unstructured> RestoredPod(const Unstructured& manifest, const std
   auto view = manifest.As<k8s::Pod>();
   if (!view.ok() || manifest.String("/kind") != "Pod" || view->spec.containers.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("the checkpoint's manifest is not a pod with containers",
-                                                   view.ok() ? "" : ": ", view.ok() ? "" : view.status().message()));
+                                                   view.ok() ? "" : ": ",
+                                                   view.ok() ? "" : view.status().message()));
   }
   Unstructured pod = manifest;
   pod.Set("/metadata/namespace", name_space);

@@ -47,7 +47,9 @@ class RestoreDraft {
   std::vector<Tell> tells;
 
   bool terminating() const { return seen.restore.metadata.terminating(); }
-  bool ours() const { return seen.pod && seen.pod->metadata.Label(kMigrationKey) == seen.restore.metadata.uid; }
+  bool ours() const {
+    return seen.pod && seen.pod->metadata.Label(kMigrationKey) == seen.restore.metadata.uid;
+  }
 
  private:
   std::optional<Failure> WhyCheckpointUnfit() const;
@@ -60,7 +62,8 @@ class RestoreDraft {
   }
   void Complete() {
     status.completion_time = k8s::WholeSeconds(now);
-    status.total_duration = crds::Readable(std::max(absl::ZeroDuration(), status.completion_time - status.start_time));
+    status.total_duration =
+        crds::Readable(std::max(absl::ZeroDuration(), status.completion_time - status.start_time));
   }
 };
 
@@ -75,9 +78,11 @@ RestoreDecision RestoreDraft::FinishFailing(const std::optional<Failure>& left_b
   const k8s::Condition why = *k8s::FindCondition(status.conditions, crds::kComplete);
   status.phase = RestorePhase::kFailed;
   Complete();
-  conditions.Set(crds::kCleanedUp, left_behind ? "False" : "True", left_behind ? left_behind->reason : "NothingLeft",
+  conditions.Set(crds::kCleanedUp, left_behind ? "False" : "True",
+                 left_behind ? left_behind->reason : "NothingLeft",
                  left_behind ? left_behind->message : "nothing of the restore was left behind");
-  tells.push_back({.warning = true, .reason = why.reason, .message = absl::StrCat("no pod was restored: ", why.message)});
+  tells.push_back(
+      {.warning = true, .reason = why.reason, .message = absl::StrCat("no pod was restored: ", why.message)});
   return Do(RestoreStep::kNothing);
 }
 
@@ -100,7 +105,8 @@ std::optional<Failure> RestoreDraft::WhyCheckpointUnfit() const {
   if (seen.checkpoint->status.phase == crds::CheckpointPhase::kFailed) {
     return Failure{"CheckpointFailed", absl::StrCat("Checkpoint ", name, " has failed: it holds no state")};
   }
-  if (seen.checkpoint->status.phase != crds::CheckpointPhase::kReady && now > status.start_time + settings.checkpoint_limit) {
+  if (seen.checkpoint->status.phase != crds::CheckpointPhase::kReady &&
+      now > status.start_time + settings.checkpoint_limit) {
     return Failure{"CheckpointNotReady", absl::StrCat("Checkpoint ", name, " did not become Ready within ",
                                                       absl::FormatDuration(settings.checkpoint_limit))};
   }
@@ -114,9 +120,11 @@ std::optional<Failure> RestoreDraft::WhyNoRoom(const agent_api::NodeInfo& target
   // What is fetched is kept until it was verified and unpacked.
   const int64_t disk = archives * (fetched ? 2 : 1);
   const int64_t memory = seen.checkpoint->status.memory_bytes;
-  auto missing = RoomMissing("NoMemoryOnTarget", "memory", target.node, target.memory_available, memory, settings.spare_bytes);
+  auto missing = RoomMissing("NoMemoryOnTarget", "memory", target.node, target.memory_available, memory,
+                             settings.spare_bytes);
   if (!missing) {
-    missing = RoomMissing("NoSpaceOnTarget", "disk space", target.node, target.storage_available, disk, settings.spare_bytes);
+    missing = RoomMissing("NoSpaceOnTarget", "disk space", target.node, target.storage_available, disk,
+                          settings.spare_bytes);
   }
   if (!missing) return std::nullopt;
   return Failure{missing->id, absl::StrCat(missing->message, ". ", missing->remedy)};
@@ -128,10 +136,12 @@ RestoreDecision RestoreDraft::Pending() {
   if (auto why = WhyCheckpointUnfit()) return Fail(*why);
   const crds::CheckpointStatus& from = seen.checkpoint->status;
   if (from.phase != crds::CheckpointPhase::kReady) {
-    return Wait("CheckpointNotReady", absl::StrCat("waiting until Checkpoint ", seen.checkpoint->metadata.name, " is Ready"),
+    return Wait("CheckpointNotReady",
+                absl::StrCat("waiting until Checkpoint ", seen.checkpoint->metadata.name, " is Ready"),
                 absl::Seconds(1));
   }
-  if (auto why = WhyUnsuitable(seen.archive_node); why && (!seen.archive_node.exists || !seen.archive_node.agent_runs)) {
+  if (auto why = WhyUnsuitable(seen.archive_node);
+      why && (!seen.archive_node.exists || !seen.archive_node.agent_runs)) {
     return Fail({why->reason, absl::StrCat("the archives cannot be read: ", why->message)});
   }
   if (!seen.archive_node.agent.ok()) return Silent(seen.archive_node.name, seen.archive_node.agent.status());
@@ -153,18 +163,21 @@ RestoreDecision RestoreDraft::Pending() {
   if (auto why = WhyNoRoom(*target->agent)) return Fail(*why);
   if (!seen.manifest.ok()) {
     if (!IsRefusal(seen.manifest.status())) return Silent(seen.archive_node.name, seen.manifest.status());
-    return Fail({"ManifestUnusable", absl::StrCat("the archives on node ", seen.archive_node.name,
-                                                  " cannot be restored from: ", seen.manifest.status().message())});
+    return Fail(
+        {"ManifestUnusable", absl::StrCat("the archives on node ", seen.archive_node.name,
+                                          " cannot be restored from: ", seen.manifest.status().message())});
   }
   if (seen.pod && !ours()) {
     return Fail({"PodNameTaken", absl::StrCat("a pod of the name ", seen.pod_name, " exists already")});
   }
-  if (conditions.Has(crds::kAgentsReachable)) conditions.Set(crds::kAgentsReachable, "True", "AllAnswer", "the agents answer");
+  if (conditions.Has(crds::kAgentsReachable))
+    conditions.Set(crds::kAgentsReachable, "True", "AllAnswer", "the agents answer");
   status.phase = RestorePhase::kRestoring;
   status.checkpoint_uid = seen.checkpoint->metadata.uid;
   status.pod_name = seen.pod_name;
   status.node_name = node;
-  const std::string what = absl::StrCat("making pod ", status.pod_name, " on node ", node, " from the archives on node ", from.node_name);
+  const std::string what = absl::StrCat("making pod ", status.pod_name, " on node ", node,
+                                        " from the archives on node ", from.node_name);
   tells.push_back({.reason = "Restoring", .message = what});
   return Wait("Restoring", what, absl::ZeroDuration());
 }
@@ -172,7 +185,8 @@ RestoreDecision RestoreDraft::Pending() {
 std::optional<Failure> RestoreDraft::WhyPodFails() const {
   const Failure deleted{"PodDeleted", absl::StrCat("pod ", status.pod_name, " was deleted before it ran")};
   if (!seen.pod) return status.pod_uid.empty() ? std::nullopt : std::optional<Failure>(deleted);
-  if (!ours()) return Failure{"PodNameTaken", absl::StrCat("a pod of the name ", status.pod_name, " exists already")};
+  if (!ours())
+    return Failure{"PodNameTaken", absl::StrCat("a pod of the name ", status.pod_name, " exists already")};
   if (seen.pod->metadata.terminating()) return deleted;
   return WhyNotStarting(*seen.pod);
 }
@@ -185,7 +199,8 @@ RestoreDecision RestoreDraft::Restoring() {
   }
   if (auto why = WhyPodFails()) return Fail(*why);
   if (now > status.start_time + settings.limit) {
-    return Fail({"Timeout", absl::StrCat("the pod did not run within ", absl::FormatDuration(settings.limit))});
+    return Fail(
+        {"Timeout", absl::StrCat("the pod did not run within ", absl::FormatDuration(settings.limit))});
   }
   if (!seen.pod) {
     if (seen.manifest.ok()) return Do(RestoreStep::kCreatePod, absl::Milliseconds(50));
@@ -197,13 +212,15 @@ RestoreDecision RestoreDraft::Restoring() {
     return Do(RestoreStep::kNothing);
   }
   if (!seen.side.ok()) return Silent(seen.target_node.name, seen.side.status());
-  if (conditions.Has(crds::kAgentsReachable)) conditions.Set(crds::kAgentsReachable, "True", "AllAnswer", "the agents answer");
+  if (conditions.Has(crds::kAgentsReachable))
+    conditions.Set(crds::kAgentsReachable, "True", "AllAnswer", "the agents answer");
   if (seen.side->state == TargetState::kNone) {
     if (auto why = WhyCheckpointUnfit()) return Fail(*why);
     return Do(RestoreStep::kPermit);
   }
   if (HasPermitGate(*seen.pod)) return Do(RestoreStep::kOpenGate, absl::Milliseconds(50));
-  return Wait("Restoring", absl::StrCat("pod ", status.pod_name, " is being restored on node ", status.node_name),
+  return Wait("Restoring",
+              absl::StrCat("pod ", status.pod_name, " is being restored on node ", status.node_name),
               absl::Milliseconds(300));
 }
 
@@ -216,22 +233,25 @@ RestoreDecision RestoreDraft::Succeed() {
   return Do(RestoreStep::kNothing);
 }
 
-// The permit is withdrawn first, so that `create` ends; then the pod goes; then the agent forgets. After a success the agent
-// only forgets (a running pod's permit stays spent).
+// The permit is withdrawn first, so that `create` ends; then the pod goes; then the agent forgets. After a
+// success the agent only forgets (a running pod's permit stays spent).
 std::optional<RestoreDecision> RestoreDraft::Remove(std::optional<Failure>& in_the_way) {
   const bool failed = status.phase != RestorePhase::kSucceeded;
   const bool knows = seen.side.ok() && seen.side->state != TargetState::kNone;
-  if (failed && knows && seen.side->state != TargetState::kAborted && seen.side->state != TargetState::kRunning) {
+  if (failed && knows && seen.side->state != TargetState::kAborted &&
+      seen.side->state != TargetState::kRunning) {
     return Do(RestoreStep::kAbort);
   }
-  if (failed && ours() && !seen.pod->metadata.terminating()) return Do(RestoreStep::kDeletePod, absl::Milliseconds(100));
+  if (failed && ours() && !seen.pod->metadata.terminating())
+    return Do(RestoreStep::kDeletePod, absl::Milliseconds(100));
   if (!seen.target_node.exists) return std::nullopt;
   if (!seen.side.ok()) {
     in_the_way = AgentFailure(seen.target_node.name, seen.side.status());
     return std::nullopt;
   }
   if (knows) return Do(RestoreStep::kForget);
-  if (failed && ours()) in_the_way = Failure{"PodTerminating", absl::StrCat("pod ", status.pod_name, " is still terminating")};
+  if (failed && ours())
+    in_the_way = Failure{"PodTerminating", absl::StrCat("pod ", status.pod_name, " is still terminating")};
   return std::nullopt;
 }
 
@@ -249,11 +269,13 @@ RestoreDecision RestoreDraft::Ended() {
   if (!conditions.IsTrue(crds::kCleanedUp)) {
     std::optional<Failure> in_the_way;
     if (auto step = Remove(in_the_way)) return *std::move(step);
-    conditions.Set(crds::kCleanedUp, in_the_way ? "False" : "True", in_the_way ? in_the_way->reason : "NothingLeft",
+    conditions.Set(crds::kCleanedUp, in_the_way ? "False" : "True",
+                   in_the_way ? in_the_way->reason : "NothingLeft",
                    in_the_way ? in_the_way->message : "nothing of the restore was left behind");
     return Do(RestoreStep::kNothing, in_the_way ? absl::Seconds(15) : absl::ZeroDuration());
   }
-  return terminating() && held ? Do(RestoreStep::kRemoveFinalizer) : Do(RestoreStep::kNothing, absl::InfiniteDuration());
+  return terminating() && held ? Do(RestoreStep::kRemoveFinalizer)
+                               : Do(RestoreStep::kNothing, absl::InfiniteDuration());
 }
 
 }  // namespace
@@ -262,7 +284,8 @@ RestoreDecision Decide(const RestoreObserved& seen, const RestoreSettings& setti
   RestoreDraft draft(seen, settings, now);
   if (crds::Ended(draft.status.phase)) return draft.Ended();
   if (!seen.restore.metadata.HasFinalizer(crds::Restore::kFinalizer)) {
-    return draft.terminating() ? draft.Do(RestoreStep::kNothing, absl::InfiniteDuration()) : draft.Do(RestoreStep::kAddFinalizer);
+    return draft.terminating() ? draft.Do(RestoreStep::kNothing, absl::InfiniteDuration())
+                               : draft.Do(RestoreStep::kAddFinalizer);
   }
   if (draft.conditions.IsFalse(crds::kComplete)) return draft.Failing();
   return draft.status.phase == RestorePhase::kPending ? draft.Pending() : draft.Restoring();
@@ -271,14 +294,15 @@ RestoreDecision Decide(const RestoreObserved& seen, const RestoreSettings& setti
 RestoreDecision OnRefused(const RestoreObserved& seen, const RestoreSettings& settings, RestoreStep step,
                           const absl::Status& error, absl::Time now) {
   RestoreDraft draft(seen, settings, now);
-  if (step == RestoreStep::kCreatePod &&
-      (error.code() == absl::StatusCode::kInvalidArgument || error.code() == absl::StatusCode::kPermissionDenied)) {
+  if (step == RestoreStep::kCreatePod && (error.code() == absl::StatusCode::kInvalidArgument ||
+                                          error.code() == absl::StatusCode::kPermissionDenied)) {
     return draft.Fail({"PodRefused", absl::StrCat("the pod was refused: ", error.message())});
   }
   if (step == RestoreStep::kPermit) {
     if (!IsRefusal(error)) return draft.Silent(seen.target_node.name, error);
-    return draft.Fail({error.code() == absl::StatusCode::kResourceExhausted ? "NoSpaceOnTarget" : "TargetRefused",
-                       absl::StrCat("node ", seen.target_node.name, " does not take the pod: ", error.message())});
+    return draft.Fail(
+        {error.code() == absl::StatusCode::kResourceExhausted ? "NoSpaceOnTarget" : "TargetRefused",
+         absl::StrCat("node ", seen.target_node.name, " does not take the pod: ", error.message())});
   }
   return draft.Do(RestoreStep::kNothing, absl::InfiniteDuration());
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a Restore needs next. The same shape as a Migration's decision: what was seen and the time decide, one write.
+// What a Restore needs next. The same shape as a Migration's decision: what was seen and the time decide, one
+// write.
 #pragma once
 
 #include <optional>
@@ -22,13 +23,13 @@ struct RestoreObserved {
   crds::Restore restore;                       // read from the API server for this look
   std::optional<crds::Checkpoint> checkpoint;  // the one named in spec.checkpointRef
   NodeView archive_node;                       // with the agent's answer while Pending
-  NodeView target_node;                        // the same; spec.target.nodeName, the archives' node, or as chosen
-  std::vector<NodeView> candidates;            // Pending with a nodeSelector
+  NodeView target_node;              // the same; spec.target.nodeName, the archives' node, or as chosen
+  std::vector<NodeView> candidates;  // Pending with a nodeSelector
   std::string selector;
   // From the archives, checked against the Checkpoint; while it is needed.
   absl::StatusOr<k8s::Unstructured> manifest = absl::NotFoundError("not asked");
-  std::string pod_name;                        // that the new pod gets; "" while that is not known
-  std::optional<k8s::Pod> pod;                 // of that name
+  std::string pod_name;         // that the new pod gets; "" while that is not known
+  std::optional<k8s::Pod> pod;  // of that name
   // Restoring and after; state None when the agent knows nothing of the Restore.
   absl::StatusOr<agent_api::TargetStatus> side = agent_api::TargetStatus{};
 };
@@ -48,7 +49,7 @@ enum class RestoreStep {
   kAddFinalizer,
   kRemoveFinalizer,
   kCreatePod,
-  kPermit,    // PUT restore
+  kPermit,  // PUT restore
   kOpenGate,
   kAbort,
   kDeletePod,

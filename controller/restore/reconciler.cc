@@ -37,14 +37,16 @@ void RestoreReconciler::ObservePending(RestoreObserved& seen) const {
   if (!restore.spec.target.node_selector.empty()) {
     seen.selector = k8s::LabelSelector{.match_labels = restore.spec.target.node_selector}.ToString();
     seen.candidates = cluster_->Views(cluster_->NodesWith(restore.spec.target.node_selector));
-  } else if (const std::string& node = restore.spec.target.node_name; !node.empty() && node != seen.archive_node.name) {
+  } else if (const std::string& node = restore.spec.target.node_name;
+             !node.empty() && node != seen.archive_node.name) {
     seen.target_node = cluster_->View(node, true);
   } else {
     seen.target_node = seen.archive_node;
   }
   ObserveManifest(seen);
   seen.pod_name = restore.spec.pod_name;
-  if (seen.pod_name.empty() && seen.manifest.ok()) seen.pod_name = MovedPodName(seen.manifest->Meta(), restore.metadata.uid);
+  if (seen.pod_name.empty() && seen.manifest.ok())
+    seen.pod_name = MovedPodName(seen.manifest->Meta(), restore.metadata.uid);
 }
 
 absl::StatusOr<RestoreObserved> RestoreReconciler::Observe(const crds::Restore& restore) const {
@@ -60,8 +62,9 @@ absl::StatusOr<RestoreObserved> RestoreReconciler::Observe(const crds::Restore& 
   } else {
     seen.pod_name = restore.status.pod_name;
     seen.target_node = cluster_->View(restore.status.node_name, false);
-    seen.side = AskSide<agent_api::TargetStatus>(cluster_->AgentOn(seen.target_node),
-                                                 [&](Agent& agent) { return agent.GetRestore(restore.metadata.uid); });
+    seen.side = AskSide<agent_api::TargetStatus>(cluster_->AgentOn(seen.target_node), [&](Agent& agent) {
+      return agent.GetRestore(restore.metadata.uid);
+    });
   }
   if (!seen.pod_name.empty()) {
     // Live: whether the pod is there decides about creating it.
@@ -82,7 +85,8 @@ absl::Status RestoreReconciler::Permit(const RestoreObserved& seen, Agent& agent
                               .checkpoint_uid = from.metadata.uid,
                               .archive_node = from.status.node_name,
                               .create_limit = settings_.create_limit};
-  if (!seen.archive_node.address.empty()) spec.archive_address = HostPort(seen.archive_node.address, settings_.stream_port);
+  if (!seen.archive_node.address.empty())
+    spec.archive_address = HostPort(seen.archive_node.address, settings_.stream_port);
   for (const crds::Archive& archive : from.status.archives) {
     spec.archives.push_back({archive.container, archive.path, archive.size, archive.digest});
   }
@@ -97,10 +101,10 @@ absl::Status RestoreReconciler::Execute(const RestoreObserved& seen, const Resto
     case RestoreStep::kAddFinalizer: return SetFinalizer(api, seen.restore, true);
     case RestoreStep::kRemoveFinalizer: return SetFinalizer(api, seen.restore, false);
     case RestoreStep::kCreatePod: {
-      GODWIT_ASSIGN_OR_RETURN(
-          const k8s::Unstructured pod,
-          RestoredPod(*seen.manifest, meta.name_space,
-                      {.name = seen.restore.status.pod_name, .node = seen.restore.status.node_name, .owner_uid = meta.uid}));
+      GODWIT_ASSIGN_OR_RETURN(const k8s::Unstructured pod, RestoredPod(*seen.manifest, meta.name_space,
+                                                                       {.name = seen.restore.status.pod_name,
+                                                                        .node = seen.restore.status.node_name,
+                                                                        .owner_uid = meta.uid}));
       return CreatePod(api, pod);
     }
     case RestoreStep::kOpenGate: return OpenPermitGate(api, *seen.pod);
@@ -110,11 +114,13 @@ absl::Status RestoreReconciler::Execute(const RestoreObserved& seen, const Resto
     case RestoreStep::kForget: break;
   }
   const std::shared_ptr<Agent> agent = cluster_->AgentOn(seen.target_node);
-  if (agent == nullptr) return absl::UnavailableError(absl::StrCat("no agent runs on node ", seen.target_node.name));
+  if (agent == nullptr)
+    return absl::UnavailableError(absl::StrCat("no agent runs on node ", seen.target_node.name));
   if (decision.step == RestoreStep::kPermit) return Permit(seen, *agent);
   if (decision.step == RestoreStep::kForget) return agent->ForgetRestore(meta.uid);
   const k8s::Condition* why = k8s::FindCondition(seen.restore.status.conditions, crds::kComplete);
-  return agent->AbortRestore(meta.uid, {.reason = why == nullptr ? "Failed" : why->reason, .message = why == nullptr ? "" : why->message});
+  return agent->AbortRestore(meta.uid, {.reason = why == nullptr ? "Failed" : why->reason,
+                                        .message = why == nullptr ? "" : why->message});
 }
 
 absl::StatusOr<absl::Duration> RestoreReconciler::Reconcile(const k8s::ObjectName& name) {
@@ -135,21 +141,26 @@ absl::StatusOr<absl::Duration> RestoreReconciler::Reconcile(const k8s::ObjectNam
   return refused.again;
 }
 
-absl::Status RestoreReconciler::WriteStatus(const RestoreObserved& seen, const RestoreDecision& decision) const {
+absl::Status RestoreReconciler::WriteStatus(const RestoreObserved& seen,
+                                            const RestoreDecision& decision) const {
   crds::Restore after = seen.restore;
   after.status = decision.status;
-  const absl::Status written = k8s::Client<crds::Restore>(cluster_->api()).PatchStatus(seen.restore, after).status();
+  const absl::Status written =
+      k8s::Client<crds::Restore>(cluster_->api()).PatchStatus(seen.restore, after).status();
   if (k8s::IsNotFound(written)) return absl::OkStatus();  // it is gone for good
   GODWIT_RETURN_IF_ERROR(written);
   for (const Tell& tell : decision.tells) {
     const absl::string_view type = tell.warning ? k8s::kEventWarning : k8s::kEventNormal;
     events_->Record(seen.restore, type, tell.reason, tell.message);
     if (seen.pod && seen.pod->metadata.Label(kMigrationKey) == after.metadata.uid) {
-      events_->Record(*seen.pod, type, tell.reason, absl::StrCat("Restore ", after.metadata.name, ": ", tell.message));
+      events_->Record(*seen.pod, type, tell.reason,
+                      absl::StrCat("Restore ", after.metadata.name, ": ", tell.message));
     }
   }
   if (after.status.phase == seen.restore.status.phase) return absl::OkStatus();
-  LOG(INFO) << Log("phase").With("restore", after.metadata.uid).With("object", after.metadata.object_name().ToString())
+  LOG(INFO) << Log("phase")
+                   .With("restore", after.metadata.uid)
+                   .With("object", after.metadata.object_name().ToString())
                    .With("phase", json::Name(after.status.phase));
   telemetry_->Changed(after.metadata,
                       {.kind = crds::Restore::kResource.kind,

@@ -16,8 +16,8 @@ namespace godwit::controller {
 class RestoreReconciler {
  public:
   // What is pointed to outlives the reconciler.
-  RestoreReconciler(Cluster* cluster, k8s::EventRecorder* events, Telemetry* telemetry, RestoreSettings settings,
-                    Clock* clock = &Clock::Real())
+  RestoreReconciler(Cluster* cluster, k8s::EventRecorder* events, Telemetry* telemetry,
+                    RestoreSettings settings, Clock* clock = &Clock::Real())
       : cluster_(cluster), events_(events), telemetry_(telemetry), settings_(settings), clock_(clock) {}
 
   // As controller/runtime/reconcile_loop.h wants it.

@@ -34,7 +34,8 @@ Cluster::Cluster(k8s::Api api, Agents* agents, ClusterOptions options)
       pods_(k8s::Client<k8s::Pod>(api_), options_.informer),
       nodes_(k8s::Client<k8s::Node>(api_), options_.informer) {
   pods_.AddIndex(kByNode, [](const k8s::Pod& pod) {
-    return pod.spec.node_name.empty() ? std::vector<std::string>() : std::vector<std::string>{pod.spec.node_name};
+    return pod.spec.node_name.empty() ? std::vector<std::string>()
+                                      : std::vector<std::string>{pod.spec.node_name};
   });
   pods_.AddIndex(kByOwner, [](const k8s::Pod& pod) {
     const k8s::OwnerReference* owner = pod.metadata.Controller();
@@ -90,11 +91,14 @@ absl::StatusOr<std::optional<k8s::ReplicaSet>> Cluster::ReadReplicaSet(const k8s
 
 std::string Cluster::LastWarning(const k8s::ObjectMeta& object) const {
   auto events = k8s::Client<k8s::Event>(api_).List(
-      object.name_space, {.field_selector = absl::StrCat("involvedObject.uid=", object.uid, ",type=Warning"), .limit = 100});
+      object.name_space,
+      {.field_selector = absl::StrCat("involvedObject.uid=", object.uid, ",type=Warning"), .limit = 100});
   if (!events.ok() || events->items.empty()) return "";
-  const auto last = std::max_element(events->items.begin(), events->items.end(), [](const auto& a, const auto& b) {
-    return a.last_timestamp.value_or(absl::InfinitePast()) < b.last_timestamp.value_or(absl::InfinitePast());
-  });
+  const auto last =
+      std::max_element(events->items.begin(), events->items.end(), [](const auto& a, const auto& b) {
+        return a.last_timestamp.value_or(absl::InfinitePast()) <
+               b.last_timestamp.value_or(absl::InfinitePast());
+      });
   return absl::StrCat(last->reason, ": ", last->message);
 }
 
@@ -103,9 +107,13 @@ std::optional<k8s::Pod> Cluster::Pod(const k8s::ObjectName& name) const {
   return pod == nullptr ? std::nullopt : std::optional<k8s::Pod>(*pod);
 }
 
-std::vector<k8s::Pod> Cluster::PodsOwnedBy(const std::string& uid) const { return Copies(pods_.ByIndex(kByOwner, uid)); }
+std::vector<k8s::Pod> Cluster::PodsOwnedBy(const std::string& uid) const {
+  return Copies(pods_.ByIndex(kByOwner, uid));
+}
 
-std::vector<k8s::Pod> Cluster::PodsOnNode(const std::string& node) const { return Copies(pods_.ByIndex(kByNode, node)); }
+std::vector<k8s::Pod> Cluster::PodsOnNode(const std::string& node) const {
+  return Copies(pods_.ByIndex(kByNode, node));
+}
 
 std::vector<std::string> Cluster::NodesWith(const std::map<std::string, std::string>& labels) const {
   const k8s::LabelSelector selector{.match_labels = labels};
@@ -118,7 +126,8 @@ std::vector<std::string> Cluster::NodesWith(const std::map<std::string, std::str
 }
 
 bool Cluster::IsAgent(const k8s::Pod& pod) const {
-  return pod.metadata.name_space == options_.name_space && pod.metadata.Label("app.kubernetes.io/name") == "godwit" &&
+  return pod.metadata.name_space == options_.name_space &&
+         pod.metadata.Label("app.kubernetes.io/name") == "godwit" &&
          pod.metadata.Label("app.kubernetes.io/component") == "agent";
 }
 
@@ -134,8 +143,9 @@ NodeView Cluster::View(const std::string& name, bool ask) const {
   NodeView view = ViewOf(name, node.get(), AgentAddress(name));
   if (!ask) return view;
   const std::shared_ptr<Agent> agent = AgentOn(view);
-  view.agent = agent == nullptr ? absl::StatusOr<agent_api::NodeInfo>(absl::UnavailableError("no agent runs on the node"))
-                                : agent->Node();
+  view.agent = agent == nullptr
+                   ? absl::StatusOr<agent_api::NodeInfo>(absl::UnavailableError("no agent runs on the node"))
+                   : agent->Node();
   return view;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The cluster as the controller sees it: live reads and writes by the API, fresh copies of what it looks at all the time,
-// and the agents. All replicas keep the copies, so that a new leader begins warm.
+// The cluster as the controller sees it: live reads and writes by the API, fresh copies of what it looks at
+// all the time, and the agents. All replicas keep the copies, so that a new leader begins warm.
 #pragma once
 
 #include <functional>
@@ -84,7 +84,8 @@ class Cluster {
   k8s::Informer<k8s::Node> nodes_;
 };
 
-// Asks the agent of a node through `call`; Unavailable when none runs there. A side that it does not know is T{}.
+// Asks the agent of a node through `call`; Unavailable when none runs there. A side that it does not know is
+// T{}.
 template <class T, class Call>
 absl::StatusOr<T> AskSide(const std::shared_ptr<Agent>& agent, Call call) {
   if (agent == nullptr) return absl::UnavailableError("no agent runs on the node");

@@ -16,7 +16,8 @@ class Conditions {
   Conditions(std::vector<k8s::Condition>* list, int64_t generation, absl::Time now)
       : list_(list), generation_(generation), now_(now) {}
 
-  void Set(absl::string_view type, absl::string_view status, absl::string_view reason, absl::string_view message) {
+  void Set(absl::string_view type, absl::string_view status, absl::string_view reason,
+           absl::string_view message) {
     k8s::SetCondition(*list_,
                       {.type = std::string(type),
                        .status = std::string(status),

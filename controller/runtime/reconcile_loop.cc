@@ -45,10 +45,14 @@ bool ReconcileLoop::RunOnce() {
 void ReconcileLoop::Handle(const std::string& key) {
   const absl::Time start = absl::Now();
   const absl::StatusOr<absl::Duration> again = reconcile_(k8s::ObjectName::Parse(key));
-  if (options_.metrics != nullptr) options_.metrics->reconcile_duration.Observe(absl::Now() - start, options_.kind);
+  if (options_.metrics != nullptr)
+    options_.metrics->reconcile_duration.Observe(absl::Now() - start, options_.kind);
   if (!again.ok()) {
-    LOG(WARNING) << Log("reconciling failed; trying again").With("kind", options_.kind).With("object", key)
-                        .With("failures", queue_.Failures(key)).With(again.status());
+    LOG(WARNING) << Log("reconciling failed; trying again")
+                        .With("kind", options_.kind)
+                        .With("object", key)
+                        .With("failures", queue_.Failures(key))
+                        .With(again.status());
     if (options_.metrics != nullptr) options_.metrics->reconcile_errors.With(options_.kind).Increment();
     queue_.AddRateLimited(key);
   } else {

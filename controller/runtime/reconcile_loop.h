@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Works off the objects of one kind: keys come in from watches, each goes to the reconciler, and comes again when that asks
-// for it, or later and later when it fails. No object is in work twice at the same time.
+// Works off the objects of one kind: keys come in from watches, each goes to the reconciler, and comes again
+// when that asks for it, or later and later when it fails. No object is in work twice at the same time.
 #pragma once
 
 #include <functional>

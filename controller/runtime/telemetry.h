@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counts the way of our objects through their phases. What it remembers serves the metrics alone: a new leader does not
-// know when a phase began and leaves that phase's duration out.
+// Counts the way of our objects through their phases. What it remembers serves the metrics alone: a new
+// leader does not know when a phase began and leaves that phase's duration out.
 #pragma once
 
 #include <string>
@@ -29,7 +29,8 @@ class Telemetry {
  public:
   // `metrics` outlives this; null: nothing is counted.
   explicit Telemetry(metrics::ControllerMetrics* metrics) : metrics_(metrics) {}
-  void Changed(const k8s::ObjectMeta& object, const PhaseChange& change, absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Changed(const k8s::ObjectMeta& object, const PhaseChange& change, absl::Time now)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   metrics::ControllerMetrics* const metrics_;

@@ -48,8 +48,9 @@ absl::Status MarkCommitted(const k8s::Api& api, const k8s::Pod& pod, absl::Time 
                                                          .last_transition_time = k8s::WholeSeconds(now)}};
   patch.Set("/status/conditions", conditions);
   // Strategic: other conditions of the pod belong to others and stay.
-  return api.Patch(k8s::Pod::kResource, pod.metadata.object_name(), k8s::PatchType::kStrategicMerge, patch.ToJson(),
-                   {.subresource = "status"})
+  return api
+      .Patch(k8s::Pod::kResource, pod.metadata.object_name(), k8s::PatchType::kStrategicMerge, patch.ToJson(),
+             {.subresource = "status"})
       .status();
 }
 
@@ -60,7 +61,8 @@ absl::Status DeletePod(const k8s::Api& api, const k8s::ObjectMeta& pod, int64_t 
   return k8s::IsNotFound(status) || k8s::IsConflict(status) ? absl::OkStatus() : status;
 }
 
-absl::Status AnnotatePod(const k8s::Api& api, const k8s::ObjectMeta& pod, const std::string& key, const std::string& value) {
+absl::Status AnnotatePod(const k8s::Api& api, const k8s::ObjectMeta& pod, const std::string& key,
+                         const std::string& value) {
   Unstructured patch;
   patch.Set("/metadata/uid", pod.uid);
   patch.Set(absl::StrCat("/metadata/annotations/", k8s::PointerKey(key)), value);

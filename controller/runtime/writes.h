@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes to pods, and to the finalizers of our own objects, that can be repeated: each says what is to be so, and that it is
-// so already is success.
+// Writes to pods, and to the finalizers of our own objects, that can be repeated: each says what is to be so,
+// and that it is so already is success.
 #pragma once
 
 #include <map>
@@ -28,7 +28,8 @@ absl::Status MarkCommitted(const k8s::Api& api, const k8s::Pod& pod, absl::Time 
 absl::Status DeletePod(const k8s::Api& api, const k8s::ObjectMeta& pod, int64_t grace_seconds);
 
 // Any metadata patch with the uid as precondition.
-absl::Status AnnotatePod(const k8s::Api& api, const k8s::ObjectMeta& pod, const std::string& key, const std::string& value);
+absl::Status AnnotatePod(const k8s::Api& api, const k8s::ObjectMeta& pod, const std::string& key,
+                         const std::string& value);
 
 template <class T>
 absl::Status SetFinalizer(const k8s::Api& api, const T& object, bool present) {

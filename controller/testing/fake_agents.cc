@@ -30,11 +30,13 @@ class FakeAgent : public Agent {
     return node->preflight;
   }
 
-  absl::StatusOr<agent_api::TargetStatus> PutTarget(const std::string& uid, const agent_api::TargetSpec& spec) override {
+  absl::StatusOr<agent_api::TargetStatus> PutTarget(const std::string& uid,
+                                                    const agent_api::TargetSpec& spec) override {
     absl::MutexLock lock(&world_.mutex_);
     GODWIT_ASSIGN_OR_RETURN(FakeAgents::Node * node, world_.Reach(node_));
     auto [target, added] = node->targets.try_emplace(uid);
-    if (!added && target->second.spec != spec) return absl::FailedPreconditionError("another target of that uid");
+    if (!added && target->second.spec != spec)
+      return absl::FailedPreconditionError("another target of that uid");
     target->second.spec = spec;
     if (added) target->second.status.state = TargetState::kOpen;
     GODWIT_RETURN_IF_ERROR(world_.Answered());
@@ -56,7 +58,8 @@ class FakeAgent : public Agent {
     if (status.state == TargetState::kPrepared || status.state == TargetState::kRunning) {
       return absl::FailedPreconditionError("the target awaits the source's verdict, or runs");
     }
-    if (status.state == TargetState::kOpen) status = {.state = TargetState::kAborted, .reason = why.reason, .message = why.message};
+    if (status.state == TargetState::kOpen)
+      status = {.state = TargetState::kAborted, .reason = why.reason, .message = why.message};
     return world_.Answered();
   }
   absl::Status ForgetTarget(const std::string& uid) override {
@@ -65,16 +68,19 @@ class FakeAgent : public Agent {
     auto target = node->targets.find(uid);
     if (target == node->targets.end()) return absl::OkStatus();
     const TargetState state = target->second.status.state;
-    if (state != TargetState::kAborted && state != TargetState::kRunning) return absl::FailedPreconditionError("not at its end");
+    if (state != TargetState::kAborted && state != TargetState::kRunning)
+      return absl::FailedPreconditionError("not at its end");
     node->targets.erase(target);
     return world_.Answered();
   }
 
-  absl::StatusOr<agent_api::SourceStatus> PutSource(const std::string& uid, const agent_api::SourceSpec& spec) override {
+  absl::StatusOr<agent_api::SourceStatus> PutSource(const std::string& uid,
+                                                    const agent_api::SourceSpec& spec) override {
     absl::MutexLock lock(&world_.mutex_);
     GODWIT_ASSIGN_OR_RETURN(FakeAgents::Node * node, world_.Reach(node_));
     auto [source, added] = node->sources.try_emplace(uid);
-    if (!added && source->second.spec != spec) return absl::FailedPreconditionError("another source of that uid");
+    if (!added && source->second.spec != spec)
+      return absl::FailedPreconditionError("another source of that uid");
     if (added) {
       ++world_.starts_;
       source->second.spec = spec;
@@ -100,7 +106,8 @@ class FakeAgent : public Agent {
     auto source = node->sources.find(uid);
     if (source == node->sources.end()) return absl::NotFoundError("no such source");
     const SourceState state = source->second.status.state;
-    if (state == SourceState::kCeded || state == SourceState::kDone) return absl::FailedPreconditionError("too late: ceded");
+    if (state == SourceState::kCeded || state == SourceState::kDone)
+      return absl::FailedPreconditionError("too late: ceded");
     if (state != SourceState::kAborted) world_.AbortSource(uid, source->second, why.reason, why.message);
     return world_.Answered();
   }
@@ -111,7 +118,8 @@ class FakeAgent : public Agent {
     if (source == node->sources.end()) return absl::NotFoundError("no such source");
     agent_api::SourceStatus& status = source->second.status;
     if (status.state == SourceState::kDone) return world_.Answered();
-    if (status.state != SourceState::kCeded || !status.target_running) return absl::FailedPreconditionError("the target does not run yet");
+    if (status.state != SourceState::kCeded || !status.target_running)
+      return absl::FailedPreconditionError("the target does not run yet");
     status.state = SourceState::kDone;
     return world_.Answered();
   }
@@ -121,12 +129,14 @@ class FakeAgent : public Agent {
     auto source = node->sources.find(uid);
     if (source == node->sources.end()) return absl::OkStatus();
     const SourceState state = source->second.status.state;
-    if (state != SourceState::kAborted && state != SourceState::kDone) return absl::FailedPreconditionError("not at its end");
+    if (state != SourceState::kAborted && state != SourceState::kDone)
+      return absl::FailedPreconditionError("not at its end");
     node->sources.erase(source);
     return world_.Answered();
   }
 
-  absl::StatusOr<agent_api::CheckpointStatus> PutCheckpoint(const std::string& uid, const agent_api::CheckpointSpec& spec) override {
+  absl::StatusOr<agent_api::CheckpointStatus> PutCheckpoint(const std::string& uid,
+                                                            const agent_api::CheckpointSpec& spec) override {
     absl::MutexLock lock(&world_.mutex_);
     GODWIT_ASSIGN_OR_RETURN(FakeAgents::Node * node, world_.Reach(node_));
     auto [checkpoint, added] = node->checkpoints.try_emplace(uid);
@@ -149,10 +159,15 @@ class FakeAgent : public Agent {
       status = {.state = CheckpointState::kFailed, .reason = reason, .message = message};
       return now;
     }
-    status = {.state = CheckpointState::kReady, .frozen_at = absl::FromUnixSeconds(1'700'000'000), .freeze = absl::Milliseconds(120),
-              .criu_version = "4.2.1", .memory_bytes = 1 << 20};
+    status = {.state = CheckpointState::kReady,
+              .frozen_at = absl::FromUnixSeconds(1'700'000'000),
+              .freeze = absl::Milliseconds(120),
+              .criu_version = "4.2.1",
+              .memory_bytes = 1 << 20};
     for (const auto& container : checkpoint->second.spec.containers) {
-      status.archives.push_back({container.name, absl::StrCat("/var/lib/godwit/checkpoints/", uid, "/", container.name, ".tar"), 4096, "sha256:00"});
+      status.archives.push_back(
+          {container.name, absl::StrCat("/var/lib/godwit/checkpoints/", uid, "/", container.name, ".tar"),
+           4096, "sha256:00"});
     }
     return now;
   }
@@ -171,11 +186,13 @@ class FakeAgent : public Agent {
     return world_.Answered();
   }
 
-  absl::StatusOr<agent_api::TargetStatus> PutRestore(const std::string& uid, const agent_api::RestoreSpec& spec) override {
+  absl::StatusOr<agent_api::TargetStatus> PutRestore(const std::string& uid,
+                                                     const agent_api::RestoreSpec& spec) override {
     absl::MutexLock lock(&world_.mutex_);
     GODWIT_ASSIGN_OR_RETURN(FakeAgents::Node * node, world_.Reach(node_));
     auto [restore, added] = node->restores.try_emplace(uid);
-    if (!added && restore->second.spec != spec) return absl::FailedPreconditionError("another restore of that uid");
+    if (!added && restore->second.spec != spec)
+      return absl::FailedPreconditionError("another restore of that uid");
     restore->second.spec = spec;
     if (added) restore->second.status.state = TargetState::kOpen;
     GODWIT_RETURN_IF_ERROR(world_.Answered());
@@ -198,7 +215,8 @@ class FakeAgent : public Agent {
     GODWIT_ASSIGN_OR_RETURN(FakeAgents::Node * node, world_.Reach(node_));
     auto restore = node->restores.find(uid);
     if (restore == node->restores.end()) return absl::NotFoundError("no such restore");
-    if (restore->second.status.state == TargetState::kRunning) return absl::FailedPreconditionError("it runs");
+    if (restore->second.status.state == TargetState::kRunning)
+      return absl::FailedPreconditionError("it runs");
     restore->second.status = {.state = TargetState::kAborted, .reason = why.reason, .message = why.message};
     return world_.Answered();
   }
@@ -217,8 +235,14 @@ class FakeAgent : public Agent {
 void FakeAgents::AddNode(const std::string& node) {
   absl::MutexLock lock(&mutex_);
   Node& added = nodes_[node];
-  added.info = {.node = node, .version = "0.1.0", .architecture = "amd64", .kernel = "6.12", .criu_version = "4.2.1",
-                .runc_version = "1.3.6", .runtime_ready = true, .memory_available = int64_t{8} << 30,
+  added.info = {.node = node,
+                .version = "0.1.0",
+                .architecture = "amd64",
+                .kernel = "6.12",
+                .criu_version = "4.2.1",
+                .runc_version = "1.3.6",
+                .runtime_ready = true,
+                .memory_available = int64_t{8} << 30,
                 .storage_available = int64_t{50} << 30};
   added.preflight = {.memory_bytes = int64_t{16} << 20, .file_bytes = int64_t{1} << 20};
 }
@@ -266,7 +290,8 @@ absl::StatusOr<FakeAgents::Node*> FakeAgents::Reach(const std::string& node) {
 }
 
 absl::Status FakeAgents::Answered() {
-  return lose_ && lose_() ? absl::UnavailableError("the connection broke before the answer came") : absl::OkStatus();
+  return lose_ && lose_() ? absl::UnavailableError("the connection broke before the answer came")
+                          : absl::OkStatus();
 }
 
 FakeAgents::Target* FakeAgents::TargetOf(const std::string& uid, const std::string& node) {
@@ -276,7 +301,8 @@ FakeAgents::Target* FakeAgents::TargetOf(const std::string& uid, const std::stri
   return target == found->second.targets.end() ? nullptr : &target->second;
 }
 
-void FakeAgents::AbortSource(const std::string& uid, Source& source, const std::string& reason, const std::string& message) {
+void FakeAgents::AbortSource(const std::string& uid, Source& source, const std::string& reason,
+                             const std::string& message) {
   source.status.state = SourceState::kAborted;
   source.status.reason = reason;
   source.status.message = message;
@@ -318,7 +344,8 @@ void FakeAgents::Advance(const std::string& uid, Source& source) {
   }
 }
 
-bool FakeAgents::CreateWaits(const std::string& node, const std::string& pod_uid, const std::vector<std::string>& containers) {
+bool FakeAgents::CreateWaits(const std::string& node, const std::string& pod_uid,
+                             const std::vector<std::string>& containers) {
   absl::MutexLock lock(&mutex_);
   Node& at = nodes_[node];
   for (auto& [uid, target] : at.targets) {
@@ -373,7 +400,8 @@ std::vector<std::string> FakeAgents::Left() const {
   for (const auto& [name, node] : nodes_) {
     for (const auto& [uid, source] : node.sources) left.push_back(absl::StrCat(name, " source ", uid));
     for (const auto& [uid, target] : node.targets) left.push_back(absl::StrCat(name, " target ", uid));
-    for (const auto& [uid, checkpoint] : node.checkpoints) left.push_back(absl::StrCat(name, " checkpoint ", uid));
+    for (const auto& [uid, checkpoint] : node.checkpoints)
+      left.push_back(absl::StrCat(name, " checkpoint ", uid));
     for (const auto& [uid, restore] : node.restores) left.push_back(absl::StrCat(name, " restore ", uid));
   }
   return left;

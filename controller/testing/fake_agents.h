@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Agents that behave, in memory: both sides of migrations, checkpoints and restores with the states and refusals of the real
-// ones, but no processes. A migration goes on by one state each time its source is asked, so that tests see every state.
+// Agents that behave, in memory: both sides of migrations, checkpoints and restores with the states and
+// refusals of the real ones, but no processes. A migration goes on by one state each time its source is
+// asked, so that tests see every state.
 #pragma once
 
 #include <functional>
@@ -17,7 +18,6 @@
 
 namespace godwit::controller::testing {
 
-
 // All agents of a cluster. Thread-safe.
 class FakeAgents : public Agents {
  public:
@@ -33,14 +33,16 @@ class FakeAgents : public Agents {
   void FailNextSource(const std::string& reason, const std::string& message);
   // The next checkpoint fails.
   void FailNextCheckpoint(const std::string& reason, const std::string& message);
-  // Each write that an agent carries out is answered with Unavailable, as when the answer is lost, if `lose` says so.
+  // Each write that an agent carries out is answered with Unavailable, as when the answer is lost, if `lose`
+  // says so.
   void LoseAnswers(std::function<bool()> lose);
   // Migrations stop before this state of the source is reached (kDone: they do not stop).
   void HoldBefore(agent_api::SourceState state);
 
-  // What kubelet and godwit-runtime do. `create` of the containers of this pod: false when the agent refuses (no permit).
-  // They wait from then on.
-  bool CreateWaits(const std::string& node, const std::string& pod_uid, const std::vector<std::string>& containers);
+  // What kubelet and godwit-runtime do. `create` of the containers of this pod: false when the agent refuses
+  // (no permit). They wait from then on.
+  bool CreateWaits(const std::string& node, const std::string& pod_uid,
+                   const std::vector<std::string>& containers);
   // Whether this pod's copy runs (its `create` has returned, and it was thawed), or its permit was aborted.
   bool Runs(const std::string& node, const std::string& pod_uid);
   bool Aborted(const std::string& node, const std::string& pod_uid);
@@ -51,7 +53,8 @@ class FakeAgents : public Agents {
 
   // For expectations: what agents still hold, as "node-a source <uid>".
   std::vector<std::string> Left() const;
-  // I1: how often source and target of one migration were runnable at once; I3: sources killed before the target ran.
+  // I1: how often source and target of one migration were runnable at once; I3: sources killed before the
+  // target ran.
   int violations() const;
   int starts() const;  // PUT source that began something
 
@@ -86,14 +89,15 @@ class FakeAgents : public Agents {
     std::map<std::string, Source> sources;
     std::map<std::string, Checkpoint> checkpoints;
     std::map<std::string, Restore> restores;
-    std::set<std::string> running;  // pods whose copy was thawed here; survives Forget, as a spent permit does
+    std::set<std::string>
+        running;  // pods whose copy was thawed here; survives Forget, as a spent permit does
   };
 
   absl::StatusOr<Node*> Reach(const std::string& node) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Answered() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Advance(const std::string& uid, Source& source) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AbortSource(const std::string& uid, Source& source, const std::string& reason, const std::string& message)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AbortSource(const std::string& uid, Source& source, const std::string& reason,
+                   const std::string& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Target* TargetOf(const std::string& uid, const std::string& node) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable absl::Mutex mutex_;

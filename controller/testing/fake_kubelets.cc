@@ -17,7 +17,8 @@ using k8s::Unstructured;
 
 std::string RequiredNode(const Unstructured& pod, const std::string& otherwise) {
   const std::string node = pod.String(
-      "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0");
+      "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/"
+      "matchFields/0/values/0");
   return node.empty() ? otherwise : node;
 }
 
@@ -33,7 +34,9 @@ bool FakeKubelets::Schedule(const Unstructured& raw, const k8s::Pod& pod) {
   binding.Set("/target/apiVersion", "v1");
   binding.Set("/target/kind", "Node");
   binding.Set("/target/name", RequiredNode(raw, first_node_));
-  return api_.Create(k8s::Pod::kResource, pod.metadata.object_name(), binding.ToJson(), {.subresource = "binding"}).ok();
+  return api_
+      .Create(k8s::Pod::kResource, pod.metadata.object_name(), binding.ToJson(), {.subresource = "binding"})
+      .ok();
 }
 
 bool FakeKubelets::WriteStatus(const k8s::Pod& pod, const std::string& phase, bool running) {
@@ -44,7 +47,9 @@ bool FakeKubelets::WriteStatus(const k8s::Pod& pod, const std::string& phase, bo
     committed = committed && k8s::IsConditionTrue(pod.status.conditions, gate.condition_type);
   }
   const bool ready = running && committed && !never_ready_.contains(pod.metadata.name);
-  if (pod.status.phase == phase && pod.ready() == ready && pod.status.observed_generation == pod.metadata.generation) return false;
+  if (pod.status.phase == phase && pod.ready() == ready &&
+      pod.status.observed_generation == pod.metadata.generation)
+    return false;
   patch.Set("/status/phase", phase);
   patch.Set("/status/observedGeneration", pod.metadata.generation);
   patch.Set("/status/hostIP", "10.0.0.1");
@@ -57,7 +62,8 @@ bool FakeKubelets::WriteStatus(const k8s::Pod& pod, const std::string& phase, bo
     k8s::ContainerStatus status{.name = container.name, .image = container.image, .ready = ready};
     if (running) {
       status.container_id = absl::StrCat("containerd://", pod.metadata.uid);
-      status.image_id = "registry/app@sha256:1111111111111111111111111111111111111111111111111111111111111111";
+      status.image_id =
+          "registry/app@sha256:1111111111111111111111111111111111111111111111111111111111111111";
       status.started = true;
       status.state.running = k8s::ContainerStateRunning{.started_at = now};
     } else {
@@ -75,19 +81,22 @@ bool FakeKubelets::WriteStatus(const k8s::Pod& pod, const std::string& phase, bo
 // A pod of Godwit's waits for its state; any other just runs.
 bool FakeKubelets::Run(const k8s::Pod& pod) {
   const std::string& node = pod.spec.node_name;
-  const bool ours = pod.spec.runtime_class_name == kRuntimeClass && !pod.metadata.Annotation(kMigrationKey).empty();
+  const bool ours =
+      pod.spec.runtime_class_name == kRuntimeClass && !pod.metadata.Annotation(kMigrationKey).empty();
   if (!ours || agents_->Runs(node, pod.metadata.uid)) return WriteStatus(pod, "Running", true);
-  return agents_->CreateWaits(node, pod.metadata.uid, ContainerNamesOf(pod)) && WriteStatus(pod, "Pending", false);
+  return agents_->CreateWaits(node, pod.metadata.uid, ContainerNamesOf(pod)) &&
+         WriteStatus(pod, "Pending", false);
 }
 
-// First kubelet says that it has seen the deletion; at the next look the processes are gone and the object goes. A frozen
-// process does not end before the grace period has, which is longer than a test takes.
+// First kubelet says that it has seen the deletion; at the next look the processes are gone and the object
+// goes. A frozen process does not end before the grace period has, which is longer than a test takes.
 bool FakeKubelets::Remove(const k8s::Pod& pod) {
   if (!pod.spec.node_name.empty() && pod.status.observed_generation < pod.metadata.generation) {
     Unstructured patch;
     patch.Set("/status/observedGeneration", pod.metadata.generation);
     return api_
-        .Patch(k8s::Pod::kResource, pod.metadata.object_name(), k8s::PatchType::kMerge, patch.ToJson(), {.subresource = "status"})
+        .Patch(k8s::Pod::kResource, pod.metadata.object_name(), k8s::PatchType::kMerge, patch.ToJson(),
+               {.subresource = "status"})
         .ok();
   }
   if (!pod.spec.node_name.empty() && agents_->IsCeded(pod.spec.node_name, pod.metadata.uid)) return false;

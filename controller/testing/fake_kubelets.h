@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scheduler and the kubelets of a cluster that has none, as far as a Migration or Restore meets them: pods without gates
-// get the node that their affinity requires, `create` waits at that node's (fake) agent, running pods become ready,
-// deleted ones are seen and go. Works on a fake and on a real API server.
+// The scheduler and the kubelets of a cluster that has none, as far as a Migration or Restore meets them:
+// pods without gates get the node that their affinity requires, `create` waits at that node's (fake) agent,
+// running pods become ready, deleted ones are seen and go. Works on a fake and on a real API server.
 #pragma once
 
 #include <set>

@@ -13,7 +13,8 @@ namespace {
 
 using k8s::Unstructured;
 
-void PatchStatus(const k8s::Api& api, const k8s::Resource& resource, const k8s::ObjectName& name, const Unstructured& patch) {
+void PatchStatus(const k8s::Api& api, const k8s::Resource& resource, const k8s::ObjectName& name,
+                 const Unstructured& patch) {
   const absl::Status status =
       api.Patch(resource, name, k8s::PatchType::kMerge, patch.ToJson(), {.subresource = "status"}).status();
   CHECK_OK(status);
@@ -77,8 +78,9 @@ void TestCluster::AddNode(char letter) {
   status.Set("/status/conditions", std::vector<k8s::StatusCondition>{{.type = "Ready", .status = "True"}});
   status.Set("/status/nodeInfo/architecture", "amd64");
   // The rest is what a real server demands of a nodeInfo.
-  for (const char* field : {"machineID", "systemUUID", "bootID", "kernelVersion", "osImage", "containerRuntimeVersion",
-                            "kubeletVersion", "kubeProxyVersion", "operatingSystem"}) {
+  for (const char* field :
+       {"machineID", "systemUUID", "bootID", "kernelVersion", "osImage", "containerRuntimeVersion",
+        "kubeletVersion", "kubeProxyVersion", "operatingSystem"}) {
     status.Set(absl::StrCat("/status/nodeInfo/", field), "x");
   }
   PatchStatus(api_, k8s::Node::kResource, {"", name}, status);
@@ -103,9 +105,11 @@ k8s::Pod TestCluster::AddPod(const std::string& name, const std::function<void(U
   return *Get<k8s::Pod>(name);
 }
 
-crds::Migration TestCluster::Migrate(const std::string& name, const std::string& pod, const std::string& node) {
-  auto made = k8s::Client<crds::Migration>(api_).Create(
-      {.metadata = {.name = name, .name_space = name_space_}, .spec = {.pod_ref = {pod}, .target = {.node_name = node}}});
+crds::Migration TestCluster::Migrate(const std::string& name, const std::string& pod,
+                                     const std::string& node) {
+  auto made =
+      k8s::Client<crds::Migration>(api_).Create({.metadata = {.name = name, .name_space = name_space_},
+                                                 .spec = {.pod_ref = {pod}, .target = {.node_name = node}}});
   CHECK_OK(made.status());
   return *made;
 }
@@ -117,7 +121,8 @@ crds::Checkpoint TestCluster::Keep(const std::string& name, const std::string& p
   return *made;
 }
 
-crds::Restore TestCluster::Bring(const std::string& name, const std::string& checkpoint, const std::string& node) {
+crds::Restore TestCluster::Bring(const std::string& name, const std::string& checkpoint,
+                                 const std::string& node) {
   auto made = k8s::Client<crds::Restore>(api_).Create(
       {.metadata = {.name = name, .name_space = name_space_},
        .spec = {.checkpoint_ref = {checkpoint}, .target = {.node_name = node}}});
@@ -136,14 +141,16 @@ void TestCluster::Restart() {
   controller_ = std::make_unique<Controller>(api_, &agents_, system_, &clock_);
 }
 
-// Until the controller's copies of our pods are those of the server; a real controller would just look once more.
+// Until the controller's copies of our pods are those of the server; a real controller would just look once
+// more.
 void TestCluster::CatchUp() {
   const absl::Time give_up = absl::Now() + absl::Seconds(10);
   for (;;) {
     auto live = k8s::Client<k8s::Pod>(api_).List(name_space_);
     CHECK_OK(live.status());
     size_t known = 0;
-    for (const auto& pod : controller_->cluster.pods().List()) known += pod->metadata.name_space == name_space_ ? 1 : 0;
+    for (const auto& pod : controller_->cluster.pods().List())
+      known += pod->metadata.name_space == name_space_ ? 1 : 0;
     bool same = known == live->items.size();
     for (const k8s::Pod& pod : live->items) {
       const auto copy = controller_->cluster.pods().Get(pod.metadata.object_name());
@@ -176,7 +183,8 @@ void TestCluster::Step(const std::function<void()>& after) {
   clock_.Advance(absl::Milliseconds(100));
 }
 
-bool TestCluster::Until(const std::function<bool()>& condition, int steps, const std::function<void()>& after) {
+bool TestCluster::Until(const std::function<bool()>& condition, int steps,
+                        const std::function<void()>& after) {
   for (int i = 0; i < steps; ++i) {
     if (condition()) return true;
     Step(after);
@@ -191,7 +199,8 @@ crds::Migration TestCluster::Finish(const std::string& name, const std::function
         auto migration = Get<crds::Migration>(name);
         if (!migration) return true;
         last = *migration;
-        return crds::Ended(last.status.phase) && k8s::IsConditionTrue(last.status.conditions, crds::kCleanedUp);
+        return crds::Ended(last.status.phase) &&
+               k8s::IsConditionTrue(last.status.conditions, crds::kCleanedUp);
       },
       400, after);
   return last;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A cluster for tests of the reconcilers: an API server (fake or real), two nodes with fake agents, fake kubelets, and a
-// controller that can be killed and started at any moment. One thread drives it all, look by look.
+// A cluster for tests of the reconcilers: an API server (fake or real), two nodes with fake agents, fake
+// kubelets, and a controller that can be killed and started at any moment. One thread drives it all, look by
+// look.
 #pragma once
 
 #include <functional>
@@ -26,8 +27,8 @@ namespace godwit::controller::testing {
 
 class TestCluster {
  public:
-  // Everything happens in `name_space` and `system`, which must exist where the server wants that. Nodes have this name
-  // prefix and a letter ("node-a", "node-b").
+  // Everything happens in `name_space` and `system`, which must exist where the server wants that. Nodes have
+  // this name prefix and a letter ("node-a", "node-b").
   TestCluster(k8s::Api api, std::string name_space, std::string system, std::string node_prefix = "node-");
   ~TestCluster();
 
@@ -59,11 +60,12 @@ class TestCluster {
   // Before each look.
   void RestartAlways(bool always) { restart_always_ = always; }
 
-  // One look of the controller at every object, and of the kubelets at every pod; `after` is called after each look at an
-  // object. Then the clock goes on by what the controller asked for at least.
+  // One look of the controller at every object, and of the kubelets at every pod; `after` is called after
+  // each look at an object. Then the clock goes on by what the controller asked for at least.
   void Step(const std::function<void()>& after = nullptr);
   // Steps until `condition` holds; false when it does not within `steps`.
-  bool Until(const std::function<bool()>& condition, int steps = 400, const std::function<void()>& after = nullptr);
+  bool Until(const std::function<bool()>& condition, int steps = 400,
+             const std::function<void()>& after = nullptr);
   // Steps until the Migration has ended and is clean, and answers it.
   crds::Migration Finish(const std::string& migration, const std::function<void()>& after = nullptr);
 

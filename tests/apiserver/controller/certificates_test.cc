@@ -24,9 +24,12 @@ constexpr absl::Duration kDay = absl::Hours(24);
 
 class CertificatesTest : public ::testing::Test {
  protected:
-  CertificatesTest() : api_(Environment::Shared().api()), ns_(Environment::Shared().NewNamespace("certificates")) {
+  CertificatesTest()
+      : api_(Environment::Shared().api()), ns_(Environment::Shared().NewNamespace("certificates")) {
     for (const char* account : {"godwit-agent", "other"}) {
-      EXPECT_TRUE(k8s::Client<k8s::ServiceAccount>(api_).Create({.metadata = {.name = account, .name_space = ns_}}).ok());
+      EXPECT_TRUE(k8s::Client<k8s::ServiceAccount>(api_)
+                      .Create({.metadata = {.name = account, .name_space = ns_}})
+                      .ok());
     }
   }
 
@@ -34,15 +37,18 @@ class CertificatesTest : public ::testing::Test {
   std::string Token(const std::string& account, const std::string& audience, const std::string& node) {
     const std::string pod = absl::StrCat(account, "-", ++pods_);
     const std::string manifest = absl::StrCat(
-        R"({"apiVersion":"v1","kind":"Pod","metadata":{"name":")", pod, R"("},"spec":{"serviceAccountName":")", account,
-        R"(","containers":[{"name":"a","image":"i"}])", node.empty() ? "" : absl::StrCat(R"(,"nodeName":")", node, "\""), "}}");
+        R"({"apiVersion":"v1","kind":"Pod","metadata":{"name":")", pod,
+        R"("},"spec":{"serviceAccountName":")", account, R"(","containers":[{"name":"a","image":"i"}])",
+        node.empty() ? "" : absl::StrCat(R"(,"nodeName":")", node, "\""), "}}");
     auto made = api_.Create(k8s::Pod::kResource, {ns_, ""}, manifest, {});
     EXPECT_TRUE(made.ok()) << made.status();
     const std::string uid = k8s::Unstructured(*made).String("/metadata/uid");
     auto token = api_.Create(
         k8s::ServiceAccount::kResource, {ns_, account},
-        absl::StrCat(R"({"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{"audiences":[")", audience,
-                     R"("],"boundObjectRef":{"kind":"Pod","apiVersion":"v1","name":")", pod, R"(","uid":")", uid, R"("}}})"),
+        absl::StrCat(
+            R"({"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{"audiences":[")",
+            audience, R"("],"boundObjectRef":{"kind":"Pod","apiVersion":"v1","name":")", pod, R"(","uid":")",
+            uid, R"("}}})"),
         {.subresource = "token"});
     EXPECT_TRUE(token.ok()) << token.status();
     return token.ok() ? k8s::Unstructured(*token).String("/status/token") : "";
@@ -87,11 +93,15 @@ size_t Collect(char* data, size_t size, size_t count, void* into) {
 }
 
 // POST as an agent does: the name in the URL is verified, the address is another.
-std::pair<long, std::string> Post(int port, const std::string& authority, const std::string& token, const std::string& body) {
+std::pair<long, std::string> Post(int port, const std::string& authority, const std::string& token,
+                                  const std::string& body) {
   CURL* curl = curl_easy_init();
   curl_slist* to = curl_slist_append(nullptr, absl::StrCat("::127.0.0.1:", port).c_str());
-  curl_slist* headers = token.empty() ? nullptr : curl_slist_append(nullptr, absl::StrCat("Authorization: Bearer ", token).c_str());
-  const curl_blob ca{.data = const_cast<char*>(authority.data()), .len = authority.size(), .flags = CURL_BLOB_COPY};
+  curl_slist* headers =
+      token.empty() ? nullptr
+                    : curl_slist_append(nullptr, absl::StrCat("Authorization: Bearer ", token).c_str());
+  const curl_blob ca{
+      .data = const_cast<char*>(authority.data()), .len = authority.size(), .flags = CURL_BLOB_COPY};
   std::string answer;
   curl_easy_setopt(curl, CURLOPT_URL, "https://controller.godwit/v1/certificates");
   curl_easy_setopt(curl, CURLOPT_CONNECT_TO, to);
@@ -123,9 +133,11 @@ TEST_F(CertificatesTest, TheServerRefusesWhatIsNoProofAndNoRequest) {
   ASSERT_TRUE(identity.ok());
   IdentityHolder holder(*identity);
   std::vector<std::string> outcomes;
-  BootstrapServer server(api_, authority->get(), &holder,
-                         {.name_space = ns_, .listen = "127.0.0.1", .port = 0,
-                          .observer = [&](absl::string_view outcome) { outcomes.emplace_back(outcome); }});
+  BootstrapServer server(
+      api_, authority->get(), &holder,
+      {.name_space = ns_, .listen = "127.0.0.1", .port = 0, .observer = [&](absl::string_view outcome) {
+         outcomes.emplace_back(outcome);
+       }});
   ASSERT_TRUE(server.Start().ok());
   const std::string ca = (*authority)->certificate();
   const std::string body = json::Encode(CertificateRequest{kRequest});
@@ -140,9 +152,12 @@ TEST_F(CertificatesTest, TheServerRefusesWhatIsNoProofAndNoRequest) {
   // What a real agent sends.
   const std::string folder = ::testing::TempDir() + "/" + ns_;
   ASSERT_TRUE(MakeFolders(folder).ok());
-  ASSERT_TRUE(WriteFileDurably(folder + "/token", token).ok() && WriteFileDurably(folder + "/ca.crt", ca).ok());
-  const tls::BootstrapOptions agent{.node = "edge-7", .controller = absl::StrCat("127.0.0.1:", server.port()),
-                                    .token_file = folder + "/token", .authority_file = folder + "/ca.crt",
+  ASSERT_TRUE(WriteFileDurably(folder + "/token", token).ok() &&
+              WriteFileDurably(folder + "/ca.crt", ca).ok());
+  const tls::BootstrapOptions agent{.node = "edge-7",
+                                    .controller = absl::StrCat("127.0.0.1:", server.port()),
+                                    .token_file = folder + "/token",
+                                    .authority_file = folder + "/ca.crt",
                                     .certificate_and_key_file = folder + "/tls.pem"};
   const absl::Status obtained = tls::ObtainCertificate(agent);
   ASSERT_TRUE(obtained.ok()) << obtained;
@@ -153,7 +168,8 @@ TEST_F(CertificatesTest, TheServerRefusesWhatIsNoProofAndNoRequest) {
   // Somebody else's node is not to be had: the token decides, not the request.
   tls::BootstrapOptions impostor = agent;
   impostor.node = "edge-8";
-  EXPECT_THAT(std::string(tls::ObtainCertificate(impostor).message()), HasSubstr("not for edge-8.agent.godwit"));
+  EXPECT_THAT(std::string(tls::ObtainCertificate(impostor).message()),
+              HasSubstr("not for edge-8.agent.godwit"));
   ASSERT_TRUE(RemoveTree(folder).ok());
   // Another authority's certificate does not convince an agent.
   const auto other = MakeAuthority(absl::Now(), kDay);

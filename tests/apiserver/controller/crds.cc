@@ -13,7 +13,8 @@
 namespace godwit::apiserver {
 namespace {
 
-constexpr k8s::Resource kCrd{"apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", false};
+constexpr k8s::Resource kCrd{"apiextensions.k8s.io", "v1", "customresourcedefinitions",
+                             "CustomResourceDefinition", false};
 
 rapidjson::Value Scalar(const YAML::Node& node, rapidjson::Document::AllocatorType& allocator) {
   const std::string text = node.Scalar();
@@ -29,7 +30,8 @@ rapidjson::Value Json(const YAML::Node& node, rapidjson::Document::AllocatorType
   if (node.IsMap()) {
     out.SetObject();
     for (const auto& member : node) {
-      out.AddMember(rapidjson::Value(member.first.Scalar().c_str(), allocator), Json(member.second, allocator), allocator);
+      out.AddMember(rapidjson::Value(member.first.Scalar().c_str(), allocator),
+                    Json(member.second, allocator), allocator);
     }
   } else if (node.IsSequence()) {
     out.SetArray();
@@ -60,7 +62,8 @@ void InstallCrds(const k8s::Api& api) {
       const auto there = crds.Get("", name);
       const std::string path = absl::StrCat("/apis/godwit.io/v1alpha1/", plural, "?limit=1");
       return there.ok() && api.GetPath(path).ok();
-    })) << name << " is not served";
+    })) << name
+        << " is not served";
   }
 }
 

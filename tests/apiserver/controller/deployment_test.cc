@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A pod of a Deployment, with the real ReplicaSet controller looking on: it creates no pod and deletes none but the source.
+// A pod of a Deployment, with the real ReplicaSet controller looking on: it creates no pod and deletes none
+// but the source.
 #include <map>
 #include <set>
 
@@ -19,18 +20,20 @@ namespace {
 
 using apiserver::Environment;
 using crds::MigrationPhase;
-using testing::TestCluster;
 using ::testing::ElementsAre;
+using testing::TestCluster;
 
 // Who came and who was told to go, by name, as a watch saw it.
 class PodLog {
  public:
-  PodLog(const k8s::Api& api, const std::string& ns) : informer_(k8s::Client<k8s::Pod>(api), {.name_space = ns}) {
+  PodLog(const k8s::Api& api, const std::string& ns)
+      : informer_(k8s::Client<k8s::Pod>(api), {.name_space = ns}) {
     informer_.OnChange([this](const k8s::Change<k8s::Pod>& change) {
       absl::MutexLock lock(&mutex_);
       const std::string& name = change.object->metadata.name;
       if (change.type == k8s::WatchEventType::kAdded) created_.insert(name);
-      if (change.object->metadata.terminating() || change.type == k8s::WatchEventType::kDeleted) deleted_.insert(name);
+      if (change.object->metadata.terminating() || change.type == k8s::WatchEventType::kDeleted)
+        deleted_.insert(name);
     });
     informer_.Start();
     EXPECT_TRUE(informer_.WaitForSync(absl::Seconds(20)).ok());
@@ -53,7 +56,8 @@ class PodLog {
 class DeploymentTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    auto started = Environment::Start({.controllers = "replicaset-controller,deployment-controller,serviceaccount-controller"});
+    auto started = Environment::Start(
+        {.controllers = "replicaset-controller,deployment-controller,serviceaccount-controller"});
     ASSERT_TRUE(started.ok()) << started.status();
     environment_ = started->release();
     apiserver::InstallCrds(environment_->api());
@@ -66,10 +70,13 @@ class DeploymentTest : public ::testing::Test {
         accounts_(HasAccounts()),
         cluster_(environment_->api(), ns_, system_, ns_ + "-node-") {
     k8s::Unstructured deployment = apiserver::FromYaml(
-        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 3, selector: {matchLabels: {app: web}},"
-        " template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: 'registry/web:1'}]}}}}");
+        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 3, selector: "
+        "{matchLabels: {app: web}},"
+        " template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: "
+        "'registry/web:1'}]}}}}");
     deployment.Set("/metadata/namespace", ns_);
-    EXPECT_TRUE(k8s::Client<k8s::Unstructured>(cluster_.api(), k8s::Deployment::kResource).Create(deployment).ok());
+    EXPECT_TRUE(
+        k8s::Client<k8s::Unstructured>(cluster_.api(), k8s::Deployment::kResource).Create(deployment).ok());
     EXPECT_TRUE(apiserver::WaitUntil([&] { return cluster_.Pods().size() == 3; }));
     EXPECT_TRUE(apiserver::WaitUntil([&] { return !cluster_.kubelets().Step(ns_); }));
   }
@@ -77,13 +84,15 @@ class DeploymentTest : public ::testing::Test {
   // Pods need their namespace's default service account.
   bool HasAccounts() {
     const k8s::Client<k8s::ServiceAccount> accounts(environment_->api());
-    return apiserver::WaitUntil([&] { return accounts.Get(ns_, "default").ok() && accounts.Get(system_, "default").ok(); });
+    return apiserver::WaitUntil(
+        [&] { return accounts.Get(ns_, "default").ok() && accounts.Get(system_, "default").ok(); });
   }
 
   // What the ReplicaSet controller has looked at: a pod that it counts is in its status.
   bool Settled() {
     auto sets = k8s::Client<k8s::ReplicaSet>(cluster_.api()).List(ns_);
-    return sets.ok() && sets->items.size() == 1 && sets->items[0].status.replicas == 3 && sets->items[0].status.ready_replicas == 3;
+    return sets.ok() && sets->items.size() == 1 && sets->items[0].status.replicas == 3 &&
+           sets->items[0].status.ready_replicas == 3;
   }
 
   static Environment* environment_;
@@ -102,7 +111,8 @@ TEST_F(DeploymentTest, TheReplicaSetCreatesNoPodAndDeletesNoneButTheSource) {
   cluster_.RestartAlways(true);
   cluster_.Migrate("move", source, cluster_.Node('b'));
   const crds::Migration done = cluster_.Finish("move");
-  ASSERT_EQ(done.status.phase, MigrationPhase::kSucceeded) << json::Encode(done.status) << cluster_.last_error();
+  ASSERT_EQ(done.status.phase, MigrationPhase::kSucceeded)
+      << json::Encode(done.status) << cluster_.last_error();
   ASSERT_TRUE(apiserver::WaitUntil([&] { return Settled() && !cluster_.kubelets().Step(ns_); }));
   EXPECT_EQ(log.created().size(), before + 1) << "only the target";
   EXPECT_TRUE(log.created().contains(done.status.target_pod_name));
@@ -133,13 +143,18 @@ TEST_F(DeploymentTest, AnUnreadySiblingHoldsTheMigrationBackAndIsNotTouched) {
 
 TEST_F(DeploymentTest, APodOfAStatefulSetIsRefusedWithTheReason) {
   cluster_.AddPod("db-0", [](k8s::Unstructured& pod) {
-    pod.Set("/metadata/ownerReferences", std::vector<k8s::OwnerReference>{{.api_version = "apps/v1", .kind = "StatefulSet", .name = "db",
-                                                                           .uid = "11111111-0000-4000-8000-000000000000", .controller = true}});
+    pod.Set("/metadata/ownerReferences",
+            std::vector<k8s::OwnerReference>{{.api_version = "apps/v1",
+                                              .kind = "StatefulSet",
+                                              .name = "db",
+                                              .uid = "11111111-0000-4000-8000-000000000000",
+                                              .controller = true}});
   });
   cluster_.Migrate("move", "db-0", cluster_.Node('b'));
   const crds::Migration done = cluster_.Finish("move");
   EXPECT_EQ(k8s::FindCondition(done.status.conditions, crds::kComplete)->reason, "UnsupportedOwner");
-  EXPECT_THAT(k8s::FindCondition(done.status.conditions, crds::kComplete)->message, ::testing::HasSubstr("owned by StatefulSet db"));
+  EXPECT_THAT(k8s::FindCondition(done.status.conditions, crds::kComplete)->message,
+              ::testing::HasSubstr("owned by StatefulSet db"));
 }
 
 }  // namespace

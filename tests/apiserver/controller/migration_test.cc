@@ -13,16 +13,17 @@ namespace {
 
 using apiserver::Environment;
 using crds::MigrationPhase;
-using testing::TestCluster;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using testing::TestCluster;
 
 class MigrationTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() { apiserver::InstallCrds(Environment::Shared().api()); }
   MigrationTest()
       : ns_(Environment::Shared().NewNamespace("move")),
-        cluster_(Environment::Shared().api(), ns_, Environment::Shared().NewNamespace("system"), ns_ + "-node-") {}
+        cluster_(Environment::Shared().api(), ns_, Environment::Shared().NewNamespace("system"),
+                 ns_ + "-node-") {}
 
   void ExpectRunsOnceOn(char node) {
     EXPECT_TRUE(cluster_.Until([&] { return cluster_.Pods().size() == 1; }, 50));
@@ -41,12 +42,14 @@ TEST_F(MigrationTest, APodMoves) {
   cluster_.AddPod("cache-0");
   const crds::Migration made = cluster_.Migrate("move", "cache-0", cluster_.Node('b'));
   const crds::Migration done = cluster_.Finish("move");
-  ASSERT_EQ(done.status.phase, MigrationPhase::kSucceeded) << json::Encode(done.status) << cluster_.last_error();
+  ASSERT_EQ(done.status.phase, MigrationPhase::kSucceeded)
+      << json::Encode(done.status) << cluster_.last_error();
   ExpectRunsOnceOn('b');
   EXPECT_EQ(cluster_.Pods().front().metadata.Label("app"), "cache");
   EXPECT_TRUE(k8s::IsConditionTrue(cluster_.Pods().front().status.conditions, kCommittedCondition));
   EXPECT_TRUE(cluster_.Until([&] { return cluster_.Pods().front().ready(); }, 20));
-  EXPECT_THAT(cluster_.Events(made.metadata.uid), ElementsAre("Preflight", "Preparing", "Switching", "Finishing", "Succeeded"));
+  EXPECT_THAT(cluster_.Events(made.metadata.uid),
+              ElementsAre("Preflight", "Preparing", "Switching", "Finishing", "Succeeded"));
   // And back, under a name of the same length.
   const std::string name = cluster_.Pods().front().metadata.name;
   cluster_.Migrate("back", name, cluster_.Node('a'));
@@ -74,13 +77,15 @@ TEST_F(MigrationTest, DeletedHalfwayItAbortsOrFinishes) {
     cluster_.Migrate("move", name, cluster_.Node('b'));
     for (int i = 0; i < when; ++i) cluster_.Step();
     cluster_.Delete<crds::Migration>("move");
-    ASSERT_TRUE(cluster_.Until([&] { return !cluster_.Get<crds::Migration>("move"); })) << "deleted after " << when << cluster_.last_error();
+    ASSERT_TRUE(cluster_.Until([&] { return !cluster_.Get<crds::Migration>("move"); }))
+        << "deleted after " << when << cluster_.last_error();
     ASSERT_TRUE(cluster_.Until([&] { return cluster_.Pods().size() == 1; }, 50));
     const k8s::Pod pod = cluster_.Pods().front();
     ASSERT_TRUE(pod.running());
     ASSERT_THAT(cluster_.agents().Left(), IsEmpty());
     (pod.metadata.uid == source.metadata.uid ? stayed : moved) = true;
-    ASSERT_TRUE(k8s::Client<k8s::Pod>(cluster_.api()).Delete(ns_, pod.metadata.name, {.grace_seconds = 0}).ok());
+    ASSERT_TRUE(
+        k8s::Client<k8s::Pod>(cluster_.api()).Delete(ns_, pod.metadata.name, {.grace_seconds = 0}).ok());
   }
   EXPECT_TRUE(stayed);
   EXPECT_TRUE(moved);
@@ -89,12 +94,15 @@ TEST_F(MigrationTest, DeletedHalfwayItAbortsOrFinishes) {
 
 TEST_F(MigrationTest, ARefusedTargetPodEndsItWithTheServersSentence) {
   cluster_.AddPod("cache-0");
-  k8s::Unstructured quota = apiserver::FromYaml("{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {pods: 1}}}");
+  k8s::Unstructured quota = apiserver::FromYaml(
+      "{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {pods: 1}}}");
   quota.Set("/metadata/namespace", ns_);
   const k8s::Resource kQuota{"", "v1", "resourcequotas", "ResourceQuota"};
   ASSERT_TRUE(k8s::Client<k8s::Unstructured>(cluster_.api(), kQuota).Create(quota).ok());
-  ASSERT_TRUE(cluster_.api().Patch(kQuota, {ns_, "q"}, k8s::PatchType::kMerge,
-                                   R"({"status":{"hard":{"pods":"1"},"used":{"pods":"1"}}})", {.subresource = "status"}).ok());
+  ASSERT_TRUE(cluster_.api()
+                  .Patch(kQuota, {ns_, "q"}, k8s::PatchType::kMerge,
+                         R"({"status":{"hard":{"pods":"1"},"used":{"pods":"1"}}})", {.subresource = "status"})
+                  .ok());
   cluster_.Migrate("move", "cache-0", cluster_.Node('b'));
   const crds::Migration done = cluster_.Finish("move");
   EXPECT_EQ(done.status.phase, MigrationPhase::kFailed);
@@ -107,12 +115,14 @@ TEST_F(MigrationTest, ARefusedTargetPodEndsItWithTheServersSentence) {
 TEST_F(MigrationTest, ACheckpointIsKeptAndRestored) {
   cluster_.AddPod("cache-0");
   cluster_.Keep("keep", "cache-0");
-  ASSERT_TRUE(cluster_.Until([&] { return cluster_.Get<crds::Checkpoint>("keep")->status.phase == crds::CheckpointPhase::kReady; }))
-      << cluster_.last_error();
+  ASSERT_TRUE(cluster_.Until([&] {
+    return cluster_.Get<crds::Checkpoint>("keep")->status.phase == crds::CheckpointPhase::kReady;
+  })) << cluster_.last_error();
   ASSERT_TRUE(k8s::Client<k8s::Pod>(cluster_.api()).Delete(ns_, "cache-0", {.grace_seconds = 0}).ok());
   cluster_.RestartAlways(true);
   cluster_.Bring("bring", "keep", cluster_.Node('b'));
-  ASSERT_TRUE(cluster_.Until([&] { return crds::Ended(cluster_.Get<crds::Restore>("bring")->status.phase); })) << cluster_.last_error();
+  ASSERT_TRUE(cluster_.Until([&] { return crds::Ended(cluster_.Get<crds::Restore>("bring")->status.phase); }))
+      << cluster_.last_error();
   EXPECT_EQ(cluster_.Get<crds::Restore>("bring")->status.phase, crds::RestorePhase::kSucceeded)
       << json::Encode(cluster_.Get<crds::Restore>("bring")->status);
   cluster_.Delete<crds::Checkpoint>("keep");

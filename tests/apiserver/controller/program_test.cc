@@ -30,13 +30,19 @@ using ::testing::HasSubstr;
 // One replica on ports of its own.
 class Replica {
  public:
-  Replica(const std::string& ns, const std::string& name, int first_port) : port_(first_port), log_(::testing::TempDir() + "/" + name + ".log") {
+  Replica(const std::string& ns, const std::string& name, int first_port)
+      : port_(first_port), log_(::testing::TempDir() + "/" + name + ".log") {
     auto log = OpenFile(log_, O_CREAT | O_TRUNC | O_WRONLY);
-    SpawnOptions options{.env = std::vector<std::string>{absl::StrCat("POD_NAMESPACE=", ns), absl::StrCat("POD_NAME=", name)},
-                         .stdout_fd = log->get(), .stderr_fd = log->get(), .die_with_parent = true};
-    auto child = Child::Spawn({CONTROLLER_PROGRAM, absl::StrCat("--kubeconfig=", Environment::Shared().kubeconfig()), "--listen=127.0.0.1",
-                               absl::StrCat("--bootstrap_port=", port_), absl::StrCat("--metrics_port=", port_ + 1),
-                               absl::StrCat("--health_port=", port_ + 2)}, options);
+    SpawnOptions options{
+        .env = std::vector<std::string>{absl::StrCat("POD_NAMESPACE=", ns), absl::StrCat("POD_NAME=", name)},
+        .stdout_fd = log->get(),
+        .stderr_fd = log->get(),
+        .die_with_parent = true};
+    auto child =
+        Child::Spawn({CONTROLLER_PROGRAM, absl::StrCat("--kubeconfig=", Environment::Shared().kubeconfig()),
+                      "--listen=127.0.0.1", absl::StrCat("--bootstrap_port=", port_),
+                      absl::StrCat("--metrics_port=", port_ + 1), absl::StrCat("--health_port=", port_ + 2)},
+                     options);
     EXPECT_TRUE(child.ok()) << child.status();
     child_ = std::make_unique<Child>(*std::move(child));
   }
@@ -58,7 +64,8 @@ class Replica {
 
 Migration Create(const std::string& ns, const std::string& name) {
   auto made = k8s::Client<Migration>(Environment::Shared().api())
-                  .Create({.metadata = {.name = name, .name_space = ns}, .spec = {.pod_ref = {"missing"}, .target = {.node_name = "n"}}});
+                  .Create({.metadata = {.name = name, .name_space = ns},
+                           .spec = {.pod_ref = {"missing"}, .target = {.node_name = "n"}}});
   EXPECT_TRUE(made.ok()) << made.status();
   return made.ok() ? *made : Migration();
 }
@@ -79,12 +86,16 @@ TEST(ProgramTest, OneOfTwoReplicasLeadsAndTheOtherTakesOverWhenItIsKilled) {
   EXPECT_FALSE(second.Leads());
   Create(ns, "one");
   EXPECT_TRUE(WaitUntil([&] { return Reason(ns, "one") == "PodNotFound"; })) << first.Log();
-  EXPECT_THAT(first.Get(1, "/metrics"), HasSubstr("godwit_controller_failures_total{kind=\"Migration\",reason=\"PodNotFound\"} 1"));
-  EXPECT_THAT(first.Get(1, "/metrics"), HasSubstr("godwit_controller_certificate_expiry_timestamp_seconds{certificate=\"server\"}"));
+  EXPECT_THAT(first.Get(1, "/metrics"),
+              HasSubstr("godwit_controller_failures_total{kind=\"Migration\",reason=\"PodNotFound\"} 1"));
+  EXPECT_THAT(first.Get(1, "/metrics"),
+              HasSubstr("godwit_controller_certificate_expiry_timestamp_seconds{certificate=\"server\"}"));
   EXPECT_EQ(first.Get(2, "/healthz"), "200 ok\n");
   const auto events = [&] {
     auto all = k8s::Client<k8s::Event>(Environment::Shared().api()).List(ns);
-    return all.ok() && std::any_of(all->items.begin(), all->items.end(), [](const k8s::Event& event) { return event.reason == "PodNotFound" && event.type == "Warning"; });
+    return all.ok() && std::any_of(all->items.begin(), all->items.end(), [](const k8s::Event& event) {
+             return event.reason == "PodNotFound" && event.type == "Warning";
+           });
   };
   EXPECT_TRUE(WaitUntil(events));
   ASSERT_TRUE(first.child().Signal(SIGKILL).ok());

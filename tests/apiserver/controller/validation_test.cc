@@ -23,7 +23,8 @@ class ValidationTest : public ::testing::Test {
 
   template <class T>
   absl::Status Create(const std::string& spec) {
-    k8s::Unstructured object = FromYaml(absl::StrCat("{apiVersion: godwit.io/v1alpha1, kind: ", T::kResource.kind, ", spec: ", spec, "}"));
+    k8s::Unstructured object = FromYaml(
+        absl::StrCat("{apiVersion: godwit.io/v1alpha1, kind: ", T::kResource.kind, ", spec: ", spec, "}"));
     object.Set("/metadata/namespace", ns_);
     object.Set("/metadata/generateName", "x-");
     auto made = k8s::Client<k8s::Unstructured>(api_, T::kResource).Create(object);
@@ -32,7 +33,9 @@ class ValidationTest : public ::testing::Test {
   }
   template <class T>
   absl::Status Change(const std::string& patch) {
-    return k8s::Client<k8s::Unstructured>(api_, T::kResource).MergePatch(ns_, last_.String("/metadata/name"), FromYaml(patch)).status();
+    return k8s::Client<k8s::Unstructured>(api_, T::kResource)
+        .MergePatch(ns_, last_.String("/metadata/name"), FromYaml(patch))
+        .status();
   }
 
   const k8s::Api api_;
@@ -40,11 +43,11 @@ class ValidationTest : public ::testing::Test {
   k8s::Unstructured last_;
 };
 
-#define EXPECT_REFUSED(status, sentence)                                 \
-  do {                                                                   \
-    const absl::Status refused = (status);                               \
-    EXPECT_TRUE(k8s::IsInvalid(refused)) << refused;                     \
-    EXPECT_THAT(std::string(refused.message()), HasSubstr(sentence));    \
+#define EXPECT_REFUSED(status, sentence)                              \
+  do {                                                                \
+    const absl::Status refused = (status);                            \
+    EXPECT_TRUE(k8s::IsInvalid(refused)) << refused;                  \
+    EXPECT_THAT(std::string(refused.message()), HasSubstr(sentence)); \
   } while (false)
 
 using crds::Checkpoint;
@@ -55,16 +58,22 @@ TEST_F(ValidationTest, AGoodMigrationGetsItsDefaults) {
   ASSERT_TRUE(Create<Migration>("{podRef: {name: cache-0}, target: {nodeName: edge-7}}").ok());
   EXPECT_EQ(last_.String("/spec/strategy"), "StopAndCopy");
   EXPECT_EQ(last_.String("/spec/timeout"), "10m");
-  EXPECT_TRUE(Create<Migration>("{podRef: {name: cache-0.x}, target: {nodeSelector: {disk: ssd}}, timeout: 1h30m}").ok());
+  EXPECT_TRUE(
+      Create<Migration>("{podRef: {name: cache-0.x}, target: {nodeSelector: {disk: ssd}}, timeout: 1h30m}")
+          .ok());
 }
 
 TEST_F(ValidationTest, AMigrationNeedsExactlyOneTarget) {
-  const char* sentence = "target needs either nodeName (this very node) or nodeSelector (any node with these labels), and not both";
+  const char* sentence =
+      "target needs either nodeName (this very node) or nodeSelector (any node with these labels), and not "
+      "both";
   EXPECT_REFUSED(Create<Migration>("{podRef: {name: p}, target: {}}"), sentence);
-  EXPECT_REFUSED(Create<Migration>("{podRef: {name: p}, target: {nodeName: n, nodeSelector: {a: b}}}"), sentence);
+  EXPECT_REFUSED(Create<Migration>("{podRef: {name: p}, target: {nodeName: n, nodeSelector: {a: b}}}"),
+                 sentence);
   EXPECT_REFUSED(Create<Migration>("{podRef: {name: p}}"), "spec.target: Required value");
   EXPECT_REFUSED(Create<Migration>("{podRef: {name: p}, target: {nodeName: ''}}"), "spec.target.nodeName");
-  EXPECT_REFUSED(Create<Migration>("{podRef: {name: p}, target: {nodeSelector: {}}}"), "should have at least 1 properties");
+  EXPECT_REFUSED(Create<Migration>("{podRef: {name: p}, target: {nodeSelector: {}}}"),
+                 "should have at least 1 properties");
 }
 
 TEST_F(ValidationTest, NamesMustBeNames) {
@@ -72,9 +81,11 @@ TEST_F(ValidationTest, NamesMustBeNames) {
     EXPECT_REFUSED(Create<Migration>(absl::StrCat("{podRef: {name: ", name, "}, target: {nodeName: n}}")),
                    "podRef.name must be an object's name: lower case letters, digits, '-' and '.'");
   }
-  EXPECT_REFUSED(Create<Migration>("{podRef: {}, target: {nodeName: n}}"), "spec.podRef.name: Required value");
+  EXPECT_REFUSED(Create<Migration>("{podRef: {}, target: {nodeName: n}}"),
+                 "spec.podRef.name: Required value");
   EXPECT_REFUSED(Create<Checkpoint>("{podRef: {name: A}}"), "podRef.name must be an object's name");
-  EXPECT_REFUSED(Create<Restore>("{checkpointRef: {name: A}}"), "checkpointRef.name must be an object's name");
+  EXPECT_REFUSED(Create<Restore>("{checkpointRef: {name: A}}"),
+                 "checkpointRef.name must be an object's name");
   EXPECT_REFUSED(Create<Restore>("{checkpointRef: {name: a}, podName: A}"), "podName must be a pod's name");
 }
 
@@ -85,7 +96,8 @@ TEST_F(ValidationTest, OnlyKnownStrategiesAreTaken) {
 
 TEST_F(ValidationTest, TimeoutsAreDurationsInTheirBounds) {
   for (const char* timeout : {"5s", "25h", "soon", "10", "-10m", "''"}) {
-    EXPECT_REFUSED(Create<Migration>(absl::StrCat("{podRef: {name: p}, target: {nodeName: n}, timeout: ", "\"", timeout, "\"}")),
+    EXPECT_REFUSED(Create<Migration>(absl::StrCat(
+                       "{podRef: {name: p}, target: {nodeName: n}, timeout: ", "\"", timeout, "\"}")),
                    "timeout must be a duration from 10s to 24h, such as 90s, 10m or 1h30m");
   }
 }
@@ -93,20 +105,25 @@ TEST_F(ValidationTest, TimeoutsAreDurationsInTheirBounds) {
 TEST_F(ValidationTest, ATimeoutCanOnlyBeMadeLonger) {
   ASSERT_TRUE(Create<Migration>("{podRef: {name: p}, target: {nodeName: n}}").ok());
   EXPECT_TRUE(Change<Migration>("{spec: {timeout: 20m}}").ok());
-  EXPECT_REFUSED(Change<Migration>("{spec: {timeout: 15m}}"), "timeout of a Migration can only be made longer; to stop it, delete it");
+  EXPECT_REFUSED(Change<Migration>("{spec: {timeout: 15m}}"),
+                 "timeout of a Migration can only be made longer; to stop it, delete it");
 }
 
 TEST_F(ValidationTest, TheRestOfAMigrationCannotBeChanged) {
   ASSERT_TRUE(Create<Migration>("{podRef: {name: p}, target: {nodeName: n}}").ok());
-  EXPECT_REFUSED(Change<Migration>("{spec: {podRef: {name: q}}}"), "podRef cannot be changed: delete this Migration and create another");
-  EXPECT_REFUSED(Change<Migration>("{spec: {target: {nodeName: m}}}"), "target cannot be changed: delete this Migration and create another");
+  EXPECT_REFUSED(Change<Migration>("{spec: {podRef: {name: q}}}"),
+                 "podRef cannot be changed: delete this Migration and create another");
+  EXPECT_REFUSED(Change<Migration>("{spec: {target: {nodeName: m}}}"),
+                 "target cannot be changed: delete this Migration and create another");
 }
 
 TEST_F(ValidationTest, CheckpointsAndRestoresCannotBeChanged) {
   ASSERT_TRUE(Create<Checkpoint>("{podRef: {name: p}}").ok());
-  EXPECT_REFUSED(Change<Checkpoint>("{spec: {podRef: {name: q}}}"), "the spec of a Checkpoint cannot be changed: create another Checkpoint");
+  EXPECT_REFUSED(Change<Checkpoint>("{spec: {podRef: {name: q}}}"),
+                 "the spec of a Checkpoint cannot be changed: create another Checkpoint");
   ASSERT_TRUE(Create<Restore>("{checkpointRef: {name: c}, target: {nodeName: n}}").ok());
-  EXPECT_REFUSED(Change<Restore>("{spec: {podName: q}}"), "the spec of a Restore cannot be changed: create another Restore");
+  EXPECT_REFUSED(Change<Restore>("{spec: {podName: q}}"),
+                 "the spec of a Restore cannot be changed: create another Restore");
   EXPECT_REFUSED(Create<Restore>("{checkpointRef: {name: c}, target: {nodeName: n, nodeSelector: {a: b}}}"),
                  "target takes nodeName or nodeSelector, not both");
 }
@@ -115,11 +132,18 @@ TEST_F(ValidationTest, AFullStatusFitsItsSchemaAndStaysOutOfTheSpecsWay) {
   ASSERT_TRUE(Create<Migration>("{podRef: {name: p}, target: {nodeName: n}}").ok());
   auto before = *last_.As<Migration>();
   Migration after = before;
-  after.status = {.observed_generation = 1, .phase = crds::MigrationPhase::kFinishing,
-                  .conditions = {{.type = "Complete", .status = "Unknown", .observed_generation = 1,
-                                  .last_transition_time = absl::FromUnixSeconds(1), .reason = "R", .message = ""}},
-                  .source_node = "a", .freeze = {absl::Milliseconds(412), absl::FromUnixMillis(1'700'000'000'123),
-                                                 {{"dump", "c", absl::ZeroDuration(), absl::Milliseconds(3)}}},
+  after.status = {.observed_generation = 1,
+                  .phase = crds::MigrationPhase::kFinishing,
+                  .conditions = {{.type = "Complete",
+                                  .status = "Unknown",
+                                  .observed_generation = 1,
+                                  .last_transition_time = absl::FromUnixSeconds(1),
+                                  .reason = "R",
+                                  .message = ""}},
+                  .source_node = "a",
+                  .freeze = {absl::Milliseconds(412),
+                             absl::FromUnixMillis(1'700'000'000'123),
+                             {{"dump", "c", absl::ZeroDuration(), absl::Milliseconds(3)}}},
                   .findings = {{.id = "X", .severity = crds::Severity::kWarning, .message = "m"}}};
   auto written = k8s::Client<Migration>(api_).PatchStatus(before, after);
   ASSERT_TRUE(written.ok()) << written.status();

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "controller/certificates/authority.h"
-
 #include <openssl/bio.h>
 #include <openssl/pem.h>
 
 #include "agent/tls/identity.h"
+#include "controller/certificates/authority.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -38,7 +37,8 @@ TEST_F(AuthorityTest, SignsWhatAnAgentAsksForUnderTheNameThatItIsGiven) {
 }
 
 TEST_F(AuthorityTest, ItsOwnCertificateHasAllItsNames) {
-  const auto identity = authority_->Issue({"controller.godwit", "godwit-controller.godwit-system.svc"}, kDay, now_);
+  const auto identity =
+      authority_->Issue({"controller.godwit", "godwit-controller.godwit-system.svc"}, kDay, now_);
   ASSERT_TRUE(identity.ok());
   EXPECT_THAT(tls::ReadCertificate(identity->certificate)->dns_names,
               ElementsAre("controller.godwit", "godwit-controller.godwit-system.svc"));
@@ -79,7 +79,8 @@ std::string WithForeignSignature() {
 }
 
 TEST_F(AuthorityTest, WhatIsNoRequestOfAKeysOwnerIsRefused) {
-  for (const std::string& request : {std::string(), std::string("nonsense"), pem_.certificate, std::string(20'000, 'x'), WithForeignSignature()}) {
+  for (const std::string& request : {std::string(), std::string("nonsense"), pem_.certificate,
+                                     std::string(20'000, 'x'), WithForeignSignature()}) {
     const auto made = authority_->Sign(request, {"a.agent.godwit"}, kDay, now_);
     EXPECT_EQ(made.status().code(), absl::StatusCode::kInvalidArgument) << request.substr(0, 40);
   }
@@ -87,7 +88,8 @@ TEST_F(AuthorityTest, WhatIsNoRequestOfAKeysOwnerIsRefused) {
 
 TEST_F(AuthorityTest, ASecretThatWasTamperedWithIsNotLoaded) {
   const AuthorityPem other = *MakeAuthority(now_, kDay);
-  EXPECT_THAT(std::string(Authority::Load({pem_.certificate, other.key}).status().message()), HasSubstr("do not belong together"));
+  EXPECT_THAT(std::string(Authority::Load({pem_.certificate, other.key}).status().message()),
+              HasSubstr("do not belong together"));
   EXPECT_FALSE(Authority::Load({"", ""}).ok());
   const auto leaf = authority_->Issue({"controller.godwit"}, kDay, now_);
   EXPECT_FALSE(Authority::Load({leaf->certificate, leaf->key}).ok()) << "a leaf is no authority";

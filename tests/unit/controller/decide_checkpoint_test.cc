@@ -17,7 +17,11 @@ const CheckpointSettings kSettings;
 
 CheckpointObserved Good(CheckpointPhase phase) {
   CheckpointObserved seen;
-  seen.checkpoint.metadata = {.name = "keep", .name_space = "shop", .uid = kMigrationUid, .generation = 1, .creation_timestamp = kStart,
+  seen.checkpoint.metadata = {.name = "keep",
+                              .name_space = "shop",
+                              .uid = kMigrationUid,
+                              .generation = 1,
+                              .creation_timestamp = kStart,
                               .finalizers = {crds::Checkpoint::kFinalizer}};
   seen.checkpoint.spec = {.pod_ref = {"cache-0"}};
   seen.checkpoint.status.phase = phase;
@@ -58,24 +62,40 @@ TEST_P(CheckpointFailsTest, WithTheReason) {
   EXPECT_THAT(Complete(decision).message, HasSubstr(GetParam().says));
   ASSERT_EQ(decision.tells.size(), 1u);
   EXPECT_TRUE(decision.tells[0].warning);
-  EXPECT_EQ(k8s::IsConditionTrue(decision.status.conditions, crds::kCleanedUp), GetParam().phase == CheckpointPhase::kPending);
+  EXPECT_EQ(k8s::IsConditionTrue(decision.status.conditions, crds::kCleanedUp),
+            GetParam().phase == CheckpointPhase::kPending);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Table, CheckpointFailsTest,
     ::testing::Values(
-        Case{"NoPod", CheckpointPhase::kPending, [](auto& s) { s.pod.reset(); }, "PodNotFound", "no pod cache-0"},
-        Case{"Moving", CheckpointPhase::kPending, [](auto& s) { s.migration = "move"; }, "MigrationUnderWay", "Migration move"},
-        Case{"NotRunning", CheckpointPhase::kPending, [](auto& s) { s.pod = PodWith({{"/status/phase", "\"Pending\""}}); }, "PodNotRunning", "Pending"},
-        Case{"NoAgent", CheckpointPhase::kPending, [](auto& s) { s.node.agent_runs = false; }, "NoAgent", "node-a"},
+        Case{"NoPod", CheckpointPhase::kPending, [](auto& s) { s.pod.reset(); }, "PodNotFound",
+             "no pod cache-0"},
+        Case{"Moving", CheckpointPhase::kPending, [](auto& s) { s.migration = "move"; }, "MigrationUnderWay",
+             "Migration move"},
+        Case{"NotRunning", CheckpointPhase::kPending,
+             [](auto& s) { s.pod = PodWith({{"/status/phase", "\"Pending\""}}); }, "PodNotRunning",
+             "Pending"},
+        Case{"NoAgent", CheckpointPhase::kPending, [](auto& s) { s.node.agent_runs = false; }, "NoAgent",
+             "node-a"},
         Case{"Finding", CheckpointPhase::kPending,
-             [](auto& s) { s.preflight->findings = {{.id = "IoUring", .severity = agent_api::Severity::kBlocking, .message = "io_uring"}}; }, "IoUring", "io_uring"},
-        Case{"NoSpace", CheckpointPhase::kPending, [](auto& s) { s.node.agent->storage_available = 0; }, "NoSpace", "0 MiB of disk space"},
-        Case{"PodGone", CheckpointPhase::kRunning, [](auto& s) { s.pod.reset(); }, "PodGone", "before its state was kept"},
+             [](auto& s) {
+               s.preflight->findings = {
+                   {.id = "IoUring", .severity = agent_api::Severity::kBlocking, .message = "io_uring"}};
+             },
+             "IoUring", "io_uring"},
+        Case{"NoSpace", CheckpointPhase::kPending, [](auto& s) { s.node.agent->storage_available = 0; },
+             "NoSpace", "0 MiB of disk space"},
+        Case{"PodGone", CheckpointPhase::kRunning, [](auto& s) { s.pod.reset(); }, "PodGone",
+             "before its state was kept"},
         Case{"Dump", CheckpointPhase::kRunning,
-             [](auto& s) { s.side = agent_api::CheckpointStatus{.state = CheckpointState::kFailed, .reason = "DumpFailed", .message = "CRIU: no"}; },
+             [](auto& s) {
+               s.side = agent_api::CheckpointStatus{
+                   .state = CheckpointState::kFailed, .reason = "DumpFailed", .message = "CRIU: no"};
+             },
              "DumpFailed", "CRIU: no"},
-        Case{"Late", CheckpointPhase::kRunning, [](auto& s) { s.checkpoint.status.start_time = kStart - absl::Hours(1); }, "Timeout", "30m"}),
+        Case{"Late", CheckpointPhase::kRunning,
+             [](auto& s) { s.checkpoint.status.start_time = kStart - absl::Hours(1); }, "Timeout", "30m"}),
     [](const auto& info) { return info.param.name; });
 
 TEST(CheckpointTest, TheManifestsDigestIsRecordedBeforeTheStateIsTaken) {
@@ -102,8 +122,13 @@ TEST(CheckpointTest, ASilentAgentIsGivenTime) {
   EXPECT_EQ(first.status.phase, CheckpointPhase::kRunning);
   seen.checkpoint.status = first.status;
   EXPECT_EQ(Decide(seen, kSettings, kNow + absl::Seconds(61)).status.phase, CheckpointPhase::kFailed);
-  EXPECT_EQ(OnTakeRefused(Good(CheckpointPhase::kRunning), kSettings, absl::UnavailableError("down"), kNow).status.phase, CheckpointPhase::kRunning);
-  EXPECT_EQ(Complete(OnTakeRefused(Good(CheckpointPhase::kRunning), kSettings, absl::ResourceExhaustedError("full"), kNow)).reason, "CheckpointRefused");
+  EXPECT_EQ(OnTakeRefused(Good(CheckpointPhase::kRunning), kSettings, absl::UnavailableError("down"), kNow)
+                .status.phase,
+            CheckpointPhase::kRunning);
+  EXPECT_EQ(Complete(OnTakeRefused(Good(CheckpointPhase::kRunning), kSettings,
+                                   absl::ResourceExhaustedError("full"), kNow))
+                .reason,
+            "CheckpointRefused");
 }
 
 TEST(CheckpointTest, ArchivesStayWhileTheyAreRead) {

@@ -15,7 +15,8 @@ using crds::MigrationPhase;
 using ::testing::HasSubstr;
 
 const MigrationSettings kSettings;
-constexpr char kOwner[] = R"([{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"web-1","uid":"rs","controller":true,"blockOwnerDeletion":true}])";
+constexpr char kOwner[] =
+    R"([{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"web-1","uid":"rs","controller":true,"blockOwnerDeletion":true}])";
 
 MigrationObserved Finishing() { return GoodObserved(MigrationPhase::kFinishing); }
 
@@ -98,11 +99,13 @@ TEST(FinishingTest, AnOwnedPodIsHandedOverWhenTargetAndSiblingsAreReady) {
   EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
 }
 
-// kubelet would kill and restart the frozen source: its deletion may not wait for the target's readiness then.
+// kubelet would kill and restart the frozen source: its deletion may not wait for the target's readiness
+// then.
 TEST(FinishingTest, ALivenessProbeOfTheSourcePressesForItsDeletion) {
   MigrationObserved seen = FinishingOwned();
-  seen.source = PodWith({{"/metadata/ownerReferences", kOwner},
-                         {"/spec/containers/0/livenessProbe", R"({"periodSeconds":10,"failureThreshold":3})"}});
+  seen.source =
+      PodWith({{"/metadata/ownerReferences", kOwner},
+               {"/spec/containers/0/livenessProbe", R"({"periodSeconds":10,"failureThreshold":3})"}});
   seen.source->view.metadata.annotations[kDeletionCost] = kLowestDeletionCost;
   seen.target->status.conditions[0].status = "False";
   EXPECT_EQ(ReasonOf(NextStep(seen, kStart + absl::Seconds(10))), "WaitingForTargetReady");
@@ -110,7 +113,8 @@ TEST(FinishingTest, ALivenessProbeOfTheSourcePressesForItsDeletion) {
   Delete(seen, true);
   seen.source_side = SourceStatus{.state = SourceState::kDone};
   seen.source.reset();
-  EXPECT_EQ(ReasonOf(NextStep(seen, kStart + absl::Seconds(25))), "WaitingForTargetReady") << "it still gets its owner";
+  EXPECT_EQ(ReasonOf(NextStep(seen, kStart + absl::Seconds(25))), "WaitingForTargetReady")
+      << "it still gets its owner";
   seen.target->status.conditions[0].status = "True";
   EXPECT_EQ(NextStep(seen, kStart + absl::Seconds(26)).step, MigrationStep::kHandOver);
 }
@@ -156,8 +160,11 @@ TEST(EndedTest, TheFinalizerGoesOnlyWhenEverythingIsClean) {
   seen.migration.status.phase = MigrationPhase::kSucceeded;
   seen.migration.metadata.deletion_timestamp = kNow;
   seen.source.reset();
-  k8s::SetCondition(seen.migration.status.conditions, {.type = crds::kComplete, .status = "True", .reason = "Succeeded", .message = "m"}, kNow);
-  k8s::SetCondition(seen.migration.status.conditions, {.type = crds::kCleanedUp, .status = "False", .reason = "AgentUnreachable", .message = "m"}, kNow);
+  k8s::SetCondition(seen.migration.status.conditions,
+                    {.type = crds::kComplete, .status = "True", .reason = "Succeeded", .message = "m"}, kNow);
+  k8s::SetCondition(
+      seen.migration.status.conditions,
+      {.type = crds::kCleanedUp, .status = "False", .reason = "AgentUnreachable", .message = "m"}, kNow);
   seen.source_side = SourceStatus{.state = SourceState::kDone};
   EXPECT_EQ(NextStep(seen).step, MigrationStep::kForgetSource);
   seen.source_side = SourceStatus{};

@@ -18,7 +18,11 @@ const RestoreSettings kSettings;
 
 RestoreObserved Good(RestorePhase phase) {
   RestoreObserved seen;
-  seen.restore.metadata = {.name = "bring", .name_space = "shop", .uid = kMigrationUid, .generation = 1, .creation_timestamp = kStart,
+  seen.restore.metadata = {.name = "bring",
+                           .name_space = "shop",
+                           .uid = kMigrationUid,
+                           .generation = 1,
+                           .creation_timestamp = kStart,
                            .finalizers = {crds::Restore::kFinalizer}};
   seen.restore.spec = {.checkpoint_ref = {"keep"}};
   seen.restore.status.phase = phase;
@@ -26,7 +30,9 @@ RestoreObserved Good(RestorePhase phase) {
   seen.restore.status.start_time = kStart;
   crds::Checkpoint checkpoint;
   checkpoint.metadata = {.name = "keep", .name_space = "shop", .uid = "checkpoint-uid"};
-  checkpoint.status = {.phase = crds::CheckpointPhase::kReady, .node_name = "node-a", .memory_bytes = int64_t{100} << 20,
+  checkpoint.status = {.phase = crds::CheckpointPhase::kReady,
+                       .node_name = "node-a",
+                       .memory_bytes = int64_t{100} << 20,
                        .archives = {{"app", "/p", int64_t{10} << 20, "sha256:0"}}};
   seen.checkpoint = checkpoint;
   seen.archive_node = GoodNode("node-a");
@@ -64,30 +70,50 @@ TEST_P(RestoreFailsTest, WithTheReason) {
   const RestoreDecision decision = Decide(seen, kSettings, kNow);
   EXPECT_EQ(Complete(decision).status, "False");
   EXPECT_EQ(Complete(decision).reason, GetParam().reason) << Complete(decision).message;
-  EXPECT_EQ(decision.status.phase, GetParam().phase == RestorePhase::kPending ? RestorePhase::kFailed : RestorePhase::kRestoring);
+  EXPECT_EQ(decision.status.phase,
+            GetParam().phase == RestorePhase::kPending ? RestorePhase::kFailed : RestorePhase::kRestoring);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Table, RestoreFailsTest,
     ::testing::Values(
-        Case{"NoCheckpoint", RestorePhase::kPending, [](auto& s) { s.checkpoint.reset(); }, "CheckpointNotFound"},
-        Case{"CheckpointFailed", RestorePhase::kPending, [](auto& s) { s.checkpoint->status.phase = crds::CheckpointPhase::kFailed; }, "CheckpointFailed"},
-        Case{"CheckpointGoes", RestorePhase::kPending, [](auto& s) { s.checkpoint->metadata.deletion_timestamp = kNow; }, "CheckpointTerminating"},
-        Case{"ArchivesGone", RestorePhase::kPending, [](auto& s) { s.archive_node = {.name = "node-a"}; }, "NodeNotFound"},
-        Case{"NodeCordoned", RestorePhase::kPending, [](auto& s) { s.target_node.schedulable = false; }, "NodeUnschedulable"},
-        Case{"Architecture", RestorePhase::kPending, [](auto& s) { s.target_node.agent->architecture = "arm64"; }, "ArchitectureMismatch"},
-        Case{"NoMemory", RestorePhase::kPending, [](auto& s) { s.target_node.agent->memory_available = int64_t{50} << 20; }, "NoMemoryOnTarget"},
-        Case{"NoDisk", RestorePhase::kPending, [](auto& s) { s.target_node.agent->storage_available = int64_t{50} << 20; }, "NoSpaceOnTarget"},
-        Case{"Forged", RestorePhase::kPending, [](auto& s) { s.manifest = absl::FailedPreconditionError("digest"); }, "ManifestUnusable"},
+        Case{"NoCheckpoint", RestorePhase::kPending, [](auto& s) { s.checkpoint.reset(); },
+             "CheckpointNotFound"},
+        Case{"CheckpointFailed", RestorePhase::kPending,
+             [](auto& s) { s.checkpoint->status.phase = crds::CheckpointPhase::kFailed; },
+             "CheckpointFailed"},
+        Case{"CheckpointGoes", RestorePhase::kPending,
+             [](auto& s) { s.checkpoint->metadata.deletion_timestamp = kNow; }, "CheckpointTerminating"},
+        Case{"ArchivesGone", RestorePhase::kPending, [](auto& s) { s.archive_node = {.name = "node-a"}; },
+             "NodeNotFound"},
+        Case{"NodeCordoned", RestorePhase::kPending, [](auto& s) { s.target_node.schedulable = false; },
+             "NodeUnschedulable"},
+        Case{"Architecture", RestorePhase::kPending,
+             [](auto& s) { s.target_node.agent->architecture = "arm64"; }, "ArchitectureMismatch"},
+        Case{"NoMemory", RestorePhase::kPending,
+             [](auto& s) { s.target_node.agent->memory_available = int64_t{50} << 20; }, "NoMemoryOnTarget"},
+        Case{"NoDisk", RestorePhase::kPending,
+             [](auto& s) { s.target_node.agent->storage_available = int64_t{50} << 20; }, "NoSpaceOnTarget"},
+        Case{"Forged", RestorePhase::kPending,
+             [](auto& s) { s.manifest = absl::FailedPreconditionError("digest"); }, "ManifestUnusable"},
         Case{"NameTaken", RestorePhase::kPending, [](auto& s) { s.pod = PodView(); }, "PodNameTaken"},
         Case{"PodDeleted", RestorePhase::kRestoring, [](auto& s) { s.pod.reset(); }, "PodDeleted"},
         Case{"NoImage", RestorePhase::kRestoring,
-             [](auto& s) { s.pod->status.container_statuses = {{.name = "app", .state = {.waiting = k8s::ContainerStateWaiting{"ErrImagePull", "x"}}}}; },
+             [](auto& s) {
+               s.pod->status.container_statuses = {
+                   {.name = "app", .state = {.waiting = k8s::ContainerStateWaiting{"ErrImagePull", "x"}}}};
+             },
              "ErrImagePull"},
         Case{"Aborted", RestorePhase::kRestoring,
-             [](auto& s) { s.side = TargetStatus{.state = TargetState::kAborted, .reason = "DigestMismatch", .message = "m"}; }, "DigestMismatch"},
-        Case{"Late", RestorePhase::kRestoring, [](auto& s) { s.restore.status.start_time = kStart - absl::Hours(1); }, "Timeout"},
-        Case{"Deleted", RestorePhase::kRestoring, [](auto& s) { s.restore.metadata.deletion_timestamp = kNow; }, "Deleted"}),
+             [](auto& s) {
+               s.side =
+                   TargetStatus{.state = TargetState::kAborted, .reason = "DigestMismatch", .message = "m"};
+             },
+             "DigestMismatch"},
+        Case{"Late", RestorePhase::kRestoring,
+             [](auto& s) { s.restore.status.start_time = kStart - absl::Hours(1); }, "Timeout"},
+        Case{"Deleted", RestorePhase::kRestoring,
+             [](auto& s) { s.restore.metadata.deletion_timestamp = kNow; }, "Deleted"}),
     [](const auto& info) { return info.param.name; });
 
 TEST(RestoreTest, WaitsForACheckpointThatIsBeingMadeButNotForEver) {
@@ -117,12 +143,19 @@ TEST(RestoreTest, SettlesNameAndNodeThenGoesStepByStep) {
   EXPECT_EQ(Decide(seen, kSettings, kNow).step, RestoreStep::kOpenGate);
   seen.side = TargetStatus{.state = TargetState::kRunning};
   seen.restore.metadata.deletion_timestamp = kNow;
-  EXPECT_EQ(Decide(seen, kSettings, kNow).status.phase, RestorePhase::kSucceeded) << "what runs is not taken back";
+  EXPECT_EQ(Decide(seen, kSettings, kNow).status.phase, RestorePhase::kSucceeded)
+      << "what runs is not taken back";
 }
 
 TEST(RestoreTest, AFailureRemovesWhatWasMadeInOrder) {
   RestoreObserved seen = Good(RestorePhase::kRestoring);
-  k8s::SetCondition(seen.restore.status.conditions, {.type = crds::kComplete, .status = "False", .observed_generation = 1, .reason = "Timeout", .message = "m"}, kNow);
+  k8s::SetCondition(seen.restore.status.conditions,
+                    {.type = crds::kComplete,
+                     .status = "False",
+                     .observed_generation = 1,
+                     .reason = "Timeout",
+                     .message = "m"},
+                    kNow);
   EXPECT_EQ(Decide(seen, kSettings, kNow).step, RestoreStep::kAbort);
   seen.side = TargetStatus{.state = TargetState::kAborted};
   EXPECT_EQ(Decide(seen, kSettings, kNow).step, RestoreStep::kDeletePod);
@@ -136,9 +169,17 @@ TEST(RestoreTest, AFailureRemovesWhatWasMadeInOrder) {
 
 TEST(RestoreTest, RefusalsEndItAndSilenceDoesNot) {
   const RestoreObserved seen = Good(RestorePhase::kRestoring);
-  EXPECT_EQ(Complete(OnRefused(seen, kSettings, RestoreStep::kPermit, absl::ResourceExhaustedError("full"), kNow)).reason, "NoSpaceOnTarget");
-  EXPECT_EQ(Complete(OnRefused(seen, kSettings, RestoreStep::kCreatePod, absl::PermissionDeniedError("quota"), kNow)).reason, "PodRefused");
-  EXPECT_EQ(Complete(OnRefused(seen, kSettings, RestoreStep::kPermit, absl::UnavailableError("down"), kNow)).status, "Unknown");
+  EXPECT_EQ(
+      Complete(OnRefused(seen, kSettings, RestoreStep::kPermit, absl::ResourceExhaustedError("full"), kNow))
+          .reason,
+      "NoSpaceOnTarget");
+  EXPECT_EQ(Complete(OnRefused(seen, kSettings, RestoreStep::kCreatePod, absl::PermissionDeniedError("quota"),
+                               kNow))
+                .reason,
+            "PodRefused");
+  EXPECT_EQ(
+      Complete(OnRefused(seen, kSettings, RestoreStep::kPermit, absl::UnavailableError("down"), kNow)).status,
+      "Unknown");
 }
 
 }  // namespace

@@ -25,7 +25,8 @@ TEST(SwitchingTest, TheOrderToFreezeIsGivenOnceTheTargetWaits) {
 
 TEST(SwitchingTest, NothingIsStartedForATargetThatCannotTakeOver) {
   MigrationObserved aborted = Switching();
-  aborted.target_side = TargetStatus{.state = TargetState::kAborted, .reason = "CreateLimit", .message = "waited too long"};
+  aborted.target_side =
+      TargetStatus{.state = TargetState::kAborted, .reason = "CreateLimit", .message = "waited too long"};
   EXPECT_EQ(ReasonOf(Decide(aborted, kSettings, kNow)), "CreateLimit");
   MigrationObserved forgot = Switching();
   forgot.target_side = TargetStatus{};
@@ -44,7 +45,8 @@ TEST(SwitchingTest, WhileTheSourceWorksItIsPolledOften) {
     const MigrationDecision decision = Decide(seen, kSettings, kNow);
     EXPECT_EQ(decision.step, MigrationStep::kNothing);
     EXPECT_LE(decision.again, absl::Milliseconds(200));
-    EXPECT_EQ(Decide(After(seen, decision), kSettings, kNow).status, decision.status) << "polling writes nothing";
+    EXPECT_EQ(Decide(After(seen, decision), kSettings, kNow).status, decision.status)
+        << "polling writes nothing";
   }
 }
 
@@ -70,7 +72,8 @@ TEST(SwitchingTest, GivingUpAsksTheSourceAndDeclaresNothing) {
 
 TEST(SwitchingTest, AnAbortedSourceEndsItWithTheAgentsReason) {
   MigrationObserved seen = Switching();
-  seen.source_side = SourceStatus{.state = SourceState::kAborted, .reason = "DumpFailed", .message = "CRIU: socket of unknown type"};
+  seen.source_side = SourceStatus{
+      .state = SourceState::kAborted, .reason = "DumpFailed", .message = "CRIU: socket of unknown type"};
   const MigrationDecision decision = Decide(seen, kSettings, kNow);
   EXPECT_TRUE(Failing(decision));
   EXPECT_EQ(ReasonOf(decision), "DumpFailed");
@@ -89,8 +92,12 @@ TEST(SwitchingTest, AfterTheDecisionNothingTurnsItBack) {
 
 TEST(SwitchingTest, TheTargetsRunningIsSuccessWhoeverSaysIt) {
   MigrationObserved by_source = Switching();
-  by_source.source_side = SourceStatus{.state = SourceState::kCeded, .target_running = true, .frozen_at = kStart, .freeze = absl::Milliseconds(400),
-                                       .steps = {{.name = "dump", .duration = absl::Milliseconds(100)}}, .memory_bytes = 9};
+  by_source.source_side = SourceStatus{.state = SourceState::kCeded,
+                                       .target_running = true,
+                                       .frozen_at = kStart,
+                                       .freeze = absl::Milliseconds(400),
+                                       .steps = {{.name = "dump", .duration = absl::Milliseconds(100)}},
+                                       .memory_bytes = 9};
   const MigrationDecision decision = Decide(by_source, kSettings, kNow);
   EXPECT_EQ(decision.status.phase, MigrationPhase::kFinishing);
   EXPECT_EQ(decision.status.freeze.duration, absl::Milliseconds(400));
@@ -101,7 +108,8 @@ TEST(SwitchingTest, TheTargetsRunningIsSuccessWhoeverSaysIt) {
   by_target.source_side = absl::UnavailableError("down");
   by_target.target_side = TargetStatus{.state = TargetState::kRunning};
   EXPECT_EQ(Decide(by_target, kSettings, kNow).status.phase, MigrationPhase::kFinishing);
-  MigrationObserved forgetful = Switching();  // the source's agent lost its state; the target runs all the same
+  MigrationObserved forgetful =
+      Switching();  // the source's agent lost its state; the target runs all the same
   forgetful.target_side = TargetStatus{.state = TargetState::kRunning};
   EXPECT_EQ(Decide(forgetful, kSettings, kNow).status.phase, MigrationPhase::kFinishing);
 }
@@ -122,7 +130,8 @@ TEST(SwitchingTest, WithASilentSourceOnlyAnAbortedTargetIsFailure) {
   EXPECT_FALSE(Failing(open));
   EXPECT_EQ(open.step, MigrationStep::kAbortTarget);
   for (absl::StatusOr<TargetStatus> target :
-       {absl::StatusOr<TargetStatus>(TargetStatus{.state = TargetState::kPrepared}), absl::StatusOr<TargetStatus>(TargetStatus{}),
+       {absl::StatusOr<TargetStatus>(TargetStatus{.state = TargetState::kPrepared}),
+        absl::StatusOr<TargetStatus>(TargetStatus{}),
         absl::StatusOr<TargetStatus>(absl::UnavailableError("down too"))}) {
     const MigrationDecision decision = WithSilentSource(target);
     EXPECT_FALSE(Failing(decision));
@@ -132,10 +141,12 @@ TEST(SwitchingTest, WithASilentSourceOnlyAnAbortedTargetIsFailure) {
 }
 
 TEST(SwitchingTest, ARefusedOrderFailsAndALostOneIsLookedFor) {
-  const MigrationDecision refused = OnRefused(Switching(), kSettings, MigrationStep::kStartSource, absl::FailedPreconditionError("exec in flight"), kNow);
+  const MigrationDecision refused = OnRefused(Switching(), kSettings, MigrationStep::kStartSource,
+                                              absl::FailedPreconditionError("exec in flight"), kNow);
   EXPECT_EQ(ReasonOf(refused), "SourceRefused");
   EXPECT_THAT(MessageOf(refused), HasSubstr("exec in flight"));
-  const MigrationDecision lost = OnRefused(Switching(), kSettings, MigrationStep::kStartSource, absl::DeadlineExceededError("timeout"), kNow);
+  const MigrationDecision lost = OnRefused(Switching(), kSettings, MigrationStep::kStartSource,
+                                           absl::DeadlineExceededError("timeout"), kNow);
   EXPECT_FALSE(Failing(lost));
   EXPECT_LE(lost.again, absl::Seconds(1));
 }
@@ -144,7 +155,8 @@ TEST(SwitchingTest, ARefusedOrderFailsAndALostOneIsLookedFor) {
 TEST(FailingTest, RemovesStepByStep) {
   MigrationObserved seen = Switching();
   seen.source_side = InState(SourceState::kFrozen);
-  k8s::SetCondition(seen.migration.status.conditions, {.type = crds::kComplete, .status = "False", .reason = "Timeout", .message = "m"}, kNow);
+  k8s::SetCondition(seen.migration.status.conditions,
+                    {.type = crds::kComplete, .status = "False", .reason = "Timeout", .message = "m"}, kNow);
   EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kAbortSource);
   seen.source_side = InState(SourceState::kAborted);
   EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kAbortTarget);
@@ -175,7 +187,8 @@ TEST(FailingTest, APodOfAnotherIsNotDeleted) {
 
 TEST(FailingTest, ASilentAgentDelaysTheEndOnlySoLongAndIsCleanedLater) {
   MigrationObserved seen = GoodObserved(MigrationPhase::kPreparing);
-  k8s::SetCondition(seen.migration.status.conditions, {.type = crds::kComplete, .status = "False", .reason = "Timeout", .message = "m"}, kNow);
+  k8s::SetCondition(seen.migration.status.conditions,
+                    {.type = crds::kComplete, .status = "False", .reason = "Timeout", .message = "m"}, kNow);
   seen.target.reset();
   seen.target_side = absl::UnavailableError("down");
   EXPECT_EQ(Decide(seen, kSettings, kNow + absl::Seconds(30)).status.phase, MigrationPhase::kPreparing);
@@ -186,12 +199,14 @@ TEST(FailingTest, ASilentAgentDelaysTheEndOnlySoLongAndIsCleanedLater) {
   seen.target_side = TargetStatus{.state = TargetState::kOpen};
   EXPECT_EQ(Decide(seen, kSettings, kNow + absl::Hours(1)).step, MigrationStep::kAbortTarget);
   seen.target_side = TargetStatus{};
-  EXPECT_TRUE(k8s::IsConditionTrue(Decide(seen, kSettings, kNow + absl::Hours(1)).status.conditions, crds::kCleanedUp));
+  EXPECT_TRUE(k8s::IsConditionTrue(Decide(seen, kSettings, kNow + absl::Hours(1)).status.conditions,
+                                   crds::kCleanedUp));
 }
 
 TEST(FailingTest, ANodeThatIsGoneKeepsNothing) {
   MigrationObserved seen = GoodObserved(MigrationPhase::kPreparing);
-  k8s::SetCondition(seen.migration.status.conditions, {.type = crds::kComplete, .status = "False", .reason = "Timeout", .message = "m"}, kNow);
+  k8s::SetCondition(seen.migration.status.conditions,
+                    {.type = crds::kComplete, .status = "False", .reason = "Timeout", .message = "m"}, kNow);
   seen.target.reset();
   seen.target_side = absl::UnavailableError("down");
   seen.target_node.exists = false;

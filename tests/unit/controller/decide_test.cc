@@ -48,59 +48,119 @@ void Silent(NodeView& node, absl::Status status) { node.agent = std::move(status
 INSTANTIATE_TEST_SUITE_P(
     Table, RefusedTest,
     ::testing::Values(
-        Case{"NoPod", MigrationPhase::kPending, [](auto& s) { s.source.reset(); }, "PodNotFound", "no pod cache-0 in namespace shop"},
-        Case{"PodPending", MigrationPhase::kPending, [](auto& s) { s.source = PodWith({{"/status/phase", "\"Pending\""}}); },
-             "PodNotRunning", "phase is Pending"},
-        Case{"Rival", MigrationPhase::kPending, [](auto& s) { s.rival = "first"; }, "AnotherMigration", "Migration first is moving this pod"},
+        Case{"NoPod", MigrationPhase::kPending, [](auto& s) { s.source.reset(); }, "PodNotFound",
+             "no pod cache-0 in namespace shop"},
+        Case{"PodPending", MigrationPhase::kPending,
+             [](auto& s) { s.source = PodWith({{"/status/phase", "\"Pending\""}}); }, "PodNotRunning",
+             "phase is Pending"},
+        Case{"Rival", MigrationPhase::kPending, [](auto& s) { s.rival = "first"; }, "AnotherMigration",
+             "Migration first is moving this pod"},
         Case{"HostPath", MigrationPhase::kPending,
-             [](auto& s) { s.source = PodWith({{"/spec/volumes", R"([{"name":"v","hostPath":{"path":"/x"}}])"}}); }, "UnsupportedVolume", "hostPath"},
+             [](auto& s) {
+               s.source = PodWith({{"/spec/volumes", R"([{"name":"v","hostPath":{"path":"/x"}}])"}});
+             },
+             "UnsupportedVolume", "hostPath"},
         Case{"Probe", MigrationPhase::kPending,
-             [](auto& s) { s.source = PodWith({{"/spec/containers/0/livenessProbe", R"({"failureThreshold":1})"}}); },
+             [](auto& s) {
+               s.source = PodWith({{"/spec/containers/0/livenessProbe", R"({"failureThreshold":1})"}});
+             },
              "LivenessProbeTooTight", "failureThreshold 1"},
         Case{"Owner", MigrationPhase::kPending,
-             [](auto& s) { s.source = PodWith({{"/metadata/ownerReferences", R"([{"apiVersion":"v1","kind":"Job","name":"j","uid":"u","controller":true}])"}}); },
+             [](auto& s) {
+               s.source = PodWith(
+                   {{"/metadata/ownerReferences",
+                     R"([{"apiVersion":"v1","kind":"Job","name":"j","uid":"u","controller":true}])"}});
+             },
              "UnsupportedOwner", "owned by Job j"},
-        Case{"NoNode", MigrationPhase::kPending, [](auto& s) { s.target_node.exists = false; }, "NodeNotFound", "node node-b does not exist"},
-        Case{"NodeNotReady", MigrationPhase::kPending, [](auto& s) { s.target_node.ready = false; }, "NodeNotReady", "node-b is not ready"},
-        Case{"NodeCordoned", MigrationPhase::kPending, [](auto& s) { s.target_node.schedulable = false; }, "NodeUnschedulable", "cordoned"},
+        Case{"NoNode", MigrationPhase::kPending, [](auto& s) { s.target_node.exists = false; },
+             "NodeNotFound", "node node-b does not exist"},
+        Case{"NodeNotReady", MigrationPhase::kPending, [](auto& s) { s.target_node.ready = false; },
+             "NodeNotReady", "node-b is not ready"},
+        Case{"NodeCordoned", MigrationPhase::kPending, [](auto& s) { s.target_node.schedulable = false; },
+             "NodeUnschedulable", "cordoned"},
         Case{"SourceNode", MigrationPhase::kPending,
-             [](auto& s) { s.migration.spec.target.node_name = "node-a"; s.target_node = GoodNode("node-a"); }, "TargetIsSource", "runs on node node-a already"},
-        Case{"NoAgentThere", MigrationPhase::kPending, [](auto& s) { s.target_node.agent_runs = false; }, "NoAgent", "no Godwit agent runs on node node-b"},
-        Case{"NoAgentHere", MigrationPhase::kPending, [](auto& s) { s.source_node.agent_runs = false; }, "NoAgent", "the pod's own node"},
+             [](auto& s) {
+               s.migration.spec.target.node_name = "node-a";
+               s.target_node = GoodNode("node-a");
+             },
+             "TargetIsSource", "runs on node node-a already"},
+        Case{"NoAgentThere", MigrationPhase::kPending, [](auto& s) { s.target_node.agent_runs = false; },
+             "NoAgent", "no Godwit agent runs on node node-b"},
+        Case{"NoAgentHere", MigrationPhase::kPending, [](auto& s) { s.source_node.agent_runs = false; },
+             "NoAgent", "the pod's own node"},
         Case{"NoLabels", MigrationPhase::kPending,
-             [](auto& s) { s.migration.spec.target = {.node_selector = {{"disk", "ssd"}}}; s.selector = "disk=ssd"; }, "NoSuitableNode", "no node has the labels disk=ssd"},
-        Case{"DeletedAtOnce", MigrationPhase::kPending, [](auto& s) { s.migration.metadata.deletion_timestamp = kNow; }, "Deleted", "deleted before"},
-        Case{"PodGoneEarly", MigrationPhase::kPreflight, [](auto& s) { s.source.reset(); }, "PodGone", "deleted while"},
-        Case{"PodReplaced", MigrationPhase::kPreflight, [](auto& s) { s.source->view.metadata.uid = "other"; }, "PodReplaced", "another of that name"},
-        Case{"Architecture", MigrationPhase::kPreflight, [](auto& s) { s.target_node.agent->architecture = "arm64"; }, "ArchitectureMismatch",
+             [](auto& s) {
+               s.migration.spec.target = {.node_selector = {{"disk", "ssd"}}};
+               s.selector = "disk=ssd";
+             },
+             "NoSuitableNode", "no node has the labels disk=ssd"},
+        Case{"DeletedAtOnce", MigrationPhase::kPending,
+             [](auto& s) { s.migration.metadata.deletion_timestamp = kNow; }, "Deleted", "deleted before"},
+        Case{"PodGoneEarly", MigrationPhase::kPreflight, [](auto& s) { s.source.reset(); }, "PodGone",
+             "deleted while"},
+        Case{"PodReplaced", MigrationPhase::kPreflight,
+             [](auto& s) { s.source->view.metadata.uid = "other"; }, "PodReplaced", "another of that name"},
+        Case{"Architecture", MigrationPhase::kPreflight,
+             [](auto& s) { s.target_node.agent->architecture = "arm64"; }, "ArchitectureMismatch",
              "processes are amd64, and node node-b is arm64"},
-        Case{"NoHandler", MigrationPhase::kPreflight, [](auto& s) { s.target_node.agent->runtime_ready = false; }, "RuntimeNotReady", "handler godwit"},
+        Case{"NoHandler", MigrationPhase::kPreflight,
+             [](auto& s) { s.target_node.agent->runtime_ready = false; }, "RuntimeNotReady",
+             "handler godwit"},
         Case{"Finding", MigrationPhase::kPreflight,
-             [](auto& s) { s.preflight->findings = {{.id = "IoUring", .severity = agent_api::Severity::kBlocking, .container = "app",
-                                                     .message = "process 12 uses io_uring", .remedy = "Turn it off."}}; },
+             [](auto& s) {
+               s.preflight->findings = {{.id = "IoUring",
+                                         .severity = agent_api::Severity::kBlocking,
+                                         .container = "app",
+                                         .message = "process 12 uses io_uring",
+                                         .remedy = "Turn it off."}};
+             },
              "IoUring", "container app: process 12 uses io_uring. Turn it off."},
-        Case{"NoMemory", MigrationPhase::kPreflight, [](auto& s) { s.target_node.agent->memory_available = int64_t{100} << 20; },
-             "NoMemoryOnTarget", "node node-b has 100 MiB of memory available, and 576 MiB are needed"},
-        Case{"NoDisk", MigrationPhase::kPreflight, [](auto& s) { s.target_node.agent->storage_available = int64_t{100} << 20; },
-             "NoSpaceOnTarget", "node node-b has 100 MiB of disk space"},
-        Case{"NoDiskHere", MigrationPhase::kPreflight, [](auto& s) { s.source_node.agent->storage_available = 0; }, "NoSpaceOnSource", "node node-a"},
-        Case{"PreflightRefused", MigrationPhase::kPreflight, [](auto& s) { s.preflight = absl::NotFoundError("no container aaaa"); },
-             "PreflightFailed", "no container aaaa"},
+        Case{"NoMemory", MigrationPhase::kPreflight,
+             [](auto& s) { s.target_node.agent->memory_available = int64_t{100} << 20; }, "NoMemoryOnTarget",
+             "node node-b has 100 MiB of memory available, and 576 MiB are needed"},
+        Case{"NoDisk", MigrationPhase::kPreflight,
+             [](auto& s) { s.target_node.agent->storage_available = int64_t{100} << 20; }, "NoSpaceOnTarget",
+             "node node-b has 100 MiB of disk space"},
+        Case{"NoDiskHere", MigrationPhase::kPreflight,
+             [](auto& s) { s.source_node.agent->storage_available = 0; }, "NoSpaceOnSource", "node node-a"},
+        Case{"PreflightRefused", MigrationPhase::kPreflight,
+             [](auto& s) { s.preflight = absl::NotFoundError("no container aaaa"); }, "PreflightFailed",
+             "no container aaaa"},
         Case{"HostPort", MigrationPhase::kPreflight,
-             [](auto& s) { s.host_port_taken = crds::Finding{.id = "HostPortTaken", .severity = crds::Severity::kBlocking, .message = "8080 in use"}; },
+             [](auto& s) {
+               s.host_port_taken = crds::Finding{
+                   .id = "HostPortTaken", .severity = crds::Severity::kBlocking, .message = "8080 in use"};
+             },
              "HostPortTaken", "8080 in use"},
-        Case{"TargetNameTaken", MigrationPhase::kPreparing, [](auto& s) { s.target->metadata.labels.clear(); }, "TargetPodNameTaken", "not this Migration's"},
-        Case{"TargetDeleted", MigrationPhase::kPreparing, [](auto& s) { s.target->metadata.deletion_timestamp = kNow; }, "TargetPodDeleted", "deleted before"},
-        Case{"TargetGone", MigrationPhase::kPreparing, [](auto& s) { s.target.reset(); }, "TargetPodDeleted", "deleted before"},
+        Case{"TargetNameTaken", MigrationPhase::kPreparing,
+             [](auto& s) { s.target->metadata.labels.clear(); }, "TargetPodNameTaken",
+             "not this Migration's"},
+        Case{"TargetDeleted", MigrationPhase::kPreparing,
+             [](auto& s) { s.target->metadata.deletion_timestamp = kNow; }, "TargetPodDeleted",
+             "deleted before"},
+        Case{"TargetGone", MigrationPhase::kPreparing, [](auto& s) { s.target.reset(); }, "TargetPodDeleted",
+             "deleted before"},
         Case{"NoImage", MigrationPhase::kPreparing,
-             [](auto& s) { s.target->status.container_statuses = {{.name = "app", .state = {.waiting = k8s::ContainerStateWaiting{"ErrImagePull", "not found"}}}}; },
+             [](auto& s) {
+               s.target->status.container_statuses = {
+                   {.name = "app",
+                    .state = {.waiting = k8s::ContainerStateWaiting{"ErrImagePull", "not found"}}}};
+             },
              "ErrImagePull", "not found"},
         Case{"TargetAborted", MigrationPhase::kPreparing,
-             [](auto& s) { s.target_side = agent_api::TargetStatus{.state = agent_api::TargetState::kAborted, .reason = "CreateLimit", .message = "create waited 100s"}; },
+             [](auto& s) {
+               s.target_side = agent_api::TargetStatus{.state = agent_api::TargetState::kAborted,
+                                                       .reason = "CreateLimit",
+                                                       .message = "create waited 100s"};
+             },
              "CreateLimit", "create waited 100s"},
-        Case{"SourceDying", MigrationPhase::kPreparing, [](auto& s) { s.source->view.metadata.deletion_timestamp = kNow; }, "PodTerminating", "being deleted"},
-        Case{"LateRival", MigrationPhase::kPreparing, [](auto& s) { s.rival = "first"; }, "AnotherMigration", "first"},
-        Case{"DeletedHalfway", MigrationPhase::kPreparing, [](auto& s) { s.migration.metadata.deletion_timestamp = kNow; }, "Deleted", "deleted before"}),
+        Case{"SourceDying", MigrationPhase::kPreparing,
+             [](auto& s) { s.source->view.metadata.deletion_timestamp = kNow; }, "PodTerminating",
+             "being deleted"},
+        Case{"LateRival", MigrationPhase::kPreparing, [](auto& s) { s.rival = "first"; }, "AnotherMigration",
+             "first"},
+        Case{"DeletedHalfway", MigrationPhase::kPreparing,
+             [](auto& s) { s.migration.metadata.deletion_timestamp = kNow; }, "Deleted", "deleted before"}),
     [](const auto& info) { return info.param.name; });
 
 TEST(DecideTest, TheFinalizerComesFirstAndAnObjectThatGoesGetsNone) {
@@ -151,7 +211,8 @@ TEST(DecideTest, PendingWaitsForACheckpointOfThePod) {
 
 TEST(DecideTest, PreflightThatPassesRecordsWhatWillMove) {
   MigrationObserved seen = GoodObserved(MigrationPhase::kPreflight);
-  seen.preflight->findings = {{.id = "Tcp", .severity = agent_api::Severity::kWarning, .message = "3 connections will be closed"}};
+  seen.preflight->findings = {
+      {.id = "Tcp", .severity = agent_api::Severity::kWarning, .message = "3 connections will be closed"}};
   const MigrationDecision decision = Decide(seen, kSettings, kNow);
   EXPECT_EQ(decision.status.phase, MigrationPhase::kPreparing);
   EXPECT_EQ(decision.status.preflight.memory_bytes, int64_t{512} << 20);
@@ -176,7 +237,8 @@ TEST(DecideTest, ASilentAgentIsGivenTimeAndThenGivenUp) {
     const MigrationDecision first = Decide(seen, kSettings, kNow);
     EXPECT_FALSE(Failing(first));
     EXPECT_EQ(ReasonOf(first), "AgentUnreachable");
-    EXPECT_EQ(Decide(After(seen, first), kSettings, kNow + absl::Seconds(29)).status, first.status) << "nothing to write while it lasts";
+    EXPECT_EQ(Decide(After(seen, first), kSettings, kNow + absl::Seconds(29)).status, first.status)
+        << "nothing to write while it lasts";
     const MigrationDecision last = Decide(After(seen, first), kSettings, kNow + absl::Seconds(31));
     EXPECT_TRUE(Failing(last));
     EXPECT_THAT(MessageOf(last), HasSubstr("agent of node node-b does not answer: cannot connect"));
@@ -225,12 +287,22 @@ TEST(DecideTest, ATimeoutQuotesWhatWasLastSaidAboutTheTarget) {
 
 TEST(OnRefusedTest, ADefiniteNoEndsTheMigrationAndAnythingElseIsTriedAgain) {
   const MigrationObserved seen = GoodObserved(MigrationPhase::kPreparing);
-  EXPECT_EQ(ReasonOf(OnRefused(seen, kSettings, MigrationStep::kPermit, absl::ResourceExhaustedError("disk full"), kNow)), "NoSpaceOnTarget");
-  EXPECT_EQ(ReasonOf(OnRefused(seen, kSettings, MigrationStep::kPermit, absl::FailedPreconditionError("x"), kNow)), "TargetRefused");
-  EXPECT_EQ(ReasonOf(OnRefused(seen, kSettings, MigrationStep::kPermit, absl::UnavailableError("x"), kNow)), "AgentUnreachable");
-  EXPECT_EQ(ReasonOf(OnRefused(seen, kSettings, MigrationStep::kCreateTargetPod, absl::PermissionDeniedError("quota"), kNow)), "TargetPodRefused");
-  EXPECT_EQ(OnRefused(seen, kSettings, MigrationStep::kCreateTargetPod, absl::UnavailableError("x"), kNow).status, seen.migration.status);
-  EXPECT_EQ(OnRefused(seen, kSettings, MigrationStep::kHandOver, absl::AbortedError("conflict"), kNow).status, seen.migration.status);
+  EXPECT_EQ(ReasonOf(OnRefused(seen, kSettings, MigrationStep::kPermit,
+                               absl::ResourceExhaustedError("disk full"), kNow)),
+            "NoSpaceOnTarget");
+  EXPECT_EQ(
+      ReasonOf(OnRefused(seen, kSettings, MigrationStep::kPermit, absl::FailedPreconditionError("x"), kNow)),
+      "TargetRefused");
+  EXPECT_EQ(ReasonOf(OnRefused(seen, kSettings, MigrationStep::kPermit, absl::UnavailableError("x"), kNow)),
+            "AgentUnreachable");
+  EXPECT_EQ(ReasonOf(OnRefused(seen, kSettings, MigrationStep::kCreateTargetPod,
+                               absl::PermissionDeniedError("quota"), kNow)),
+            "TargetPodRefused");
+  EXPECT_EQ(
+      OnRefused(seen, kSettings, MigrationStep::kCreateTargetPod, absl::UnavailableError("x"), kNow).status,
+      seen.migration.status);
+  EXPECT_EQ(OnRefused(seen, kSettings, MigrationStep::kHandOver, absl::AbortedError("conflict"), kNow).status,
+            seen.migration.status);
 }
 
 }  // namespace

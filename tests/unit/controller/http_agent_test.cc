@@ -71,9 +71,11 @@ class HttpAgentTest : public ::testing::Test {
         server_(*authority_, "edge-7.agent.godwit") {}
 
   std::shared_ptr<Agent> Connect(const std::string& node = "edge-7") {
-    agents_.emplace(&identity_, HttpAgentOptions{.port = server_.Listen(), .timeout = absl::Seconds(5),
+    agents_.emplace(&identity_, HttpAgentOptions{.port = server_.Listen(),
+                                                 .timeout = absl::Seconds(5),
                                                  .observer = [this](const AgentRequestRecord& record) {
-                                                   seen_.push_back(absl::StrCat(record.method, " ", record.route, " ", record.code));
+                                                   seen_.push_back(absl::StrCat(
+                                                       record.method, " ", record.route, " ", record.code));
                                                  }});
     return agents_->At(node, "127.0.0.1");
   }
@@ -111,12 +113,15 @@ TEST_F(HttpAgentTest, RequestsGoWhereTheContractSays) {
   EXPECT_TRUE(agent->FinishSource(kUid).ok());
   EXPECT_TRUE(agent->ForgetTarget(kUid).ok());
   EXPECT_TRUE(agent->ForgetRestore(kUid).ok());
-  EXPECT_THAT(requests, ElementsAre("GET /v1/node", "POST /v1/preflight", absl::StrCat("PUT /v1/migrations/", kUid, "/target"),
+  EXPECT_THAT(requests, ElementsAre("GET /v1/node", "POST /v1/preflight",
+                                    absl::StrCat("PUT /v1/migrations/", kUid, "/target"),
                                     absl::StrCat("GET /v1/migrations/", kUid, "/target"),
                                     absl::StrCat("POST /v1/migrations/", kUid, "/source/abort"),
                                     absl::StrCat("POST /v1/migrations/", kUid, "/source/finish"),
-                                    absl::StrCat("DELETE /v1/migrations/", kUid, "/target"), absl::StrCat("DELETE /v1/restores/", kUid)));
-  EXPECT_THAT(seen_, ::testing::IsSupersetOf({"GET node 200", "PUT target 200", "POST abort 200", "POST finish 200", "DELETE restore 200"}));
+                                    absl::StrCat("DELETE /v1/migrations/", kUid, "/target"),
+                                    absl::StrCat("DELETE /v1/restores/", kUid)));
+  EXPECT_THAT(seen_, ::testing::IsSupersetOf({"GET node 200", "PUT target 200", "POST abort 200",
+                                              "POST finish 200", "DELETE restore 200"}));
 }
 
 TEST_F(HttpAgentTest, ErrorsAreToldApart) {
@@ -127,8 +132,9 @@ TEST_F(HttpAgentTest, ErrorsAreToldApart) {
   });
   const auto agent = Connect();
   const std::vector<std::pair<int, absl::StatusCode>> codes = {
-      {400, absl::StatusCode::kInvalidArgument}, {403, absl::StatusCode::kUnauthenticated}, {404, absl::StatusCode::kNotFound},
-      {409, absl::StatusCode::kFailedPrecondition}, {507, absl::StatusCode::kResourceExhausted}, {503, absl::StatusCode::kUnavailable},
+      {400, absl::StatusCode::kInvalidArgument},   {403, absl::StatusCode::kUnauthenticated},
+      {404, absl::StatusCode::kNotFound},          {409, absl::StatusCode::kFailedPrecondition},
+      {507, absl::StatusCode::kResourceExhausted}, {503, absl::StatusCode::kUnavailable},
       {500, absl::StatusCode::kInternal}};
   for (const auto& [http_code, expected] : codes) {
     code = http_code;
@@ -139,10 +145,13 @@ TEST_F(HttpAgentTest, ErrorsAreToldApart) {
 }
 
 TEST_F(HttpAgentTest, ForgettingWhatIsNotThereIsFineAndNonsenseIsAnError) {
-  server_.http().Get("/v1/node", [](const httplib::Request&, httplib::Response& response) { response.set_content("<html>", "text/html"); });
+  server_.http().Get("/v1/node", [](const httplib::Request&, httplib::Response& response) {
+    response.set_content("<html>", "text/html");
+  });
   const auto agent = Connect();
   EXPECT_TRUE(agent->ForgetSource(kUid).ok()) << "the server says 404";
-  EXPECT_THAT(std::string(agent->Node().status().message()), HasSubstr("the agent's answer to /v1/node cannot be read"));
+  EXPECT_THAT(std::string(agent->Node().status().message()),
+              HasSubstr("the agent's answer to /v1/node cannot be read"));
 }
 
 TEST_F(HttpAgentTest, AnotherNodesCertificateIsNotTrusted) {

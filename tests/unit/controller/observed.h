@@ -17,15 +17,28 @@ inline const absl::Time kStart = absl::FromUnixSeconds(1'700'000'000);
 inline const absl::Time kNow = kStart + absl::Seconds(3);
 
 inline NodeView GoodNode(const std::string& name) {
-  NodeView node{.name = name, .exists = true, .ready = true, .schedulable = true, .architecture = "amd64", .agent_runs = true,
+  NodeView node{.name = name,
+                .exists = true,
+                .ready = true,
+                .schedulable = true,
+                .architecture = "amd64",
+                .agent_runs = true,
                 .address = name == "node-a" ? "10.0.0.1" : "10.0.0.2"};
-  node.agent = agent_api::NodeInfo{.node = name, .version = "0", .architecture = "amd64", .kernel = "6.12", .criu_version = "4.2.1",
-                                   .runtime_ready = true, .memory_available = int64_t{4} << 30, .storage_available = int64_t{9} << 30};
+  node.agent = agent_api::NodeInfo{.node = name,
+                                   .version = "0",
+                                   .architecture = "amd64",
+                                   .kernel = "6.12",
+                                   .criu_version = "4.2.1",
+                                   .runtime_ready = true,
+                                   .memory_available = int64_t{4} << 30,
+                                   .storage_available = int64_t{9} << 30};
   return node;
 }
 
 inline k8s::Pod GoodTarget(const WholePod& source) {
-  k8s::Pod pod = *TargetPod(source, {.name = MovedPodName(source.view.metadata, kMigrationUid), .node = "node-b", .owner_uid = kMigrationUid})
+  k8s::Pod pod = *TargetPod(source, {.name = MovedPodName(source.view.metadata, kMigrationUid),
+                                     .node = "node-b",
+                                     .owner_uid = kMigrationUid})
                       .As<k8s::Pod>();
   pod.metadata.uid = "target-uid";
   pod.metadata.resource_version = "50";
@@ -38,8 +51,13 @@ inline MigrationObserved GoodObserved(crds::MigrationPhase phase) {
   using crds::MigrationPhase;
   MigrationObserved seen;
   crds::Migration& m = seen.migration;
-  m.metadata = {.name = "move", .name_space = "shop", .uid = kMigrationUid, .resource_version = "7", .generation = 1,
-                .creation_timestamp = kStart, .finalizers = {crds::Migration::kFinalizer}};
+  m.metadata = {.name = "move",
+                .name_space = "shop",
+                .uid = kMigrationUid,
+                .resource_version = "7",
+                .generation = 1,
+                .creation_timestamp = kStart,
+                .finalizers = {crds::Migration::kFinalizer}};
   m.spec = {.pod_ref = {"cache-0"}, .target = {.node_name = "node-b"}};
   m.status.observed_generation = 1;
   m.status.phase = phase;
@@ -52,10 +70,13 @@ inline MigrationObserved GoodObserved(crds::MigrationPhase phase) {
   m.status.target_node = "node-b";
   m.status.source_pod_uid = seen.source->view.metadata.uid;
   m.status.target_pod_name = MovedPodName(seen.source->view.metadata, kMigrationUid);
-  k8s::SetCondition(m.status.conditions, {.type = crds::kComplete, .status = "Unknown", .observed_generation = 1,
-                                          .reason = "x", .message = "x"}, kStart);
+  k8s::SetCondition(
+      m.status.conditions,
+      {.type = crds::kComplete, .status = "Unknown", .observed_generation = 1, .reason = "x", .message = "x"},
+      kStart);
   if (phase == MigrationPhase::kPreflight) {
-    seen.preflight = agent_api::PreflightReport{.memory_bytes = int64_t{512} << 20, .file_bytes = int64_t{1} << 20};
+    seen.preflight =
+        agent_api::PreflightReport{.memory_bytes = int64_t{512} << 20, .file_bytes = int64_t{1} << 20};
     return seen;
   }
   m.status.preflight = {.memory_bytes = int64_t{512} << 20, .file_bytes = int64_t{1} << 20};
@@ -65,11 +86,14 @@ inline MigrationObserved GoodObserved(crds::MigrationPhase phase) {
   seen.target_side = agent_api::TargetStatus{.state = agent_api::TargetState::kOpen, .waiting = {"app"}};
   if (phase == MigrationPhase::kPreparing || phase == MigrationPhase::kSwitching) return seen;
   m.status.freeze = {.duration = absl::Milliseconds(400), .frozen_at = kStart + absl::Seconds(2)};
-  seen.source_side = agent_api::SourceStatus{.state = agent_api::SourceState::kCeded, .target_running = true,
-                                             .frozen_at = kStart + absl::Seconds(2), .freeze = absl::Milliseconds(400)};
+  seen.source_side = agent_api::SourceStatus{.state = agent_api::SourceState::kCeded,
+                                             .target_running = true,
+                                             .frozen_at = kStart + absl::Seconds(2),
+                                             .freeze = absl::Milliseconds(400)};
   seen.target_side = agent_api::TargetStatus{.state = agent_api::TargetState::kRunning};
   seen.target->status.phase = "Running";
-  seen.target->status.conditions = {{.type = "Ready", .status = "True"}, {.type = kCommittedCondition, .status = "True"}};
+  seen.target->status.conditions = {{.type = "Ready", .status = "True"},
+                                    {.type = kCommittedCondition, .status = "True"}};
   return seen;
 }
 

@@ -34,6 +34,8 @@ inline WholePod PodWith(std::initializer_list<std::pair<std::string, std::string
   return *WholePod::From(*std::move(raw));
 }
 
-inline k8s::Pod PodView(std::initializer_list<std::pair<std::string, std::string>> changes = {}) { return PodWith(changes).view; }
+inline k8s::Pod PodView(std::initializer_list<std::pair<std::string, std::string>> changes = {}) {
+  return PodWith(changes).view;
+}
 
 }  // namespace godwit::controller

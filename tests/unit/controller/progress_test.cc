@@ -13,23 +13,27 @@ using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 
 std::string Waiting(const char* reason, const char* message) {
-  return absl::StrCat(R"([{"name":"app","state":{"waiting":{"reason":")", reason, R"(","message":")", message, R"("}}}])");
+  return absl::StrCat(R"([{"name":"app","state":{"waiting":{"reason":")", reason, R"(","message":")", message,
+                      R"("}}}])");
 }
 
 TEST(WhyNotStartingTest, QuotesWhatKubeletAndTheSchedulerSaid) {
-  const auto pull = WhyNotStarting(PodView({{"/status/phase", "\"Pending\""},
-                                            {"/status/containerStatuses", Waiting("ErrImagePull", "not found: app:2")}}));
+  const auto pull =
+      WhyNotStarting(PodView({{"/status/phase", "\"Pending\""},
+                              {"/status/containerStatuses", Waiting("ErrImagePull", "not found: app:2")}}));
   ASSERT_TRUE(pull);
   EXPECT_EQ(pull->reason, "ErrImagePull");
   EXPECT_THAT(pull->message, HasSubstr("container app cannot start: ErrImagePull: not found: app:2"));
   const auto unschedulable = WhyNotStarting(PodView(
       {{"/status/phase", "\"Pending\""},
        {"/status/containerStatuses", "[]"},
-       {"/status/conditions", R"([{"type":"PodScheduled","status":"False","reason":"Unschedulable","message":"0/2 nodes: Insufficient cpu."}])"}}));
+       {"/status/conditions",
+        R"([{"type":"PodScheduled","status":"False","reason":"Unschedulable","message":"0/2 nodes: Insufficient cpu."}])"}}));
   ASSERT_TRUE(unschedulable);
   EXPECT_EQ(unschedulable->reason, "Unschedulable");
   EXPECT_THAT(unschedulable->message, HasSubstr("Insufficient cpu"));
-  const auto ended = WhyNotStarting(PodView({{"/status/phase", "\"Failed\""}, {"/status/reason", "\"Evicted\""},
+  const auto ended = WhyNotStarting(PodView({{"/status/phase", "\"Failed\""},
+                                             {"/status/reason", "\"Evicted\""},
                                              {"/status/message", "\"The node was low on memory\""}}));
   ASSERT_TRUE(ended);
   EXPECT_EQ(ended->reason, "Evicted");
@@ -37,8 +41,9 @@ TEST(WhyNotStartingTest, QuotesWhatKubeletAndTheSchedulerSaid) {
 }
 
 TEST(WhyNotStartingTest, EachStuckReasonIsRecognisedAndOrdinaryOnesAreNot) {
-  for (const char* reason : {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerError",
-                             "CreateContainerConfigError", "RunContainerError", "CrashLoopBackOff"}) {
+  for (const char* reason :
+       {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerError",
+        "CreateContainerConfigError", "RunContainerError", "CrashLoopBackOff"}) {
     const auto why = WhyNotStarting(PodView({{"/status/containerStatuses", Waiting(reason, "m")}}));
     ASSERT_TRUE(why) << reason;
     EXPECT_EQ(why->reason, reason);
@@ -47,7 +52,8 @@ TEST(WhyNotStartingTest, EachStuckReasonIsRecognisedAndOrdinaryOnesAreNot) {
     EXPECT_FALSE(WhyNotStarting(PodView({{"/status/containerStatuses", Waiting(reason, "")}}))) << reason;
   }
   EXPECT_FALSE(WhyNotStarting(PodView(
-      {{"/status/conditions", R"([{"type":"PodScheduled","status":"False","reason":"SchedulingGated","message":"gated"}])"}})));
+      {{"/status/conditions",
+        R"([{"type":"PodScheduled","status":"False","reason":"SchedulingGated","message":"gated"}])"}})));
 }
 
 TEST(KubeletSawDeletionTest, IsSaidByTheObservedGenerationOrByTime) {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole Migrations, Checkpoints and Restores on a fake API server with fake agents and kubelets.
-#include "controller/migration/reconciler.h"
-
 #include <set>
 
+#include "controller/migration/reconciler.h"
 #include "controller/pods/names.h"
 #include "controller/testing/test_cluster.h"
 #include "gmock/gmock.h"
@@ -28,14 +27,15 @@ class ReconcileTest : public ::testing::Test {
  protected:
   ReconcileTest() {
     server_.SetGraceful(k8s::Pod::kResource);
-    server_.OnCreate("pods/binding", [this](const k8s::Unstructured& binding) -> absl::StatusOr<k8s::Unstructured> {
-      const k8s::ObjectMeta meta = binding.Meta();
-      auto pod = server_.Get(k8s::Pod::kResource, meta.object_name());
-      if (!pod) return absl::NotFoundError("no such pod");
-      pod->Set("/spec/nodeName", binding.String("/target/name"));
-      server_.Put(k8s::Pod::kResource, *pod);
-      return binding;
-    });
+    server_.OnCreate("pods/binding",
+                     [this](const k8s::Unstructured& binding) -> absl::StatusOr<k8s::Unstructured> {
+                       const k8s::ObjectMeta meta = binding.Meta();
+                       auto pod = server_.Get(k8s::Pod::kResource, meta.object_name());
+                       if (!pod) return absl::NotFoundError("no such pod");
+                       pod->Set("/spec/nodeName", binding.String("/target/name"));
+                       server_.Put(k8s::Pod::kResource, *pod);
+                       return binding;
+                     });
     cluster_.emplace(server_.api(), "shop", "godwit-system");
   }
 
@@ -59,7 +59,8 @@ TEST_F(ReconcileTest, APodMovesAndNothingIsLeftBehind) {
   const k8s::Pod source = cluster_->AddPod("cache-0");
   const crds::Migration made = cluster_->Migrate("move", "cache-0", "node-b");
   const crds::Migration done = cluster_->Finish("move");
-  ASSERT_EQ(done.status.phase, MigrationPhase::kSucceeded) << ReasonOf(done.status.conditions) << cluster_->last_error();
+  ASSERT_EQ(done.status.phase, MigrationPhase::kSucceeded)
+      << ReasonOf(done.status.conditions) << cluster_->last_error();
   ExpectRunsOnceOn("node-b");
   const k8s::Pod target = cluster_->Pods().front();
   EXPECT_EQ(target.metadata.name, done.status.target_pod_name);
@@ -104,13 +105,16 @@ TEST_F(ReconcileTest, EveryWriteToTheApiServerMayFailOnce) {
   cluster_->Migrate("move", "cache-0", "node-b");
   absl::Mutex mutex;
   std::set<std::string> failed;
-  server_.Intercept([&](const k8s::testing::SeenRequest& request) -> std::optional<k8s::testing::ForcedAnswer> {
-    const bool kubelets = request.path.find("/binding") != std::string::npos || request.body.find("hostIP") != std::string::npos;
-    if (request.method == "GET" || kubelets || request.path.find("/events") != std::string::npos) return std::nullopt;
-    absl::MutexLock lock(&mutex);
-    if (!failed.insert(request.method + request.path + request.body).second) return std::nullopt;
-    return k8s::testing::ForcedAnswer{.code = 500, .reason = "InternalError", .message = "etcd is busy"};
-  });
+  server_.Intercept(
+      [&](const k8s::testing::SeenRequest& request) -> std::optional<k8s::testing::ForcedAnswer> {
+        const bool kubelets = request.path.find("/binding") != std::string::npos ||
+                              request.body.find("hostIP") != std::string::npos;
+        if (request.method == "GET" || kubelets || request.path.find("/events") != std::string::npos)
+          return std::nullopt;
+        absl::MutexLock lock(&mutex);
+        if (!failed.insert(request.method + request.path + request.body).second) return std::nullopt;
+        return k8s::testing::ForcedAnswer{.code = 500, .reason = "InternalError", .message = "etcd is busy"};
+      });
   EXPECT_EQ(cluster_->Finish("move").status.phase, MigrationPhase::kSucceeded) << cluster_->last_error();
   EXPECT_GE(failed.size(), 10u);
   ExpectRunsOnceOn("node-b");
@@ -125,10 +129,12 @@ TEST_F(ReconcileTest, ADumpThatFailsLeavesTheSourceRunningAndNothingElse) {
   EXPECT_EQ(ReasonOf(done.status.conditions), "DumpFailed");
   ExpectRunsOnceOn("node-a");
   EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
-  EXPECT_THAT(cluster_->Events(made.metadata.uid), ElementsAre("Preflight", "Preparing", "Switching", "DumpFailed"));
+  EXPECT_THAT(cluster_->Events(made.metadata.uid),
+              ElementsAre("Preflight", "Preparing", "Switching", "DumpFailed"));
 }
 
-// Deleted after any number of looks: before the decision the pod stays, after it the pod has moved; never both, never none.
+// Deleted after any number of looks: before the decision the pod stays, after it the pod has moved; never
+// both, never none.
 TEST_F(ReconcileTest, AMigrationThatIsDeletedHalfwayAbortsOrFinishes) {
   bool stayed = false, moved = false;
   for (int when = 1; when <= 24; ++when) {
@@ -137,7 +143,8 @@ TEST_F(ReconcileTest, AMigrationThatIsDeletedHalfwayAbortsOrFinishes) {
     cluster_->Migrate("move", name, "node-b");
     for (int i = 0; i < when; ++i) cluster_->Step();
     cluster_->Delete<crds::Migration>("move");
-    ASSERT_TRUE(cluster_->Until([&] { return !cluster_->Get<crds::Migration>("move"); })) << "deleted after " << when;
+    ASSERT_TRUE(cluster_->Until([&] { return !cluster_->Get<crds::Migration>("move"); }))
+        << "deleted after " << when;
     ASSERT_THAT(cluster_->agents().Left(), IsEmpty()) << "deleted after " << when;
     ASSERT_TRUE(cluster_->Until([&] { return cluster_->Pods().size() == 1; }, 10));
     const k8s::Pod pod = cluster_->Pods().front();
@@ -166,19 +173,24 @@ TEST_F(ReconcileTest, AnAgentThatIsSilentInTheMiddleEndsItOnlyWhenThatIsSafe) {
   cluster_->AddPod("cache-0");
   cluster_->agents().HoldBefore(agent_api::SourceState::kCeded);
   cluster_->Migrate("move", "cache-0", "node-b");
-  ASSERT_TRUE(cluster_->Until([&] { return cluster_->Get<crds::Migration>("move")->status.phase == MigrationPhase::kSwitching &&
-                                           cluster_->agents().starts() == 1; }));
+  ASSERT_TRUE(cluster_->Until([&] {
+    return cluster_->Get<crds::Migration>("move")->status.phase == MigrationPhase::kSwitching &&
+           cluster_->agents().starts() == 1;
+  }));
   cluster_->agents().Silence("node-a", absl::UnavailableError("cannot connect"));
   for (int i = 0; i < 20; ++i) cluster_->Step();
   EXPECT_EQ(ReasonOf(cluster_->Get<crds::Migration>("move")->status.conditions), "AgentUnreachable");
   cluster_->clock().Advance(absl::Minutes(1));
   // The target was open: it aborts, and from then on it is certain that it never runs.
-  ASSERT_TRUE(cluster_->Until([&] { return cluster_->Get<crds::Migration>("move")->status.phase == MigrationPhase::kFailed; }, 1000));
+  ASSERT_TRUE(cluster_->Until(
+      [&] { return cluster_->Get<crds::Migration>("move")->status.phase == MigrationPhase::kFailed; }, 1000));
   EXPECT_EQ(ReasonOf(cluster_->Get<crds::Migration>("move")->status.conditions), "AgentUnreachable");
-  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Migration>("move")->status.conditions, crds::kCleanedUp), "AgentUnreachable");
+  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Migration>("move")->status.conditions, crds::kCleanedUp),
+            "AgentUnreachable");
   cluster_->agents().HoldBefore(agent_api::SourceState::kDone);
   cluster_->agents().Silence("node-a", absl::OkStatus());
-  EXPECT_TRUE(k8s::IsConditionTrue(cluster_->Finish("move").status.conditions, crds::kCleanedUp)) << "cleaned when the agent is back";
+  EXPECT_TRUE(k8s::IsConditionTrue(cluster_->Finish("move").status.conditions, crds::kCleanedUp))
+      << "cleaned when the agent is back";
   ExpectRunsOnceOn("node-a");
   EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
 }
@@ -197,7 +209,9 @@ TEST_F(ReconcileTest, TheTargetPodDeletedWhileItWaitsEndsTheMigration) {
 TEST_F(ReconcileTest, ACheckpointIsKeptRestoredElsewhereAndRemovedWithItsObject) {
   const k8s::Pod pod = cluster_->AddPod("cache-0");
   cluster_->Keep("keep", "cache-0");
-  ASSERT_TRUE(cluster_->Until([&] { return cluster_->Get<crds::Checkpoint>("keep")->status.phase == crds::CheckpointPhase::kReady; }));
+  ASSERT_TRUE(cluster_->Until([&] {
+    return cluster_->Get<crds::Checkpoint>("keep")->status.phase == crds::CheckpointPhase::kReady;
+  }));
   const crds::Checkpoint kept = *cluster_->Get<crds::Checkpoint>("keep");
   ASSERT_EQ(kept.status.archives.size(), 1u);
   EXPECT_EQ(kept.status.criu_version, "4.2.1");
@@ -209,7 +223,8 @@ TEST_F(ReconcileTest, ACheckpointIsKeptRestoredElsewhereAndRemovedWithItsObject)
   const crds::Restore made = cluster_->Bring("bring", "keep", "node-b");
   ASSERT_TRUE(cluster_->Until([&] {
     const auto restore = cluster_->Get<crds::Restore>("bring");
-    return crds::Ended(restore->status.phase) && k8s::IsConditionTrue(restore->status.conditions, crds::kCleanedUp);
+    return crds::Ended(restore->status.phase) &&
+           k8s::IsConditionTrue(restore->status.conditions, crds::kCleanedUp);
   }));
   const crds::Restore restored = *cluster_->Get<crds::Restore>("bring");
   ASSERT_EQ(restored.status.phase, crds::RestorePhase::kSucceeded) << ReasonOf(restored.status.conditions);
@@ -241,12 +256,15 @@ TEST_F(ReconcileTest, ACheckpointThatFailsSaysWhyAndLeavesNoArchive) {
 TEST_F(ReconcileTest, ACheckpointWhoseNodeIsGoneIsLetGoWithAnEvent) {
   cluster_->AddPod("cache-0");
   const crds::Checkpoint made = cluster_->Keep("keep", "cache-0");
-  ASSERT_TRUE(cluster_->Until([&] { return cluster_->Get<crds::Checkpoint>("keep")->status.phase == crds::CheckpointPhase::kReady; }));
+  ASSERT_TRUE(cluster_->Until([&] {
+    return cluster_->Get<crds::Checkpoint>("keep")->status.phase == crds::CheckpointPhase::kReady;
+  }));
   cluster_->agents().Silence("node-a", absl::UnavailableError("cannot connect"));
   cluster_->Delete<crds::Checkpoint>("keep");
   for (int i = 0; i < 5; ++i) cluster_->Step();
   ASSERT_TRUE(cluster_->Get<crds::Checkpoint>("keep")) << "held while the node exists";
-  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Checkpoint>("keep")->status.conditions, crds::kCleanedUp), "AgentUnreachable");
+  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Checkpoint>("keep")->status.conditions, crds::kCleanedUp),
+            "AgentUnreachable");
   server_.Remove(k8s::Node::kResource, {"", "node-a"});
   EXPECT_TRUE(cluster_->Until([&] { return !cluster_->Get<crds::Checkpoint>("keep"); }, 100));
   EXPECT_THAT(cluster_->Events(made.metadata.uid), Contains("NodeGone"));
@@ -264,24 +282,29 @@ TEST_F(ReconcileTest, WhatFailedAtOnceCanBeDeleted) {
   cluster_->Delete<crds::Migration>("move");
   EXPECT_TRUE(cluster_->Until(
       [&] {
-        return !cluster_->Get<crds::Checkpoint>("keep") && !cluster_->Get<crds::Restore>("bring") && !cluster_->Get<crds::Migration>("move");
+        return !cluster_->Get<crds::Checkpoint>("keep") && !cluster_->Get<crds::Restore>("bring") &&
+               !cluster_->Get<crds::Migration>("move");
       },
       20));
 }
 
 TEST_F(ReconcileTest, ARestoreWithoutItsCheckpointFails) {
   cluster_->Bring("bring", "missing");
-  ASSERT_TRUE(cluster_->Until([&] { return crds::Ended(cluster_->Get<crds::Restore>("bring")->status.phase); }, 20));
+  ASSERT_TRUE(
+      cluster_->Until([&] { return crds::Ended(cluster_->Get<crds::Restore>("bring")->status.phase); }, 20));
   EXPECT_EQ(ReasonOf(cluster_->Get<crds::Restore>("bring")->status.conditions), "CheckpointNotFound");
 }
 
 TEST_F(ReconcileTest, ARestoreThatIsDeletedHalfwayLeavesNoPod) {
   cluster_->AddPod("cache-0");
   cluster_->Keep("keep", "cache-0");
-  ASSERT_TRUE(cluster_->Until([&] { return cluster_->Get<crds::Checkpoint>("keep")->status.phase == crds::CheckpointPhase::kReady; }));
+  ASSERT_TRUE(cluster_->Until([&] {
+    return cluster_->Get<crds::Checkpoint>("keep")->status.phase == crds::CheckpointPhase::kReady;
+  }));
   cluster_->kubelets().StopNode("node-b");
   cluster_->Bring("bring", "keep", "node-b");
-  ASSERT_TRUE(cluster_->Until([&] { return cluster_->Pods().size() == 2 && cluster_->agents().Left().size() == 2; }));
+  ASSERT_TRUE(
+      cluster_->Until([&] { return cluster_->Pods().size() == 2 && cluster_->agents().Left().size() == 2; }));
   cluster_->kubelets().StartNode("node-b");
   cluster_->Delete<crds::Restore>("bring");
   EXPECT_TRUE(cluster_->Until([&] { return !cluster_->Get<crds::Restore>("bring"); }));

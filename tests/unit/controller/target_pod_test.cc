@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Golden files: golden/<name>.source.json is a pod as an API server shows it, golden/<name>.<what>.json what is made of it.
-// GODWIT_WRITE_GOLDEN=1 writes the latter anew; read the difference before you commit it.
+// Golden files: golden/<name>.source.json is a pod as an API server shows it, golden/<name>.<what>.json what
+// is made of it. GODWIT_WRITE_GOLDEN=1 writes the latter anew; read the difference before you commit it.
 #include "controller/pods/target_pod.h"
 
 #include <algorithm>
@@ -51,27 +51,36 @@ class GoldenTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(GoldenTest, TargetPodIsAsRecorded) {
   const WholePod source = Source(GetParam());
-  ExpectGolden(absl::StrCat(GetParam(), ".target"),
-               TargetPod(source, {.name = MovedPodName(source.view.metadata, kUid), .node = "node-b", .owner_uid = kUid}));
+  ExpectGolden(
+      absl::StrCat(GetParam(), ".target"),
+      TargetPod(source,
+                {.name = MovedPodName(source.view.metadata, kUid), .node = "node-b", .owner_uid = kUid}));
 }
 
 TEST_P(GoldenTest, ManifestIsAsRecordedAndRestoredPodToo) {
   const WholePod source = Source(GetParam());
   const k8s::Unstructured manifest = PodManifest(source);
   ExpectGolden(absl::StrCat(GetParam(), ".manifest"), manifest);
-  auto restored = RestoredPod(manifest, "shop", {.name = MovedPodName(manifest.Meta(), kUid), .node = "node-b", .owner_uid = kUid});
+  auto restored = RestoredPod(
+      manifest, "shop", {.name = MovedPodName(manifest.Meta(), kUid), .node = "node-b", .owner_uid = kUid});
   ASSERT_TRUE(restored.ok()) << restored.status();
   ExpectGolden(absl::StrCat(GetParam(), ".restored"), *restored);
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, GoldenTest, ::testing::Values("plain", "deployment", "moved-before"),
-                         [](const auto& info) { std::string n = info.param; std::replace(n.begin(), n.end(), '-', '_'); return n; });
+                         [](const auto& info) {
+                           std::string n = info.param;
+                           std::replace(n.begin(), n.end(), '-', '_');
+                           return n;
+                         });
 
 TEST(TargetPodTest, MovingTwiceLeavesOneNodeAndOneGate) {
   const WholePod first = Source("plain");
-  k8s::Unstructured once = TargetPod(first, {.name = MovedPodName(first.view.metadata, "u1"), .node = "node-b", .owner_uid = "u1"});
+  k8s::Unstructured once = TargetPod(
+      first, {.name = MovedPodName(first.view.metadata, "u1"), .node = "node-b", .owner_uid = "u1"});
   const WholePod second = *WholePod::From(once);
-  const k8s::Unstructured twice = TargetPod(second, {.name = MovedPodName(second.view.metadata, "u2"), .node = "node-c", .owner_uid = "u2"});
+  const k8s::Unstructured twice = TargetPod(
+      second, {.name = MovedPodName(second.view.metadata, "u2"), .node = "node-c", .owner_uid = "u2"});
   const std::string text = twice.ToJson();
   EXPECT_THAT(text, HasSubstr(R"("values":["node-c"])"));
   EXPECT_EQ(text.find("node-b"), std::string::npos);
@@ -81,11 +90,13 @@ TEST(TargetPodTest, MovingTwiceLeavesOneNodeAndOneGate) {
 }
 
 TEST(TargetPodTest, ARequiredAffinityStaysInForceOnTheChosenNode) {
-  const WholePod source = PodWith({{"/spec/affinity", R"({"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":
+  const WholePod source =
+      PodWith({{"/spec/affinity", R"({"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":
     {"nodeSelectorTerms":[{"matchExpressions":[{"key":"disk","operator":"In","values":["ssd"]}]},
                           {"matchExpressions":[{"key":"zone","operator":"In","values":["a"]}]}]}}})"}});
   const k8s::Unstructured target = TargetPod(source, {.name = "t", .node = "node-b", .owner_uid = kUid});
-  const auto& terms = target.value()["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+  const auto& terms = target.value()["spec"]["affinity"]["nodeAffinity"]
+                                    ["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
   ASSERT_EQ(terms.Size(), 2u);
   for (const auto& term : terms.GetArray()) {
     EXPECT_TRUE(term.HasMember("matchExpressions"));
@@ -95,7 +106,9 @@ TEST(TargetPodTest, ARequiredAffinityStaysInForceOnTheChosenNode) {
 
 TEST(TargetPodTest, AnImageWithoutADigestStaysAsItIs) {
   const WholePod source = PodWith({{"/status/containerStatuses/0/imageID", "\"sha256:1111\""}});
-  EXPECT_EQ(TargetPod(source, {.name = "t", .node = "n", .owner_uid = kUid}).String("/spec/containers/0/image"), "registry/app:1");
+  EXPECT_EQ(
+      TargetPod(source, {.name = "t", .node = "n", .owner_uid = kUid}).String("/spec/containers/0/image"),
+      "registry/app:1");
 }
 
 TEST(HandOverTest, TheTargetRemembersItsLabelsAndOwnerShouldTheSourceBeGone) {
@@ -136,8 +149,9 @@ TEST(ManifestTest, LabelsStayExceptWhereAControllerWouldAdoptThePod) {
   const k8s::ObjectMeta of_deployment = PodManifest(Source("deployment")).Meta();
   EXPECT_EQ(of_deployment.Label("app"), "web");
   EXPECT_EQ(of_deployment.Label("pod-template-hash"), "");
-  const WholePod of_set = PodWith({{"/metadata/ownerReferences",
-                                    R"([{"apiVersion":"apps/v1","kind":"StatefulSet","name":"w","uid":"u","controller":true}])"}});
+  const WholePod of_set = PodWith(
+      {{"/metadata/ownerReferences",
+        R"([{"apiVersion":"apps/v1","kind":"StatefulSet","name":"w","uid":"u","controller":true}])"}});
   EXPECT_TRUE(PodManifest(of_set).Meta().labels.empty());
 }
 

@@ -33,13 +33,18 @@ void JsonPaths(const rapidjson::Value& value, const std::string& path, std::set<
   if (value.IsArray()) {
     for (const auto& element : value.GetArray()) JsonPaths(element, path, out);
   } else if (value.IsObject() && path != "spec.target.nodeSelector") {
-    for (const auto& member : value.GetObject()) JsonPaths(member.value, path.empty() ? member.name.GetString() : absl::StrCat(path, ".", member.name.GetString()), out);
+    for (const auto& member : value.GetObject())
+      JsonPaths(member.value,
+                path.empty() ? member.name.GetString() : absl::StrCat(path, ".", member.name.GetString()),
+                out);
   } else {
     out.insert(path);
   }
 }
 
-YAML::Node Load(const std::string& plural) { return YAML::LoadFile(absl::StrCat(CRDS_FOLDER, "/", plural, ".yaml")); }
+YAML::Node Load(const std::string& plural) {
+  return YAML::LoadFile(absl::StrCat(CRDS_FOLDER, "/", plural, ".yaml"));
+}
 
 template <class T>
 void ExpectSameFields(const T& full) {
@@ -53,18 +58,32 @@ void ExpectSameFields(const T& full) {
   EXPECT_EQ(crd["spec"]["names"]["kind"].as<std::string>(), std::string(T::kResource.kind));
 }
 
-const k8s::Condition kCondition{.type = "Complete", .status = "True", .observed_generation = 1,
-                                .last_transition_time = absl::FromUnixSeconds(1), .reason = "R", .message = "m"};
-const Finding kFinding{.id = "I", .severity = Severity::kWarning, .container = "c", .message = "m", .remedy = "r"};
+const k8s::Condition kCondition{.type = "Complete",
+                                .status = "True",
+                                .observed_generation = 1,
+                                .last_transition_time = absl::FromUnixSeconds(1),
+                                .reason = "R",
+                                .message = "m"};
+const Finding kFinding{
+    .id = "I", .severity = Severity::kWarning, .container = "c", .message = "m", .remedy = "r"};
 const absl::Time kTime = absl::FromUnixSeconds(1'700'000'000);
 
 Migration FullMigration() {
   Migration m;
   m.spec = {.pod_ref = {"p"}, .target = {.node_name = "n", .node_selector = {{"a", "b"}}}};
-  m.status = {.observed_generation = 1, .conditions = {kCondition}, .source_node = "a", .target_node = "b", .source_pod_uid = "u",
-              .target_pod_name = "t", .target_pod_uid = "v", .start_time = kTime, .completion_time = kTime,
-              .total_duration = absl::Seconds(1), .preflight = {1, 2},
-              .freeze = {absl::Seconds(1), kTime, {{"dump", "c", absl::Seconds(1), absl::Seconds(1)}}}, .transfer = {1, 2, 3},
+  m.status = {.observed_generation = 1,
+              .conditions = {kCondition},
+              .source_node = "a",
+              .target_node = "b",
+              .source_pod_uid = "u",
+              .target_pod_name = "t",
+              .target_pod_uid = "v",
+              .start_time = kTime,
+              .completion_time = kTime,
+              .total_duration = absl::Seconds(1),
+              .preflight = {1, 2},
+              .freeze = {absl::Seconds(1), kTime, {{"dump", "c", absl::Seconds(1), absl::Seconds(1)}}},
+              .transfer = {1, 2, 3},
               .findings = {kFinding}};
   return m;
 }
@@ -74,24 +93,41 @@ TEST(SchemaTest, MigrationsFieldsAreThoseOfItsSchema) { ExpectSameFields(FullMig
 TEST(SchemaTest, CheckpointsFieldsAreThoseOfItsSchema) {
   Checkpoint c;
   c.spec = {.pod_ref = {"p"}};
-  c.status = {.observed_generation = 1, .conditions = {kCondition}, .node_name = "n", .pod_uid = "u", .start_time = kTime,
-              .completion_time = kTime, .total_duration = absl::Seconds(1), .criu_version = "4", .memory_bytes = 1,
-              .freeze = {absl::Seconds(1), kTime, {}}, .archives = {{"c", "/p", 1, "sha256:0"}},
-              .manifest_digest = "sha256:1", .findings = {kFinding}};
+  c.status = {.observed_generation = 1,
+              .conditions = {kCondition},
+              .node_name = "n",
+              .pod_uid = "u",
+              .start_time = kTime,
+              .completion_time = kTime,
+              .total_duration = absl::Seconds(1),
+              .criu_version = "4",
+              .memory_bytes = 1,
+              .freeze = {absl::Seconds(1), kTime, {}},
+              .archives = {{"c", "/p", 1, "sha256:0"}},
+              .manifest_digest = "sha256:1",
+              .findings = {kFinding}};
   ExpectSameFields(c);
 }
 
 TEST(SchemaTest, RestoresFieldsAreThoseOfItsSchema) {
   Restore r;
-  r.spec = {.checkpoint_ref = {"c"}, .pod_name = "p", .target = {.node_name = "n", .node_selector = {{"a", "b"}}}};
-  r.status = {.observed_generation = 1, .conditions = {kCondition}, .checkpoint_uid = "u", .pod_name = "p", .pod_uid = "v",
-              .node_name = "n", .start_time = kTime, .completion_time = kTime, .total_duration = absl::Seconds(1)};
+  r.spec = {
+      .checkpoint_ref = {"c"}, .pod_name = "p", .target = {.node_name = "n", .node_selector = {{"a", "b"}}}};
+  r.status = {.observed_generation = 1,
+              .conditions = {kCondition},
+              .checkpoint_uid = "u",
+              .pod_name = "p",
+              .pod_uid = "v",
+              .node_name = "n",
+              .start_time = kTime,
+              .completion_time = kTime,
+              .total_duration = absl::Seconds(1)};
   ExpectSameFields(r);
 }
 
 TEST(SchemaTest, EveryPhaseOfATypeIsInItsSchema) {
-  const YAML::Node phases =
-      Load("migrations")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["phase"]["enum"];
+  const YAML::Node phases = Load("migrations")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+                                              ["properties"]["status"]["properties"]["phase"]["enum"];
   std::vector<std::string> schema = phases.as<std::vector<std::string>>(), type;
   for (const auto& [phase, name] : JsonNames(MigrationPhase{})) type.emplace_back(name);
   EXPECT_EQ(schema, type);
