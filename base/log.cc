@@ -12,6 +12,7 @@
 #include "absl/log/log_sink.h"
 #include "absl/log/log_sink_registry.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 
 namespace godwit {
 namespace {
@@ -35,7 +36,7 @@ void AppendEscaped(absl::string_view text, absl::string_view also_escaped, std::
     } else if (absl::ascii_iscntrl(byte)) {
       line += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
     } else {
-      if (also_escaped.find(c) != absl::string_view::npos) line += '\\';
+      if (absl::StrContains(also_escaped, c)) line += '\\';
       line += c;
     }
   }

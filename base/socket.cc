@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
@@ -144,7 +145,7 @@ absl::StatusOr<std::string> LineChannel::ReadLine(absl::Duration limit) {
 }
 
 absl::Status LineChannel::WriteLine(absl::string_view line, absl::Duration limit) {
-  if (line.find('\n') != absl::string_view::npos)
+  if (absl::StrContains(line, '\n'))
     return absl::InvalidArgumentError("cannot write a line that holds a newline");
   const absl::Time deadline = absl::Now() + limit;
   const std::string framed = absl::StrCat(line, "\n");
