@@ -214,9 +214,16 @@ class ClusterTest(unittest.TestCase):
         self.assertEqual(numbers, list(range(numbers[0], numbers[0] + len(numbers))))
         return after[0][1] - before[-1][1]
 
+    def copies(self, name_prefix):
+        """The pods of this name and those that came from it that run."""
+        return [p for p in self.list("pods") if p["metadata"]["name"].startswith(name_prefix)
+                and p["status"].get("phase") == "Running" and not p["metadata"].get("deletionTimestamp")]
+
+    def told(self, obj):
+        return next(f"{c['reason']}: {c['message']}" for c in obj["status"]["conditions"] if c["type"] == "Complete")
+
     def assertRunsOnce(self, name_prefix):
         """Exactly one pod with this prefix runs, with no container restarted."""
-        pods = [p for p in self.list("pods") if p["metadata"]["name"].startswith(name_prefix)
-                and p["status"].get("phase") == "Running" and not p["metadata"].get("deletionTimestamp")]
+        pods = self.copies(name_prefix)
         self.assertEqual(len(pods), 1, [(p["metadata"]["name"], p["status"]) for p in pods])
         return pods[0]

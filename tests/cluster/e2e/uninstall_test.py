@@ -33,6 +33,10 @@ class UninstallTest(ClusterTest):
         deploy()
         super().tearDownClass()
 
+    def tearDown(self):
+        """No pod of one test keeps the runtime on a node for the next one."""
+        kubectl("-n", self.namespace, "delete", "pods", "--all", "--timeout=60s")
+
     def inventory(self):
         """{node: its inventory, its labels}"""
         found = {}
@@ -51,6 +55,7 @@ class UninstallTest(ClusterTest):
         return [n for n in names if "godwit" in n]
 
     def test_nodes_are_as_they_were_and_nothing_is_left(self):
+        deploy()
         undeploy()
         before = self.inventory()
         deploy()
@@ -96,8 +101,8 @@ class UninstallTest(ClusterTest):
         pod = self.assertRunsOnce("mover")
         self.assertEqual(pod["status"]["containerStatuses"][0]["restartCount"], 0)
         on_node(second, "test", "-x", "/opt/godwit/bin/godwit-runtime")
-        kubectl("-n", self.namespace, "exec", moved, "--", "sh", "-c", "kill -9 1; kill 1", check=False)
-        on_node(second, "sh", "-c", "kill -9 $(pgrep -f 'os.uname().nodename' | head -1)", check=False)
+        # Python ends on SIGINT, also as the first process of a container.
+        kubectl("-n", self.namespace, "exec", moved, "--", "kill", "-INT", "1")
         wait("the container to restart", lambda: self.get("pod", moved)["status"]["containerStatuses"][0]["restartCount"] >= 1, 60)
         self.running(moved)
         kubectl("-n", self.namespace, "delete", "pod", moved, "--timeout=60s")
