@@ -125,8 +125,6 @@ class PermitTable {
   // Containers whose `create` waits now (also while it restores), and those that stand restored, by name.
   std::vector<std::string> Waiting(const std::string& migration_uid) const ABSL_LOCKS_EXCLUDED(mutex_);
   std::vector<std::string> Standing(const std::string& migration_uid) const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Whether any `create` waits or restores; the installer and a node's drain ask.
-  bool Busy() const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // What comes from the runtimes' connections (permit_server.h). A peer's requests come one after another,
   // OnClosed last.
