@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // godwit-agent [serve] [flags]      the agent of a node (default)
-// godwit-agent install [flags]      prepares the node; uninstall undoes it; stay only waits (agent/install/commands.h)
+// godwit-agent install [flags]      prepares the node; uninstall undoes it; stay only waits
+// (agent/install/commands.h)
 #include <curl/curl.h>
 
 #include <cstdlib>
@@ -25,16 +26,21 @@ std::string Environment(const char* name) {
 }  // namespace
 
 ABSL_FLAG(std::string, node, Environment("NODE_NAME"), "this node's name in Kubernetes");
-ABSL_FLAG(std::string, controller, Environment("GODWIT_CONTROLLER_ADDRESS"), "host:port of the controller's bootstrap service");
+ABSL_FLAG(std::string, controller, Environment("GODWIT_CONTROLLER_ADDRESS"),
+          "host:port of the controller's bootstrap service");
 ABSL_FLAG(int, api_port, godwit::agent_api::kDefaultApiPort, "HTTPS, for the controller");
 ABSL_FLAG(int, stream_port, godwit::agent_api::kDefaultStreamPort, "TLS, for other agents");
 ABSL_FLAG(int, metrics_port, godwit::agent_api::kDefaultMetricsPort, "HTTP, for Prometheus and kubelet");
 ABSL_FLAG(std::string, container_runtime_socket, "/run/containerd/containerd.sock", "CRI socket on the host");
 ABSL_FLAG(std::string, kubelet_folder, "/var/lib/kubelet", "kubelet's root directory on the host");
-ABSL_FLAG(std::string, token_file, "/var/run/secrets/godwit/token", "service account token with audience godwit-controller");
-ABSL_FLAG(std::string, authority_file, "/etc/godwit/ca/ca.crt", "certificates that controller and agents are checked against");
-ABSL_FLAG(std::string, install_folder, godwit::agent_api::kInstallFolder, "where install has put CRIU and the host's binaries");
-ABSL_FLAG(std::string, state_folder, godwit::agent_api::kStateFolder, "images, journals, permits, archives; the same path on the host");
+ABSL_FLAG(std::string, token_file, "/var/run/secrets/godwit/token",
+          "service account token with audience godwit-controller");
+ABSL_FLAG(std::string, authority_file, "/etc/godwit/ca/ca.crt",
+          "certificates that controller and agents are checked against");
+ABSL_FLAG(std::string, install_folder, godwit::agent_api::kInstallFolder,
+          "where install has put CRIU and the host's binaries");
+ABSL_FLAG(std::string, state_folder, godwit::agent_api::kStateFolder,
+          "images, journals, permits, archives; the same path on the host");
 ABSL_FLAG(std::string, run_folder, "/run/godwit", "sockets; the same path on the host");
 ABSL_FLAG(bool, on_host, false, "runs on the host itself, not in a container");
 
@@ -57,8 +63,11 @@ int Serve(int argc, char** argv) {
                                             .kubelet_folder = absl::GetFlag(FLAGS_kubelet_folder),
                                             .on_host = absl::GetFlag(FLAGS_on_host)};
   absl::Status status = absl::OkStatus();
-  if (options.node.empty()) status = absl::InvalidArgumentError("the node's name is not known: set NODE_NAME or --node");
-  if (options.controller.empty()) status = absl::InvalidArgumentError("the controller's address is not known: set GODWIT_CONTROLLER_ADDRESS or --controller");
+  if (options.node.empty())
+    status = absl::InvalidArgumentError("the node's name is not known: set NODE_NAME or --node");
+  if (options.controller.empty())
+    status = absl::InvalidArgumentError(
+        "the controller's address is not known: set GODWIT_CONTROLLER_ADDRESS or --controller");
   if (status.ok()) status = godwit::serve::Serve(options);
   if (!status.ok()) LOG(ERROR) << godwit::Log("the agent cannot run").With(status);
   return status.ok() ? 0 : 1;
@@ -80,6 +89,8 @@ int main(int argc, char** argv) {
   if (command == "install") return godwit::install::RunInstall(argc, argv);
   if (command == "uninstall") return godwit::install::RunUninstall(argc, argv);
   if (command == "stay") return godwit::install::RunStay();
-  LOG(ERROR) << godwit::Log("no such command").With("command", command).With("known", "serve, install, uninstall, stay");
+  LOG(ERROR) << godwit::Log("no such command")
+                    .With("command", command)
+                    .With("known", "serve, install, uninstall, stay");
   return 2;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The agent's API (messages.h, docs/agent-api.md): HTTPS with client certificates, for the controller alone. And, beside it,
-// plain HTTP for what anybody may know: metrics and health.
+// The agent's API (messages.h, docs/agent-api.md): HTTPS with client certificates, for the controller alone.
+// And, beside it, plain HTTP for what anybody may know: metrics and health.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,8 @@ struct Backend {
 class ApiServer {
  public:
   // Port 0 takes a free one. Callers must show a certificate of our authority for controller.godwit.
-  static absl::StatusOr<std::unique_ptr<ApiServer>> Start(tls::Identity& identity, const std::string& address, int port,
-                                                          Backend backend);
+  static absl::StatusOr<std::unique_ptr<ApiServer>> Start(tls::Identity& identity, const std::string& address,
+                                                          int port, Backend backend);
   virtual ~ApiServer() = default;  // ends when requests in work are answered
   virtual int port() const = 0;
 };

@@ -31,7 +31,8 @@ constexpr absl::string_view kOpaque = ".wh..wh..opq";
 constexpr size_t kMaxPath = 4095;  // PATH_MAX less the end
 
 absl::Status Hostile(absl::string_view path, absl::string_view why) {
-  return absl::InvalidArgumentError(absl::StrCat("the tar entry \"", absl::CHexEscape(path), "\" is refused: ", why));
+  return absl::InvalidArgumentError(
+      absl::StrCat("the tar entry \"", absl::CHexEscape(path), "\" is refused: ", why));
 }
 
 // A path inside the folder, in parts; the folder itself has none.
@@ -69,12 +70,14 @@ absl::StatusOr<UniqueFd> OpenBelow(int root, const std::string& path) {
 }
 
 std::string Seen(int folder, const std::string& name) {
-  return name.empty() ? absl::StrCat("/proc/self/fd/", folder) : absl::StrCat("/proc/self/fd/", folder, "/", name);
+  return name.empty() ? absl::StrCat("/proc/self/fd/", folder)
+                      : absl::StrCat("/proc/self/fd/", folder, "/", name);
 }
 
 class Applier {
  public:
-  Applier(TarReader tar, UniqueFd root, Layout layout) : tar_(std::move(tar)), root_(std::move(root)), layout_(layout) {}
+  Applier(TarReader tar, UniqueFd root, Layout layout)
+      : tar_(std::move(tar)), root_(std::move(root)), layout_(layout) {}
 
   absl::Status Run() {
     for (;;) {
@@ -97,10 +100,12 @@ class Applier {
     GODWIT_ASSIGN_OR_RETURN(Place place, PlaceOf(archive_entry_pathname(entry)));
     GODWIT_ASSIGN_OR_RETURN(UniqueFd folder, OpenBelow(root_.get(), place.folder));
     if (place.name.empty()) {
-      if (archive_entry_filetype(entry) != AE_IFDIR) return Hostile(place.text, "the folder itself as a file");
+      if (archive_entry_filetype(entry) != AE_IFDIR)
+        return Hostile(place.text, "the folder itself as a file");
       return SetUp(entry, folder.get(), place);
     }
-    if (layout_ == Layout::kOverlay && absl::StartsWith(place.name, kWhiteout)) return Whiteout(folder.get(), place);
+    if (layout_ == Layout::kOverlay && absl::StartsWith(place.name, kWhiteout))
+      return Whiteout(folder.get(), place);
     if (archive_entry_hardlink(entry) != nullptr) return HardLink(entry, folder.get(), place);
     switch (archive_entry_filetype(entry)) {
       case AE_IFDIR: return Folder(entry, folder.get(), place);
@@ -113,7 +118,8 @@ class Applier {
 
   static absl::Status Remove(int folder, const Place& place) {
     if (unlinkat(folder, place.name.c_str(), 0) == 0 || errno == ENOENT) return absl::OkStatus();
-    if (errno != EISDIR && errno != EPERM) return ErrnoStatus(absl::StrCat("cannot replace \"", absl::CHexEscape(place.text), "\""));
+    if (errno != EISDIR && errno != EPERM)
+      return ErrnoStatus(absl::StrCat("cannot replace \"", absl::CHexEscape(place.text), "\""));
     return RemoveTree(Seen(folder, place.name));
   }
 
@@ -133,7 +139,7 @@ class Applier {
   }
 
   absl::Status Folder(archive_entry* entry, int folder, const Place& place) {
-    struct stat there {};
+    struct stat there{};
     const bool exists = fstatat(folder, place.name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0;
     if (!exists || !S_ISDIR(there.st_mode)) {
       if (exists) GODWIT_RETURN_IF_ERROR(Remove(folder, place));
@@ -148,11 +154,13 @@ class Applier {
     GODWIT_ASSIGN_OR_RETURN(Place target, PlaceOf(archive_entry_hardlink(entry)));
     if (target.name.empty()) return Hostile(place.text, "a link to the folder itself");
     GODWIT_ASSIGN_OR_RETURN(UniqueFd target_folder, OpenBelow(root_.get(), target.folder));
-    struct stat info {};
-    if (fstatat(target_folder.get(), target.name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(info.st_mode)) {
+    struct stat info{};
+    if (fstatat(target_folder.get(), target.name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 ||
+        !S_ISREG(info.st_mode)) {
       return Hostile(place.text, "a hard link to what is no file");
     }
-    if (target.folder == place.folder && target.name == place.name) return Hostile(place.text, "a hard link to itself");
+    if (target.folder == place.folder && target.name == place.name)
+      return Hostile(place.text, "a hard link to itself");
     GODWIT_RETURN_IF_ERROR(Remove(folder, place));
     if (linkat(target_folder.get(), target.name.c_str(), folder, place.name.c_str(), 0) != 0) {
       return ErrnoStatus(absl::StrCat("cannot link \"", absl::CHexEscape(place.text), "\""));
@@ -180,14 +188,16 @@ class Applier {
 
   absl::Status Regular(archive_entry* entry, int folder, const Place& place) {
     GODWIT_RETURN_IF_ERROR(Remove(folder, place));
-    UniqueFd fd(openat(folder, place.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    UniqueFd fd(
+        openat(folder, place.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!fd.ok()) return ErrnoStatus(absl::StrCat("cannot create \"", absl::CHexEscape(place.text), "\""));
     absl::string_view data;
     int64_t offset = 0;
     for (;;) {
       GODWIT_ASSIGN_OR_RETURN(const bool more, tar_.NextData(data, offset));
       if (!more) break;
-      if (lseek(fd.get(), offset, SEEK_SET) < 0) return ErrnoStatus(absl::StrCat("cannot write \"", absl::CHexEscape(place.text), "\""));
+      if (lseek(fd.get(), offset, SEEK_SET) < 0)
+        return ErrnoStatus(absl::StrCat("cannot write \"", absl::CHexEscape(place.text), "\""));
       GODWIT_RETURN_IF_ERROR(WriteAll(fd.get(), data, absl::CHexEscape(place.text)));
     }
     if (ftruncate(fd.get(), archive_entry_size(entry)) != 0) {
@@ -196,20 +206,23 @@ class Applier {
     return SetUp(entry, folder, place);
   }
 
-  // Owner, mode, attributes and time, in the order in which none undoes another. The file was made by us a moment ago in
-  // a folder that nobody else uses, and no call follows a link.
+  // Owner, mode, attributes and time, in the order in which none undoes another. The file was made by us a
+  // moment ago in a folder that nobody else uses, and no call follows a link.
   absl::Status SetUp(archive_entry* entry, int folder, const Place& place) {
     const std::string what = absl::StrCat("cannot set up \"", absl::CHexEscape(place.text), "\"");
     const auto uid = static_cast<uid_t>(archive_entry_uid(entry));
     const auto gid = static_cast<gid_t>(archive_entry_gid(entry));
     const int empty = place.name.empty() ? AT_EMPTY_PATH : 0;
-    if (fchownat(folder, place.name.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW | empty) != 0) return ErrnoStatus(what);
+    if (fchownat(folder, place.name.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW | empty) != 0)
+      return ErrnoStatus(what);
     const bool link = archive_entry_filetype(entry) == AE_IFLNK;
-    if (!link && chmod(Seen(folder, place.name).c_str(), archive_entry_perm(entry)) != 0) return ErrnoStatus(what);
+    if (!link && chmod(Seen(folder, place.name).c_str(), archive_entry_perm(entry)) != 0)
+      return ErrnoStatus(what);
     if (!link) GODWIT_RETURN_IF_ERROR(SetAttributes(entry, folder, place));
     const timespec time{archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)};
     if (archive_entry_filetype(entry) == AE_IFDIR) {
-      const std::string path = place.folder.empty() ? place.name : absl::StrCat(place.folder, "/", place.name);
+      const std::string path =
+          place.folder.empty() ? place.name : absl::StrCat(place.folder, "/", place.name);
       folders_.push_back({path, {time, time}});
       return absl::OkStatus();
     }
@@ -224,10 +237,12 @@ class Applier {
     size_t size = 0;
     archive_entry_xattr_reset(entry);
     while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
-      if (!MayBeSet(name)) return Hostile(place.text, absl::StrCat("it has the extended attribute ", absl::CHexEscape(name)));
+      if (!MayBeSet(name))
+        return Hostile(place.text, absl::StrCat("it has the extended attribute ", absl::CHexEscape(name)));
       const auto set = place.name.empty() ? setxattr : lsetxattr;
       if (set(Seen(folder, place.name).c_str(), name, value, size, 0) != 0) {
-        return ErrnoStatus(absl::StrCat("cannot set the extended attribute ", name, " of \"", absl::CHexEscape(place.text), "\""));
+        return ErrnoStatus(absl::StrCat("cannot set the extended attribute ", name, " of \"",
+                                        absl::CHexEscape(place.text), "\""));
       }
     }
     return absl::OkStatus();
@@ -244,7 +259,8 @@ class Applier {
 absl::Status Apply(const std::string& tar_file, const std::string& folder, Layout layout) {
   GODWIT_ASSIGN_OR_RETURN(TarReader tar, TarReader::Open(tar_file));
   GODWIT_ASSIGN_OR_RETURN(UniqueFd root, OpenFile(folder, O_PATH | O_DIRECTORY | O_NOFOLLOW));
-  return Annotate(Applier(std::move(tar), std::move(root), layout).Run(), absl::StrCat("cannot apply ", tar_file, " to ", folder));
+  return Annotate(Applier(std::move(tar), std::move(root), layout).Run(),
+                  absl::StrCat("cannot apply ", tar_file, " to ", folder));
 }
 
 }  // namespace godwit::files

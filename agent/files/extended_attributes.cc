@@ -23,17 +23,20 @@ Fate FateOf(absl::string_view name) {
     const absl::string_view what = name.substr(kOverlay.size());
     if (what == "opaque") return Fate::kOpaque;
     // Bookkeeping of that one overlay mount.
-    if (what == "origin" || what == "impure" || what == "nlink" || what == "upper" || what == "uuid") return Fate::kDrop;
+    if (what == "origin" || what == "impure" || what == "nlink" || what == "upper" || what == "uuid")
+      return Fate::kDrop;
     return Fate::kRefuse;
   }
-  return MayBeSet(name) ? Fate::kKeep : Fate::kDrop;  // a label of the node's security module is not the pod's
+  return MayBeSet(name) ? Fate::kKeep
+                        : Fate::kDrop;  // a label of the node's security module is not the pod's
 }
 
 }  // namespace
 
 bool MayBeSet(absl::string_view name) {
-  return absl::StartsWith(name, "user.") || name == "security.capability" || name == "system.posix_acl_access" ||
-         name == "system.posix_acl_default" || (absl::StartsWith(name, "trusted.") && !absl::StartsWith(name, kOverlay));
+  return absl::StartsWith(name, "user.") || name == "security.capability" ||
+         name == "system.posix_acl_access" || name == "system.posix_acl_default" ||
+         (absl::StartsWith(name, "trusted.") && !absl::StartsWith(name, kOverlay));
 }
 
 absl::StatusOr<Attributes> ReadAttributes(const std::string& path, bool follow) {
@@ -50,15 +53,17 @@ absl::StatusOr<Attributes> ReadAttributes(const std::string& path, bool follow) 
     if (fate == Fate::kDrop) continue;
     std::string value(kMaxAttribute, '\0');
     const std::string key(name);
-    const ssize_t length = (follow ? getxattr : lgetxattr)(path.c_str(), key.c_str(), value.data(), value.size());
+    const ssize_t length =
+        (follow ? getxattr : lgetxattr)(path.c_str(), key.c_str(), value.data(), value.size());
     if (length < 0) return ErrnoStatus(absl::StrCat("cannot read the extended attribute ", name));
     value.resize(static_cast<size_t>(length));
     if (fate == Fate::kKeep) attributes.kept.emplace_back(key, value);
     if (fate == Fate::kOpaque && value == "y") attributes.opaque = true;
     if (fate == Fate::kRefuse || (fate == Fate::kOpaque && value != "y")) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "overlayfs keeps it in a form that cannot be carried to another node (", name,
-          "; mount container roots without redirect_dir and metacopy, and let no container mount overlays in its root)"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("overlayfs keeps it in a form that cannot be carried to another node (", name,
+                       "; mount container roots without redirect_dir and metacopy, and let no container "
+                       "mount overlays in its root)"));
     }
   }
   return attributes;

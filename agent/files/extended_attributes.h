@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Extended attributes of files that travel, and what overlayfs keeps in them (Documentation/filesystems/overlayfs.rst).
+// Extended attributes of files that travel, and what overlayfs keeps in them
+// (Documentation/filesystems/overlayfs.rst).
 #pragma once
 
 #include <string>
@@ -17,9 +18,9 @@ struct Attributes {
   bool opaque = false;                                    // overlay: the folder hides what lies below it
 };
 
-// Those of the file at `path`. `follow` says what a last component that is a link means: "/proc/self/fd/N" is to be
-// followed, ".../name" is not. FailedPrecondition for
-// what overlayfs wrote and another overlay could not understand (redirects, metadata-only copies, nested overlays).
+// Those of the file at `path`. `follow` says what a last component that is a link means: "/proc/self/fd/N" is
+// to be followed, ".../name" is not. FailedPrecondition for what overlayfs wrote and another overlay could
+// not understand (redirects, metadata-only copies, nested overlays).
 absl::StatusOr<Attributes> ReadAttributes(const std::string& path, bool follow);
 
 // May a tar set this attribute here?

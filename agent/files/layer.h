@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a pod wrote to files, as a tar stream and back: the upper folder of an overlay (a container's writable layer) and
-// emptyDir volumes. Kept: content with its holes, owners, modes, times, hard links, FIFOs, extended attributes.
-// Left out: sockets (whoever listens makes them again). Refused: device files.
+// What a pod wrote to files, as a tar stream and back: the upper folder of an overlay (a container's writable
+// layer) and emptyDir volumes. Kept: content with its holes, owners, modes, times, hard links, FIFOs,
+// extended attributes. Left out: sockets (whoever listens makes them again). Refused: device files.
 //
-// A layer's tar is an OCI image layer (image-spec, layer.md): a removed file is an empty file ".wh.<name>", a folder that
-// hides what lies below it holds ".wh..wh..opq".
+// A layer's tar is an OCI image layer (image-spec, layer.md): a removed file is an empty file ".wh.<name>", a
+// folder that hides what lies below it holds ".wh..wh..opq".
 #pragma once
 
 #include <cstdint>
@@ -32,13 +32,14 @@ struct PackTotals {
   std::vector<std::string> deleted;  // paths that the layer hides, relative to the root
 };
 
-// Writes the folder as a tar stream. Nothing may write to it meanwhile (its processes are frozen): a file that changes
-// is DataLoss. FailedPrecondition names a file that cannot be taken along, and why.
+// Writes the folder as a tar stream. Nothing may write to it meanwhile (its processes are frozen): a file
+// that changes is DataLoss. FailedPrecondition names a file that cannot be taken along, and why.
 absl::StatusOr<PackTotals> Pack(const std::string& folder, Layout layout, const Sink& sink);
 
-// Applies a tar file to a folder, which must exist and which nobody else uses. The tar is hostile: every path is resolved
-// by the kernel inside the folder, without links and without leaving its file system. InvalidArgument: the tar holds what
-// Pack never writes; DataLoss: it is damaged. After an error the folder holds a part.
+// Applies a tar file to a folder, which must exist and which nobody else uses. The tar is hostile: every path
+// is resolved by the kernel inside the folder, without links and without leaving its file system.
+// InvalidArgument: the tar holds what Pack never writes; DataLoss: it is damaged. After an error the folder
+// holds a part.
 absl::Status Apply(const std::string& tar_file, const std::string& folder, Layout layout);
 
 }  // namespace godwit::files

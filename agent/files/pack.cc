@@ -26,7 +26,8 @@ constexpr int kMaxDepth = 400;  // folders within folders; one descriptor is hel
 constexpr size_t kPieceBytes = 1u << 20;
 
 absl::Status CannotCarry(absl::string_view path, absl::string_view why) {
-  return absl::FailedPreconditionError(absl::StrCat("the file \"", absl::CHexEscape(path), "\" cannot be carried: ", why));
+  return absl::FailedPreconditionError(
+      absl::StrCat("the file \"", absl::CHexEscape(path), "\" cannot be carried: ", why));
 }
 
 class Packer {
@@ -35,10 +36,11 @@ class Packer {
 
   absl::StatusOr<PackTotals> Run(const std::string& folder) {
     GODWIT_ASSIGN_OR_RETURN(UniqueFd root, OpenFile(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-    struct stat info {};
+    struct stat info{};
     if (fstat(root.get(), &info) != 0) return ErrnoStatus(absl::StrCat("cannot look at ", folder));
     device_ = info.st_dev;
-    GODWIT_RETURN_IF_ERROR(Annotate(Folder(std::move(root), info, ".", 0), absl::StrCat("cannot pack ", folder)));
+    GODWIT_RETURN_IF_ERROR(
+        Annotate(Folder(std::move(root), info, ".", 0), absl::StrCat("cannot pack ", folder)));
     GODWIT_RETURN_IF_ERROR(tar_.Finish());
     return std::move(totals_);
   }
@@ -60,7 +62,8 @@ class Packer {
   }
 
   // Adds the attributes of `seen`, which is the file's path in /proc/self/fd.
-  absl::StatusOr<bool> AddAttributes(archive_entry* entry, const std::string& seen, bool follow, const std::string& path) {
+  absl::StatusOr<bool> AddAttributes(archive_entry* entry, const std::string& seen, bool follow,
+                                     const std::string& path) {
     absl::StatusOr<Attributes> attributes = ReadAttributes(seen, follow);
     if (!attributes.ok()) return Annotate(attributes.status(), absl::CHexEscape(path));
     for (const auto& [name, value] : attributes->kept) {
@@ -85,14 +88,15 @@ class Packer {
       totals_.deleted.push_back(Below(path, "*"));
       GODWIT_RETURN_IF_ERROR(Whiteout(Below(path, ".wh..wh..opq")));
     }
-    GODWIT_ASSIGN_OR_RETURN(std::vector<std::string> names, ListFolder(absl::StrCat("/proc/self/fd/", fd.get())));
+    GODWIT_ASSIGN_OR_RETURN(std::vector<std::string> names,
+                            ListFolder(absl::StrCat("/proc/self/fd/", fd.get())));
     for (const std::string& name : names) GODWIT_RETURN_IF_ERROR(Member(fd.get(), name, path, depth));
     return absl::OkStatus();
   }
 
   absl::Status Member(int folder, const std::string& name, const std::string& folder_path, int depth) {
     const std::string path = Below(folder_path, name);
-    struct stat info {};
+    struct stat info{};
     if (fstatat(folder, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
       return ErrnoStatus(absl::StrCat("cannot look at ", absl::CHexEscape(path)));
     }
@@ -116,11 +120,14 @@ class Packer {
           return Whiteout(Below(folder_path, absl::StrCat(".wh.", name)));
         }
         [[fallthrough]];
-      default: return CannotCarry(path, "it is a device file (remove it, or keep it out of the root file system and volumes)");
+      default:
+        return CannotCarry(
+            path, "it is a device file (remove it, or keep it out of the root file system and volumes)");
     }
   }
 
-  absl::Status Special(int folder, const std::string& name, const struct stat& info, const std::string& path) {
+  absl::Status Special(int folder, const std::string& name, const struct stat& info,
+                       const std::string& path) {
     EntryPointer entry = Entry(path, info);
     GODWIT_RETURN_IF_ERROR(
         AddAttributes(entry.get(), absl::StrCat("/proc/self/fd/", folder, "/", name), false, path).status());
@@ -139,7 +146,8 @@ class Packer {
     return tar_.WriteHeader(entry.get());
   }
 
-  absl::Status Regular(int folder, const std::string& name, const struct stat& info, const std::string& path) {
+  absl::Status Regular(int folder, const std::string& name, const struct stat& info,
+                       const std::string& path) {
     EntryPointer entry = Entry(path, info);
     ++totals_.entries;
     if (info.st_nlink > 1) {
@@ -152,18 +160,22 @@ class Packer {
     }
     UniqueFd fd(openat(folder, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
     if (!fd.ok()) return ErrnoStatus(absl::StrCat("cannot open ", absl::CHexEscape(path)));
-    GODWIT_RETURN_IF_ERROR(AddAttributes(entry.get(), absl::StrCat("/proc/self/fd/", fd.get()), true, path).status());
+    GODWIT_RETURN_IF_ERROR(
+        AddAttributes(entry.get(), absl::StrCat("/proc/self/fd/", fd.get()), true, path).status());
     archive_entry_set_size(entry.get(), info.st_size);
     GODWIT_ASSIGN_OR_RETURN(auto extents, Extents(fd.get(), info, path));
     if (!(extents.size() == 1 && extents[0] == std::pair<off_t, off_t>(0, info.st_size))) {
-      for (const auto& [begin, end] : extents) archive_entry_sparse_add_entry(entry.get(), begin, end - begin);
+      for (const auto& [begin, end] : extents)
+        archive_entry_sparse_add_entry(entry.get(), begin, end - begin);
     }
     GODWIT_RETURN_IF_ERROR(tar_.WriteHeader(entry.get()));
     return Content(fd.get(), info.st_size, extents, path);
   }
 
-  // The parts of a file that hold data, ascending; an all-hole file has one of length 0 at its end, as libarchive wants.
-  static absl::StatusOr<std::vector<std::pair<off_t, off_t>>> Extents(int fd, const struct stat& info, const std::string& path) {
+  // The parts of a file that hold data, ascending; an all-hole file has one of length 0 at its end, as
+  // libarchive wants.
+  static absl::StatusOr<std::vector<std::pair<off_t, off_t>>> Extents(int fd, const struct stat& info,
+                                                                      const std::string& path) {
     std::vector<std::pair<off_t, off_t>> extents;
     if (info.st_blocks * 512 >= info.st_size) return {{{0, info.st_size}}};
     for (off_t at = 0; at < info.st_size;) {
@@ -179,7 +191,8 @@ class Packer {
     return extents;
   }
 
-  absl::Status Content(int fd, off_t size, const std::vector<std::pair<off_t, off_t>>& extents, const std::string& path) {
+  absl::Status Content(int fd, off_t size, const std::vector<std::pair<off_t, off_t>>& extents,
+                       const std::string& path) {
     off_t at = 0;
     for (const auto& [begin, end] : extents) {
       GODWIT_RETURN_IF_ERROR(Zeros(begin - at));
@@ -188,7 +201,9 @@ class Packer {
         const ssize_t got = pread(fd, buffer_.data(), std::min<size_t>(buffer_.size(), end - at), at);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return ErrnoStatus(absl::StrCat("cannot read ", absl::CHexEscape(path)));
-        if (got == 0) return absl::DataLossError(absl::StrCat(absl::CHexEscape(path), " became shorter while it was read"));
+        if (got == 0)
+          return absl::DataLossError(
+              absl::StrCat(absl::CHexEscape(path), " became shorter while it was read"));
         GODWIT_RETURN_IF_ERROR(tar_.WriteData(absl::string_view(buffer_.data(), got)));
         at += got;
         totals_.bytes += got;
@@ -201,7 +216,8 @@ class Packer {
   absl::Status Zeros(off_t count) {
     static const std::string zeros(kPieceBytes, '\0');
     for (; count > 0; count -= std::min<off_t>(count, kPieceBytes)) {
-      GODWIT_RETURN_IF_ERROR(tar_.WriteData(absl::string_view(zeros).substr(0, std::min<off_t>(count, kPieceBytes))));
+      GODWIT_RETURN_IF_ERROR(
+          tar_.WriteData(absl::string_view(zeros).substr(0, std::min<off_t>(count, kPieceBytes))));
     }
     return absl::OkStatus();
   }

@@ -17,7 +17,8 @@ TarWriter::TarWriter(std::function<absl::Status(absl::string_view)> sink)
     : sink_(std::move(sink)), archive_(archive_write_new()) {
   archive* a = archive_.get();
   archive_write_set_format_pax(a);
-  // File names are bytes; libarchive would otherwise convert them by the locale, and fail where they are no UTF-8.
+  // File names are bytes; libarchive would otherwise convert them by the locale, and fail where they are no
+  // UTF-8.
   archive_write_set_format_option(a, "pax", "hdrcharset", "BINARY");
   archive_write_set_bytes_per_block(a, kPieceBytes);
   archive_write_set_bytes_in_last_block(a, 1);
@@ -75,7 +76,8 @@ absl::Status TarWriter::Finish() {
 absl::StatusOr<TarReader> TarReader::Open(const std::string& path) {
   TarReader reader(std::unique_ptr<archive, FreeArchive>(archive_read_new()), path);
   archive_read_support_format_tar(reader.archive_.get());
-  if (archive_read_open_filename(reader.archive_.get(), path.c_str(), kPieceBytes) != ARCHIVE_OK) return reader.Error("open");
+  if (archive_read_open_filename(reader.archive_.get(), path.c_str(), kPieceBytes) != ARCHIVE_OK)
+    return reader.Error("open");
   return reader;
 }
 
@@ -88,7 +90,8 @@ absl::StatusOr<TarReader> TarReader::Read(int fd, const std::string& name) {
 
 absl::Status TarReader::Error(absl::string_view what) {
   const char* why = archive_error_string(archive_.get());
-  return absl::DataLossError(absl::StrCat("cannot read the tar ", name_, " (", what, "): ", why != nullptr ? why : "libarchive failed"));
+  return absl::DataLossError(absl::StrCat("cannot read the tar ", name_, " (", what,
+                                          "): ", why != nullptr ? why : "libarchive failed"));
 }
 
 absl::StatusOr<archive_entry*> TarReader::Next() {

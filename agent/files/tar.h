@@ -56,12 +56,14 @@ class TarReader {
 
   // The next entry, valid until the next call; null at the end. DataLoss when the file is damaged.
   absl::StatusOr<archive_entry*> Next();
-  // The next piece of the entry's content; false at its end. Pieces come in order; what lies between them is a hole.
+  // The next piece of the entry's content; false at its end. Pieces come in order; what lies between them is
+  // a hole.
   absl::StatusOr<bool> NextData(absl::string_view& data, int64_t& offset);
   const std::string& name() const { return name_; }
 
  private:
-  TarReader(std::unique_ptr<archive, FreeArchive> a, std::string name) : archive_(std::move(a)), name_(std::move(name)) {}
+  TarReader(std::unique_ptr<archive, FreeArchive> a, std::string name)
+      : archive_(std::move(a)), name_(std::move(name)) {}
   absl::Status Error(absl::string_view what);
 
   std::unique_ptr<archive, FreeArchive> archive_;

@@ -22,7 +22,9 @@ class RealGuard final : public Guard {
   }
   absl::StatusOr<GuardReply> Cede() override { return client_.Cede(); }
   absl::StatusOr<GuardReply> Thaw(const std::string& why) override { return client_.Thaw(why); }
-  absl::StatusOr<GuardReply> TargetAborted(const std::string& why) override { return client_.TargetAborted(why); }
+  absl::StatusOr<GuardReply> TargetAborted(const std::string& why) override {
+    return client_.TargetAborted(why);
+  }
   absl::StatusOr<GuardReply> Kill() override { return client_.Kill(); }
   absl::StatusOr<GuardReply> Status() override { return client_.Status(); }
   bool Ended() override {

@@ -14,8 +14,8 @@
 
 namespace godwit::migration {
 
-// As guard::GuardClient: an error is the conversation's, a refusal is a reply. One conversation at a time; Shutdown from
-// any thread.
+// As guard::GuardClient: an error is the conversation's, a refusal is a reply. One conversation at a time;
+// Shutdown from any thread.
 class Guard {
  public:
   virtual ~Guard() = default;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What follows what on either side of a migration: two tables, no I/O, no clock. source.cc and target.cc perform the
-// stages and feed what happened back in; the tests walk all of it.
+// What follows what on either side of a migration: two tables, no I/O, no clock. source.cc and target.cc
+// perform the stages and feed what happened back in; the tests walk all of it.
 //
-// Which stages stand for which states of the journals (docs/design/handover.md) is in StateOf. The one rule behind the
-// tables: a source that may have ceded is thawed only by kTargetAborted, and a target that may have told PREPARED runs
-// only after kCommit and says ABORTED only when its copy can never run.
+// Which stages stand for which states of the journals (docs/design/handover.md) is in StateOf. The one rule
+// behind the tables: a source that may have ceded is thawed only by kTargetAborted, and a target that may
+// have told PREPARED runs only after kCommit and says ABORTED only when its copy can never run.
 #pragma once
 
 #include <optional>
@@ -45,10 +45,10 @@ absl::string_view NameOf(SourceStage stage);
 bool IsFinal(SourceStage stage);
 
 enum class TargetStage {
-  kRestoring,  // permits are out; state comes in, each `create` that waits becomes a restore
-  kPreparing,  // all stand restored; PREPARED is being written
-  kPrepared,   // waits for the source's verdict
-  kCommitting, // RUNNING is being written, then permits are spent and the copies are thawed
+  kRestoring,   // permits are out; state comes in, each `create` that waits becomes a restore
+  kPreparing,   // all stand restored; PREPARED is being written
+  kPrepared,    // waits for the source's verdict
+  kCommitting,  // RUNNING is being written, then permits are spent and the copies are thawed
   kRunning,
   kAborting,  // permits are ended, copies destroyed, ABORTED written
   kAborted,

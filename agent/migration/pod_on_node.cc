@@ -40,8 +40,8 @@ struct BundleConfig {
   }
 };
 
-// Kubelet's folder of the pod ("/var/lib/kubelet/pods/<uid>", wherever it keeps them), known by any mount that comes from
-// it: each container has some (termination log, hosts file). Empty when none does.
+// Kubelet's folder of the pod ("/var/lib/kubelet/pods/<uid>", wherever it keeps them), known by any mount
+// that comes from it: each container has some (termination log, hosts file). Empty when none does.
 std::string PodFolder(const std::vector<std::string>& mount_sources, const std::string& pod_uid) {
   const std::string mark = absl::StrCat("/pods/", pod_uid, "/");
   for (const std::string& source : mount_sources) {
@@ -51,12 +51,13 @@ std::string PodFolder(const std::vector<std::string>& mount_sources, const std::
   return "";
 }
 
-absl::StatusOr<std::string> EmptyDirFolder(const std::vector<std::string>& mount_sources, const std::string& pod_uid,
-                                           const std::string& volume) {
+absl::StatusOr<std::string> EmptyDirFolder(const std::vector<std::string>& mount_sources,
+                                           const std::string& pod_uid, const std::string& volume) {
   const std::string pod = PodFolder(mount_sources, pod_uid);
   if (pod.empty()) {
     return absl::FailedPreconditionError(
-        absl::StrCat("cannot tell where the emptyDir ", volume, " is: no mount of the container comes from kubelet's folder of the pod"));
+        absl::StrCat("cannot tell where the emptyDir ", volume,
+                     " is: no mount of the container comes from kubelet's folder of the pod"));
   }
   return absl::StrCat(pod, "/volumes/kubernetes.io~empty-dir/", volume);
 }
@@ -70,9 +71,9 @@ absl::StatusOr<PodOnNode::Part> FindPart(const runtime::HostView& host, const ag
   absl::StatusOr<runtime::Container> container = runtime::FindContainer(host, ref.id);
   if (!container.ok()) return Annotate(container.status(), what);
   if (container->pod_uid != pod.uid || container->name != ref.name) {
-    return absl::FailedPreconditionError(absl::StrCat(what, ": the container ", ref.id, " is container ", container->name,
-                                                      " of pod ", container->pod_namespace, "/", container->pod_name,
-                                                      " with UID ", container->pod_uid));
+    return absl::FailedPreconditionError(
+        absl::StrCat(what, ": the container ", ref.id, " is container ", container->name, " of pod ",
+                     container->pod_namespace, "/", container->pod_name, " with UID ", container->pod_uid));
   }
   absl::StatusOr<std::vector<runtime::Mount>> mounts = runtime::ReadMounts(host.proc, container->init_pid);
   if (!mounts.ok()) return Annotate(mounts.status(), what);
@@ -118,16 +119,18 @@ absl::StatusOr<files::PackTotals> PackHostFolder(const runtime::HostView& host, 
   return totals;
 }
 
-absl::Status ApplyFiles(const runtime::HostView& host, const permits::Claim& claim, const std::string& pod_uid,
-                        const FilesToApply& files) {
+absl::Status ApplyFiles(const runtime::HostView& host, const permits::Claim& claim,
+                        const std::string& pod_uid, const FilesToApply& files) {
   GODWIT_ASSIGN_OR_RETURN(UniqueFd bundle, OpenHostFolder(host, claim.bundle));
-  GODWIT_ASSIGN_OR_RETURN(std::string text, ReadFile(absl::StrCat("/proc/self/fd/", bundle.get(), "/config.json")));
+  GODWIT_ASSIGN_OR_RETURN(std::string text,
+                          ReadFile(absl::StrCat("/proc/self/fd/", bundle.get(), "/config.json")));
   absl::StatusOr<BundleConfig> config = json::Decode<BundleConfig>(text);
   if (!config.ok()) return Annotate(config.status(), absl::StrCat(claim.bundle, "/config.json"));
   if (!files.rootfs_tar.empty()) {
     const std::string& root = config->root.path;
     GODWIT_ASSIGN_OR_RETURN(
-        UniqueFd folder, OpenHostFolder(host, absl::StartsWith(root, "/") ? root : absl::StrCat(claim.bundle, "/", root)));
+        UniqueFd folder,
+        OpenHostFolder(host, absl::StartsWith(root, "/") ? root : absl::StrCat(claim.bundle, "/", root)));
     GODWIT_RETURN_IF_ERROR(files::Apply(files.rootfs_tar, PathOf(folder), files::Layout::kOverlay));
   }
   std::vector<std::string> sources;

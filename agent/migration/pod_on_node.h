@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a pod's things are on this node: its containers and what they wrote on the source, and where that belongs on the
-// target.
+// Where a pod's things are on this node: its containers and what they wrote on the source, and where that
+// belongs on the target.
 #pragma once
 
 #include <map>
@@ -26,12 +26,14 @@ struct PodOnNode {
   std::map<std::string, std::string> volumes;  // emptyDir name -> host path
 };
 
-// Finds the running containers of `pod` and checks that they are that pod's. FailedPrecondition says which is not.
+// Finds the running containers of `pod` and checks that they are that pod's. FailedPrecondition says which is
+// not.
 absl::StatusOr<PodOnNode> FindPod(const runtime::HostView& host, const agent_api::PodName& pod,
                                   const std::vector<agent_api::ContainerRef>& containers,
                                   const std::vector<std::string>& empty_dirs);
 
-// Opens a host folder from here: resolved by the kernel as the host would resolve it, absolute links included.
+// Opens a host folder from here: resolved by the kernel as the host would resolve it, absolute links
+// included.
 absl::StatusOr<UniqueFd> OpenHostFolder(const runtime::HostView& host, const std::string& path);
 
 // files::Pack of a host folder.
@@ -44,9 +46,9 @@ struct FilesToApply {
   std::map<std::string, std::string> volumes;  // emptyDir name -> tar
 };
 
-// Applies them to the root file system and the emptyDirs of the container that `claim` is about to create; the bundle's
-// configuration says where these are.
-absl::Status ApplyFiles(const runtime::HostView& host, const permits::Claim& claim, const std::string& pod_uid,
-                        const FilesToApply& files);
+// Applies them to the root file system and the emptyDirs of the container that `claim` is about to create;
+// the bundle's configuration says where these are.
+absl::Status ApplyFiles(const runtime::HostView& host, const permits::Claim& claim,
+                        const std::string& pod_uid, const FilesToApply& files);
 
 }  // namespace godwit::migration

@@ -9,8 +9,8 @@
 
 namespace godwit::migration {
 
-// "DeadlineExceeded", "ResourceExhausted", ...; `otherwise` for the codes that say too little by themselves (Internal,
-// Unknown, FailedPrecondition, Aborted).
+// "DeadlineExceeded", "ResourceExhausted", ...; `otherwise` for the codes that say too little by themselves
+// (Internal, Unknown, FailedPrecondition, Aborted).
 inline std::string ReasonOf(const absl::Status& status, absl::string_view otherwise) {
   switch (status.code()) {
     case absl::StatusCode::kDeadlineExceeded: return "DeadlineExceeded";

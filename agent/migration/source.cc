@@ -30,7 +30,8 @@ absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Source>> Source::Start(agent_api::SourceSpec spec, std::string folder, SourceNode node) {
+absl::StatusOr<std::unique_ptr<Source>> Source::Start(agent_api::SourceSpec spec, std::string folder,
+                                                      SourceNode node) {
   GODWIT_RETURN_IF_ERROR(WriteFileDurably(absl::StrCat(folder, "/spec.json"), json::Encode(spec)));
   {
     GODWIT_ASSIGN_OR_RETURN(auto journal, journal::SourceJournal::Open(absl::StrCat(folder, "/journal")));
@@ -68,15 +69,19 @@ absl::StatusOr<std::unique_ptr<Source>> Source::Recover(std::string folder, Sour
         break;
       case SourceState::kAborted: source->stage_ = SourceStage::kAborted; break;
     }
-    if (const auto records = journal::ReplayJournal<SourceState>(absl::StrCat(source->folder_, "/journal")); records.ok()) {
+    if (const auto records = journal::ReplayJournal<SourceState>(absl::StrCat(source->folder_, "/journal"));
+        records.ok()) {
       for (const journal::SourceRecord& record : *records) {
-        if (record.state == SourceState::kFrozen) source->freeze_begin_ = source->status_.frozen_at = record.time;
+        if (record.state == SourceState::kFrozen)
+          source->freeze_begin_ = source->status_.frozen_at = record.time;
       }
     }
     source->status_.reason = reason;
     source->status_.message = message;
   }
-  LOG(INFO) << Log("took up a source").With("migration", source->spec_.migration.uid).With("state", json::Name(state));
+  LOG(INFO) << Log("took up a source")
+                   .With("migration", source->spec_.migration.uid)
+                   .With("state", json::Name(state));
   source->thread_ = std::thread([raw = source.get()] { raw->Run(); });
   return source;
 }
@@ -92,13 +97,15 @@ Source::~Source() {
   StopListening();
 }
 
-// --- what is asked from outside ------------------------------------------------------------------------------------
+// --- what is asked from outside
+// ------------------------------------------------------------------------------------
 
 agent_api::SourceStatus Source::status() const {
   absl::MutexLock lock(&mutex_);
   agent_api::SourceStatus status = status_;
   status.state = StateOf(stage_);
-  if (status.state == SourceState::kFrozen && freeze_end_.has_value()) status.state = SourceState::kAborted;  // thawed; the target is being told
+  if (status.state == SourceState::kFrozen && freeze_end_.has_value())
+    status.state = SourceState::kAborted;  // thawed; the target is being told
   if (status.state == SourceState::kFrozen && !freeze_begin_.has_value()) status.state = SourceState::kOpen;
   if (freeze_end_.has_value()) {
     status.freeze = *freeze_end_;
@@ -124,8 +131,9 @@ absl::Status Source::Abort(const std::string& reason, const std::string& message
     case SourceStage::kSending:
     case SourceStage::kAwaitingPrepared: break;
     default:
-      return absl::FailedPreconditionError(
-          absl::StrCat("migration ", spec_.migration.uid, " is decided: the source has ceded (", NameOf(stage_), "); too late to abort"));
+      return absl::FailedPreconditionError(absl::StrCat("migration ", spec_.migration.uid,
+                                                        " is decided: the source has ceded (", NameOf(stage_),
+                                                        "); too late to abort"));
   }
   if (!abort_.has_value()) abort_ = {reason, message};
   // Whoever sends or dumps is woken; the guard thaws by itself when its agent hangs up.
@@ -138,8 +146,9 @@ absl::Status Source::Finish(absl::Duration limit) {
   absl::MutexLock lock(&mutex_);
   if (stage_ == SourceStage::kDone) return absl::OkStatus();
   if (stage_ != SourceStage::kTargetRuns && stage_ != SourceStage::kKilling) {
-    return absl::FailedPreconditionError(absl::StrCat("migration ", spec_.migration.uid,
-                                                      ": the source is only killed once the target runs; now: ", NameOf(stage_)));
+    return absl::FailedPreconditionError(
+        absl::StrCat("migration ", spec_.migration.uid,
+                     ": the source is only killed once the target runs; now: ", NameOf(stage_)));
   }
   finish_ = true;
   finish_result_ = absl::OkStatus();
@@ -153,7 +162,8 @@ absl::Status Source::Finish(absl::Duration limit) {
   return stop_ ? absl::UnavailableError("the agent ends") : finish_result_;
 }
 
-// --- the stages ----------------------------------------------------------------------------------------------------
+// --- the stages
+// ----------------------------------------------------------------------------------------------------
 
 void Source::Run() {
   bool worked = false;
@@ -170,11 +180,15 @@ void Source::Run() {
     if (stop_ || !event.has_value()) return;
     const std::optional<SourceStage> next = Next(stage, *event);
     if (!next.has_value()) {
-      LOG(DFATAL) << Log("no such transition").With("migration", spec_.migration.uid).With("stage", NameOf(stage));
+      LOG(DFATAL)
+          << Log("no such transition").With("migration", spec_.migration.uid).With("stage", NameOf(stage));
       return;
     }
     if (*next != stage) {
-      LOG(INFO) << Log("source").With("migration", spec_.migration.uid).With("stage", NameOf(*next)).With("reason", status_.reason);
+      LOG(INFO) << Log("source")
+                       .With("migration", spec_.migration.uid)
+                       .With("stage", NameOf(*next))
+                       .With("reason", status_.reason);
       hint_.clear();
     }
     stage_ = *next;
@@ -210,8 +224,12 @@ SourceEvent Source::FailBecause(const std::string& reason, const std::string& me
   absl::MutexLock lock(&mutex_);
   // The first cause counts: a wish to abort, or the target's word, is why what then failed failed.
   if (status_.reason.empty()) {
-    status_.reason = abort_.has_value() ? abort_->reason : heard_.aborted.has_value() ? heard_.aborted->reason : reason;
-    status_.message = abort_.has_value() ? abort_->message : heard_.aborted.has_value() ? heard_.aborted->message : message;
+    status_.reason = abort_.has_value()           ? abort_->reason
+                     : heard_.aborted.has_value() ? heard_.aborted->reason
+                                                  : reason;
+    status_.message = abort_.has_value()           ? abort_->message
+                      : heard_.aborted.has_value() ? heard_.aborted->message
+                                                   : message;
   }
   return heard_.aborted.has_value() ? SourceEvent::kTargetAborted : SourceEvent::kFailed;
 }
@@ -228,7 +246,8 @@ SourceEvent Source::Freeze() {
     absl::MutexLock lock(&mutex_);
     freeze_begin_ = absl::Now() - reply->frozen_for;
     status_.frozen_at = reply->frozen_at;
-    status_.steps.push_back({.name = "freeze", .offset = absl::ZeroDuration(), .duration = reply->frozen_for});
+    status_.steps.push_back(
+        {.name = "freeze", .offset = absl::ZeroDuration(), .duration = reply->frozen_for});
     if (!abort_.has_value()) return SourceEvent::kDone;
   }
   return FailBecause("", "");
@@ -240,7 +259,8 @@ SourceEvent Source::AwaitPrepared() {
     {
       absl::MutexLock lock(&mutex_);
       auto word = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-        return stop_ || abort_.has_value() || heard_.prepared || heard_.aborted.has_value() || !heard_.lost.ok();
+        return stop_ || abort_.has_value() || heard_.prepared || heard_.aborted.has_value() ||
+               !heard_.lost.ok();
       };
       mutex_.AwaitWithTimeout(absl::Condition(&word), kLook);
       if (!abort_.has_value() && !heard_.aborted.has_value() && heard_.prepared) return SourceEvent::kDone;
@@ -253,10 +273,15 @@ SourceEvent Source::AwaitPrepared() {
       over = abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok();
       lost = heard_.lost;
     }
-    if (over) return FailBecause("ConnectionLost", absl::StrCat("the connection to the target node broke before it had restored all: ", lost.message()));
+    if (over)
+      return FailBecause("ConnectionLost",
+                         absl::StrCat("the connection to the target node broke before it had restored all: ",
+                                      lost.message()));
     if (guard_->Ended() || absl::Now() > FreezeDeadline()) {
-      return FailBecause("FreezeLimit", absl::StrCat("the target had not restored all containers within the freeze limit of ",
-                                                     absl::FormatDuration(spec_.freeze_limit)));
+      return FailBecause(
+          "FreezeLimit",
+          absl::StrCat("the target had not restored all containers within the freeze limit of ",
+                       absl::FormatDuration(spec_.freeze_limit)));
     }
     if (absl::Now() - ping > kPingEvery) {
       ping = absl::Now();
@@ -339,7 +364,8 @@ SourceEvent Source::AskTarget() {
   if (status.ok()) {
     switch (answer.state) {
       case agent_api::TargetState::kPrepared:
-      case agent_api::TargetState::kRunning: return SourceEvent::kDone;  // COMMIT again: the target may hear it twice
+      case agent_api::TargetState::kRunning:
+        return SourceEvent::kDone;  // COMMIT again: the target may hear it twice
       case agent_api::TargetState::kAborted: {
         absl::MutexLock lock(&mutex_);
         status_.reason = answer.reason;
@@ -347,14 +373,18 @@ SourceEvent Source::AskTarget() {
         return SourceEvent::kTargetAborted;
       }
       case agent_api::TargetState::kNone:
-      case agent_api::TargetState::kOpen: break;  // it is about to abort, or has forgotten: not for us to guess
+      case agent_api::TargetState::kOpen:
+        break;  // it is about to abort, or has forgotten: not for us to guess
     }
   }
   {
     absl::MutexLock lock(&mutex_);
-    hint_ = absl::StrCat("the source has ceded and waits, frozen, to hear from node ", spec_.target_node, " at ",
-                         spec_.target_address, ": ", status.ok() ? absl::StrCat("it answers ", json::Name(answer.state)) : status.message());
-    LOG(WARNING) << Log("the target was asked in vain").With("migration", spec_.migration.uid).With("answer", hint_);
+    hint_ =
+        absl::StrCat("the source has ceded and waits, frozen, to hear from node ", spec_.target_node, " at ",
+                     spec_.target_address, ": ",
+                     status.ok() ? absl::StrCat("it answers ", json::Name(answer.state)) : status.message());
+    LOG(WARNING)
+        << Log("the target was asked in vain").With("migration", spec_.migration.uid).With("answer", hint_);
   }
   Pause(absl::Seconds(1));
   return SourceEvent::kUnknown;
@@ -395,7 +425,8 @@ SourceEvent Source::Kill() {
   if (status.ok()) {
     const absl::StatusOr<GuardReply> reply = guard_->Kill();
     if (reply.ok() && reply->ok) return SourceEvent::kDone;
-    status = reply.ok() ? absl::InternalError(absl::StrCat(reply->reason, ": ", reply->message)) : reply.status();
+    status =
+        reply.ok() ? absl::InternalError(absl::StrCat(reply->reason, ": ", reply->message)) : reply.status();
   }
   std::string reason;
   std::string message;
@@ -424,9 +455,14 @@ SourceEvent Source::Thaw() {
   for (const absl::Time deadline = After(kGuardThawLimit); absl::Now() < deadline;) {
     const SourceState state = JournalState(&reason, &message);
     const bool frozen = state == SourceState::kFrozen || state == SourceState::kCeded;
-    if (state == SourceState::kNone || state == SourceState::kOpen) {  // never frozen: nobody else writes this down
-      absl::StatusOr<journal::SourceJournal> journal = journal::SourceJournal::Open(absl::StrCat(folder_, "/journal"));
-      if (journal.ok()) (void)journal->Append({.state = SourceState::kAborted, .reason = this->status().reason, .message = this->status().message});
+    if (state == SourceState::kNone ||
+        state == SourceState::kOpen) {  // never frozen: nobody else writes this down
+      absl::StatusOr<journal::SourceJournal> journal =
+          journal::SourceJournal::Open(absl::StrCat(folder_, "/journal"));
+      if (journal.ok())
+        (void)journal->Append({.state = SourceState::kAborted,
+                               .reason = this->status().reason,
+                               .message = this->status().message});
     }
     if (!frozen) {
       EndFreeze(absl::ZeroDuration());
@@ -444,12 +480,15 @@ SourceEvent Source::Thaw() {
   return SourceEvent::kUnknown;
 }
 
-// --- helpers of the stages -----------------------------------------------------------------------------------------
+// --- helpers of the stages
+// -----------------------------------------------------------------------------------------
 
 SourceState Source::JournalState(std::string* reason, std::string* message) const {
   const auto records = journal::ReplayJournal<SourceState>(absl::StrCat(folder_, "/journal"));
   if (!records.ok()) {
-    LOG(ERROR) << Log("the source's journal cannot be read").With("migration", spec_.migration.uid).With(records.status());
+    LOG(ERROR) << Log("the source's journal cannot be read")
+                      .With("migration", spec_.migration.uid)
+                      .With(records.status());
     return SourceState::kFrozen;  // whatever it says, nothing may be concluded
   }
   if (records->empty()) return SourceState::kNone;
@@ -483,7 +522,10 @@ void Source::EndFreeze(absl::Duration ago) {
 void Source::AddStep(const std::string& name, const std::string& container, absl::Time begin) {
   absl::MutexLock lock(&mutex_);
   if (!freeze_begin_.has_value()) return;
-  status_.steps.push_back({.name = name, .container = container, .offset = begin - *freeze_begin_, .duration = absl::Now() - begin});
+  status_.steps.push_back({.name = name,
+                           .container = container,
+                           .offset = begin - *freeze_begin_,
+                           .duration = absl::Now() - begin});
 }
 
 // Theirs are counted from the first frame they had; we know when we sent it.
@@ -495,7 +537,8 @@ void Source::AddTargetSteps(const transfer::Timings& timings) {
     step.offset += first_frame_ - *freeze_begin_;
     status_.steps.push_back(std::move(step));
   }
-  std::stable_sort(status_.steps.begin(), status_.steps.end(), [](const auto& a, const auto& b) { return a.offset < b.offset; });
+  std::stable_sort(status_.steps.begin(), status_.steps.end(),
+                   [](const auto& a, const auto& b) { return a.offset < b.offset; });
 }
 
 absl::Time Source::FreezeDeadline() const {

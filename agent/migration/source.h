@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The source side of one migration: freeze by the guard, dump and send, cede, and hear that the target runs. Reads as its
-// table (handover.h): one thread performs one stage after another; API calls only leave word for it.
+// The source side of one migration: freeze by the guard, dump and send, cede, and hear that the target runs.
+// Reads as its table (handover.h): one thread performs one stage after another; API calls only leave word for
+// it.
 //
-//   <folder>/spec.json       what was asked for          <folder>/journal     OPEN by the agent, the rest by the guard
-//   <folder>/guard.json      what the guard was told     <folder>/guard.sock, guard.log, <container>/{images,work}
+//   <folder>/spec.json       what was asked for          <folder>/journal     OPEN by the agent, the rest by
+//   the guard <folder>/guard.json      what the guard was told     <folder>/guard.sock, guard.log,
+//   <container>/{images,work}
 #pragma once
 
 #include <functional>
@@ -46,22 +48,24 @@ struct SourceNode {
   std::string runtime;      // runc, host path
   std::string criu_folder;  // host path
   std::function<absl::StatusOr<PodOnNode>(const agent_api::SourceSpec&)> find_pod;
-  std::function<absl::StatusOr<files::PackTotals>(const std::string& path, files::Layout, const files::Sink&)> pack;
+  std::function<absl::StatusOr<files::PackTotals>(const std::string& path, files::Layout, const files::Sink&)>
+      pack;
   Guards guards;
-  std::function<absl::StatusOr<std::unique_ptr<transfer::Stream>>(const std::string& address, const std::string& node,
-                                                                  absl::Time deadline)>
+  std::function<absl::StatusOr<std::unique_ptr<transfer::Stream>>(
+      const std::string& address, const std::string& node, absl::Time deadline)>
       connect;
-  std::function<void(const SentTotals&)> sent;                      // metrics
-  std::function<void(const agent_api::SourceStatus&)> froze;        // metrics: at the end of the freeze
-  std::function<void(const agent_api::SourceStatus&)> finished;     // metrics: when it is Done or Aborted
+  std::function<void(const SentTotals&)> sent;                   // metrics
+  std::function<void(const agent_api::SourceStatus&)> froze;     // metrics: at the end of the freeze
+  std::function<void(const agent_api::SourceStatus&)> finished;  // metrics: when it is Done or Aborted
 };
 
 class Source {
  public:
   // `folder` exists and is empty; the same path here and on the host.
-  static absl::StatusOr<std::unique_ptr<Source>> Start(agent_api::SourceSpec spec, std::string folder, SourceNode node);
-  // Takes up what an agent that ended has left in `folder`: ceded is finished with the target, everything before has been
-  // thawed by the guard (or is now) and is Aborted.
+  static absl::StatusOr<std::unique_ptr<Source>> Start(agent_api::SourceSpec spec, std::string folder,
+                                                       SourceNode node);
+  // Takes up what an agent that ended has left in `folder`: ceded is finished with the target, everything
+  // before has been thawed by the guard (or is now) and is Aborted.
   static absl::StatusOr<std::unique_ptr<Source>> Recover(std::string folder, SourceNode node);
   // Ends the thread where it is: what was not ceded is thawed by the guard.
   ~Source();
@@ -104,7 +108,8 @@ class Source {
   absl::Status SendContainer(size_t index);
   absl::Status SendFiles(size_t index, transfer::FileSender& sender);
   absl::Status DumpContainer(const std::string& container);
-  absl::StatusOr<std::unique_ptr<transfer::Stream>> Reach(bool ask, absl::Duration limit, transfer::HelloOk* answer);
+  absl::StatusOr<std::unique_ptr<transfer::Stream>> Reach(bool ask, absl::Duration limit,
+                                                          transfer::HelloOk* answer);
 
   void Listen(std::shared_ptr<transfer::Stream> stream);
   void StopListening();
@@ -113,7 +118,8 @@ class Source {
   absl::Status EnsureGuard();
   agent_api::SourceState JournalState(std::string* reason, std::string* message) const;
   void EndFreeze(absl::Duration ago) ABSL_LOCKS_EXCLUDED(mutex_);
-  void AddStep(const std::string& name, const std::string& container, absl::Time begin) ABSL_LOCKS_EXCLUDED(mutex_);
+  void AddStep(const std::string& name, const std::string& container, absl::Time begin)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   void AddTargetSteps(const transfer::Timings& timings) ABSL_LOCKS_EXCLUDED(mutex_);
   bool Pause(absl::Duration duration) ABSL_LOCKS_EXCLUDED(mutex_);  // true: the agent ends
   absl::Time FreezeDeadline() const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -134,7 +140,7 @@ class Source {
   std::optional<agent_api::GuardSpec> guard_spec_;
   std::thread listener_;
   bool target_told_ = false;  // of an abort
-  int64_t image_bytes_ = 0;  // sent, beside the pages
+  int64_t image_bytes_ = 0;   // sent, beside the pages
   absl::Time first_frame_ = absl::InfiniteFuture();
 
   mutable absl::Mutex mutex_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The source's connection to the target, and what it sends: per container CRIU's images while they are written, the
-// writable layer, and with the first container the pod's emptyDirs.
+// The source's connection to the target, and what it sends: per container CRIU's images while they are
+// written, the writable layer, and with the first container the pod's emptyDirs.
 #include <algorithm>
 #include <utility>
 
@@ -32,7 +32,8 @@ SourceEvent Source::Connect() {
   if (!pod.ok()) return Fail(pod.status(), "PodChanged");
   pod_ = *std::move(pod);
   transfer::HelloOk answer;
-  if (absl::Status status = OpenStream(/*ask=*/false, kConnectLimit, &answer); !status.ok()) return Fail(status, "TargetRefused");
+  if (absl::Status status = OpenStream(/*ask=*/false, kConnectLimit, &answer); !status.ok())
+    return Fail(status, "TargetRefused");
   if (absl::Status status = StartGuard(); !status.ok()) return Fail(status, "GuardFailed");
   {
     absl::MutexLock lock(&mutex_);
@@ -41,7 +42,8 @@ SourceEvent Source::Connect() {
   return FailBecause("ConnectionLost", "the connection to the target node broke before the freeze");
 }
 
-absl::StatusOr<std::unique_ptr<transfer::Stream>> Source::Reach(bool ask, absl::Duration limit, transfer::HelloOk* answer) {
+absl::StatusOr<std::unique_ptr<transfer::Stream>> Source::Reach(bool ask, absl::Duration limit,
+                                                                transfer::HelloOk* answer) {
   const absl::Time deadline = After(limit);
   GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<transfer::Stream> stream,
                           node_.connect(spec_.target_address, spec_.target_node, deadline));
@@ -52,16 +54,19 @@ absl::StatusOr<std::unique_ptr<transfer::Stream>> Source::Reach(bool ask, absl::
                               .ask = ask};
   GODWIT_RETURN_IF_ERROR(stream->SendMessage(FrameType::kHello, hello, deadline));
   absl::StatusOr<transfer::Frame> frame = stream->Receive(deadline);
-  if (!frame.ok()) return Annotate(frame.status(), absl::StrCat("the agent of node ", spec_.target_node, " did not answer"));
+  if (!frame.ok())
+    return Annotate(frame.status(), absl::StrCat("the agent of node ", spec_.target_node, " did not answer"));
   if (frame->type == FrameType::kHelloOk) {
     GODWIT_ASSIGN_OR_RETURN(*answer, transfer::DecodeMessage<transfer::HelloOk>(*frame));
     return stream;
   }
   if (frame->type != FrameType::kRefused) {
-    return absl::InvalidArgumentError(absl::StrCat("the agent of node ", spec_.target_node, " answered with ", FrameTypeName(frame->type)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the agent of node ", spec_.target_node, " answered with ", FrameTypeName(frame->type)));
   }
   GODWIT_ASSIGN_OR_RETURN(transfer::Reason reason, transfer::DecodeMessage<transfer::Reason>(*frame));
-  const std::string message = absl::StrCat("the agent of node ", spec_.target_node, " refused: ", reason.message);
+  const std::string message =
+      absl::StrCat("the agent of node ", spec_.target_node, " refused: ", reason.message);
   if (reason.reason == "ResourceExhausted") return absl::ResourceExhaustedError(message);
   if (reason.reason == "NotFound") return absl::NotFoundError(message);
   return absl::FailedPreconditionError(message);
@@ -97,7 +102,8 @@ void Source::Listen(std::shared_ptr<transfer::Stream> stream) {
       case FrameType::kRunning: {
         absl::StatusOr<transfer::Timings> timings = transfer::DecodeMessage<transfer::Timings>(*frame);
         status = timings.status();
-        heard_.running = timings.value_or(transfer::Timings{});  // that it runs matters more than how long it took
+        heard_.running =
+            timings.value_or(transfer::Timings{});  // that it runs matters more than how long it took
         break;
       }
       case FrameType::kAbort: {
@@ -110,9 +116,15 @@ void Source::Listen(std::shared_ptr<transfer::Stream> stream) {
         if (stage_ == SourceStage::kSending && guard_ != nullptr) guard_->Shutdown();
         break;
       }
-      default: status = absl::InvalidArgumentError(absl::StrCat("unexpected ", FrameTypeName(frame->type), " frame")); break;
+      default:
+        status =
+            absl::InvalidArgumentError(absl::StrCat("unexpected ", FrameTypeName(frame->type), " frame"));
+        break;
     }
-    if (!status.ok()) LOG(WARNING) << Log("the target said what was not understood").With("migration", spec_.migration.uid).With(status);
+    if (!status.ok())
+      LOG(WARNING) << Log("the target said what was not understood")
+                          .With("migration", spec_.migration.uid)
+                          .With(status);
   }
 }
 
@@ -160,14 +172,19 @@ SourceEvent Source::Send() {
     absl::MutexLock lock(&mutex_);
     status_.wire_bytes = stream_->bytes_sent();
     if (status.ok() && node_.sent) {
-      node_.sent({.page_bytes = status_.memory_bytes, .image_bytes = image_bytes_, .file_bytes = status_.file_bytes, .wire_bytes = status_.wire_bytes, .took = absl::Now() - begin});
+      node_.sent({.page_bytes = status_.memory_bytes,
+                  .image_bytes = image_bytes_,
+                  .file_bytes = status_.file_bytes,
+                  .wire_bytes = status_.wire_bytes,
+                  .took = absl::Now() - begin});
     }
     if (status.ok() && !abort_.has_value() && !heard_.aborted.has_value()) return SourceEvent::kDone;
   }
   return Fail(status, "DumpFailed");
 }
 
-// Two threads beside this one: the guard's dump, and the files; this one follows the images that the dump writes.
+// Two threads beside this one: the guard's dump, and the files; this one follows the images that the dump
+// writes.
 absl::Status Source::SendContainer(size_t index) {
   const std::string& name = pod_.parts[index].container.name;
   const absl::Time begin = absl::Now();
@@ -179,10 +196,12 @@ absl::Status Source::SendContainer(size_t index) {
     files = SendFiles(index, sender);
     if (!files.ok()) sender.Cancel();
   });
-  absl::StatusOr<transfer::ImageTotals> images = transfer::SendImages(absl::StrCat(folder_, "/", name, "/images"), progress, sender);
+  absl::StatusOr<transfer::ImageTotals> images =
+      transfer::SendImages(absl::StrCat(folder_, "/", name, "/images"), progress, sender);
   if (!images.ok()) {
     sender.Cancel();
-    if (!progress.AwaitEnd(absl::ZeroDuration())) guard_->Shutdown();  // an orderly end of the dump, and the thaw
+    if (!progress.AwaitEnd(absl::ZeroDuration()))
+      guard_->Shutdown();  // an orderly end of the dump, and the thaw
   }
   dumping.join();
   reading.join();
@@ -216,9 +235,11 @@ absl::Status Source::DumpContainer(const std::string& container) {
 
 absl::Status Source::SendFiles(size_t index, FileSender& sender) {
   const absl::Time begin = absl::Now();
-  auto send = [this, &sender](FileKind kind, const std::string& name, const std::string& path, files::Layout layout) -> absl::Status {
+  auto send = [this, &sender](FileKind kind, const std::string& name, const std::string& path,
+                              files::Layout layout) -> absl::Status {
     GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<FileSender::File> file, sender.Begin(kind, name));
-    GODWIT_RETURN_IF_ERROR(node_.pack(path, layout, [&file](absl::string_view bytes) { return file->Write(bytes); }).status());
+    GODWIT_RETURN_IF_ERROR(
+        node_.pack(path, layout, [&file](absl::string_view bytes) { return file->Write(bytes); }).status());
     GODWIT_RETURN_IF_ERROR(file->Finish());
     absl::MutexLock lock(&mutex_);
     status_.file_bytes += file->size();
@@ -229,7 +250,8 @@ absl::Status Source::SendFiles(size_t index, FileSender& sender) {
       GODWIT_RETURN_IF_ERROR(send(FileKind::kVolume, volume, path, files::Layout::kPlain));
     }
   }
-  GODWIT_RETURN_IF_ERROR(send(FileKind::kRootfs, "", pod_.parts[index].writable_layer, files::Layout::kOverlay));
+  GODWIT_RETURN_IF_ERROR(
+      send(FileKind::kRootfs, "", pod_.parts[index].writable_layer, files::Layout::kOverlay));
   AddStep("files", pod_.parts[index].container.name, begin);
   return absl::OkStatus();
 }
@@ -244,8 +266,8 @@ void Source::TellAbortHere() {
   target_told_ = stream_->SendMessage(FrameType::kAbort, reason, After(kTellLimit)).ok();
 }
 
-// The source runs on; the target should not wait for a verdict that it could have. Best effort: the controller tells it
-// too.
+// The source runs on; the target should not wait for a verdict that it could have. Best effort: the
+// controller tells it too.
 void Source::TellAbort() {
   transfer::Reason reason;
   {
@@ -257,7 +279,8 @@ void Source::TellAbort() {
     transfer::HelloOk answer;
     absl::StatusOr<std::unique_ptr<transfer::Stream>> stream = Reach(/*ask=*/true, kTellLimit, &answer);
     if (stream.ok()) {
-      if (answer.state != agent_api::TargetState::kOpen && answer.state != agent_api::TargetState::kPrepared) return;
+      if (answer.state != agent_api::TargetState::kOpen && answer.state != agent_api::TargetState::kPrepared)
+        return;
       if ((*stream)->SendMessage(FrameType::kAbort, reason, After(kTellLimit)).ok()) {
         (void)(*stream)->Receive(After(kTellLimit));  // its own ABORT, or the end
         return;

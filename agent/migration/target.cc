@@ -17,8 +17,10 @@ namespace {
 using agent_api::TargetState;
 using transfer::FrameType;
 
-constexpr absl::Duration kLook = absl::Milliseconds(200);       // how often a wait looks at what else may have happened
-constexpr absl::Duration kFirstClaimLimit = absl::Hours(6);     // scheduling and pulling images; the controller's limit is shorter
+constexpr absl::Duration kLook =
+    absl::Milliseconds(200);  // how often a wait looks at what else may have happened
+constexpr absl::Duration kFirstClaimLimit =
+    absl::Hours(6);  // scheduling and pulling images; the controller's limit is shorter
 constexpr absl::Duration kConfirmLimit = absl::Seconds(15);
 constexpr absl::Duration kEndLimit = absl::Seconds(30);
 constexpr absl::Duration kTellLimit = absl::Seconds(5);
@@ -27,13 +29,16 @@ absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Target>> Target::Start(TargetRequest request, std::string folder, TargetNode node,
-                                                      BringState bring) {
+absl::StatusOr<std::unique_ptr<Target>> Target::Start(TargetRequest request, std::string folder,
+                                                      TargetNode node, BringState bring) {
   GODWIT_RETURN_IF_ERROR(WriteFileDurably(absl::StrCat(folder, "/spec.json"), json::Encode(request)));
-  GODWIT_ASSIGN_OR_RETURN(journal::TargetJournal journal, journal::TargetJournal::Open(absl::StrCat(folder, "/journal")));
+  GODWIT_ASSIGN_OR_RETURN(journal::TargetJournal journal,
+                          journal::TargetJournal::Open(absl::StrCat(folder, "/journal")));
   GODWIT_RETURN_IF_ERROR(journal.Append({.state = TargetState::kOpen}));
-  GODWIT_RETURN_IF_ERROR(node.permits->Add({request.uid, request.pod.uid, request.containers, request.create_limit}));
-  std::unique_ptr<Target> target(new Target(std::move(request), std::move(folder), std::move(node), std::move(bring), std::move(journal)));
+  GODWIT_RETURN_IF_ERROR(
+      node.permits->Add({request.uid, request.pod.uid, request.containers, request.create_limit}));
+  std::unique_ptr<Target> target(new Target(std::move(request), std::move(folder), std::move(node),
+                                            std::move(bring), std::move(journal)));
   target->thread_ = std::thread([raw = target.get()] { raw->Run(); });
   return target;
 }
@@ -41,11 +46,13 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Start(TargetRequest request, std
 absl::StatusOr<std::unique_ptr<Target>> Target::Recover(std::string folder, TargetNode node) {
   GODWIT_ASSIGN_OR_RETURN(std::string text, ReadFile(absl::StrCat(folder, "/spec.json")));
   GODWIT_ASSIGN_OR_RETURN(TargetRequest request, json::Decode<TargetRequest>(text));
-  GODWIT_ASSIGN_OR_RETURN(journal::TargetJournal journal, journal::TargetJournal::Open(absl::StrCat(folder, "/journal")));
+  GODWIT_ASSIGN_OR_RETURN(journal::TargetJournal journal,
+                          journal::TargetJournal::Open(absl::StrCat(folder, "/journal")));
   const TargetState state = journal.state();
   const permits::PermitSpec permit{request.uid, request.pod.uid, request.containers, request.create_limit};
   const std::string uid = request.uid;
-  std::unique_ptr<Target> target(new Target(std::move(request), std::move(folder), std::move(node), nullptr, std::move(journal)));
+  std::unique_ptr<Target> target(
+      new Target(std::move(request), std::move(folder), std::move(node), nullptr, std::move(journal)));
   target->recovered_ = true;
   const absl::StatusOr<std::string> copies = ReadFile(absl::StrCat(target->folder_, "/copies.json"));
   if (copies.ok()) {
@@ -58,7 +65,8 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Recover(std::string folder, Targ
       case TargetState::kNone:
       case TargetState::kOpen:
         target->stage_ = TargetStage::kAborting;
-        target->abort_ = {"AgentRestarted", "the target node's agent was restarted before all containers were restored"};
+        target->abort_ = {"AgentRestarted",
+                          "the target node's agent was restarted before all containers were restored"};
         break;
       case TargetState::kPrepared: target->stage_ = TargetStage::kPrepared; break;
       case TargetState::kRunning: target->stage_ = TargetStage::kCommitting; break;
@@ -70,8 +78,8 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Recover(std::string folder, Targ
       }
     }
   }
-  // Fails for permits that are aborted on the disk already: they go on being refused without the table, and EndCopy
-  // destroys what may be left.
+  // Fails for permits that are aborted on the disk already: they go on being refused without the table, and
+  // EndCopy destroys what may be left.
   if (state != TargetState::kAborted && state != TargetState::kRunning) {
     if (absl::Status status = target->node_.permits->Add(permit); !status.ok()) {
       LOG(WARNING) << Log("permits not taken up again").With("migration", uid).With(status);
@@ -82,7 +90,8 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Recover(std::string folder, Targ
   return target;
 }
 
-Target::Target(TargetRequest request, std::string folder, TargetNode node, BringState bring, journal::TargetJournal journal)
+Target::Target(TargetRequest request, std::string folder, TargetNode node, BringState bring,
+               journal::TargetJournal journal)
     : request_(std::move(request)),
       folder_(std::move(folder)),
       node_(std::move(node)),
@@ -100,7 +109,8 @@ Target::~Target() {
   if (thread_.joinable()) thread_.join();
 }
 
-// --- what is asked from outside ------------------------------------------------------------------------------------
+// --- what is asked from outside
+// ------------------------------------------------------------------------------------
 
 agent_api::TargetStatus Target::status() const {
   agent_api::TargetStatus status;
@@ -114,7 +124,8 @@ agent_api::TargetStatus Target::status() const {
   }
   if (status.state == TargetState::kOpen) status.waiting = node_.permits->Waiting(request_.uid);
   if (status.state == TargetState::kOpen) status.restored = node_.permits->Standing(request_.uid);
-  if (status.state == TargetState::kPrepared || status.state == TargetState::kRunning) status.restored = request_.containers;
+  if (status.state == TargetState::kPrepared || status.state == TargetState::kRunning)
+    status.restored = request_.containers;
   return status;
 }
 
@@ -129,12 +140,14 @@ absl::Status Target::Abort(const std::string& reason, const std::string& message
     absl::MutexLock lock(&mutex_);
     if (stage_ == TargetStage::kAborting || stage_ == TargetStage::kAborted) return absl::OkStatus();
     if (stage_ == TargetStage::kCommitting || stage_ == TargetStage::kRunning) {
-      return absl::FailedPreconditionError(absl::StrCat("migration ", request_.uid, " is committed on this node: too late to abort"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("migration ", request_.uid, " is committed on this node: too late to abort"));
     }
     if (!abort_.has_value()) abort_ = {reason, message};
     restoring = stage_ == TargetStage::kRestoring;
   }
-  // The thread may wait for a restore: this ends it at once. The thread itself sees to it that nothing is left.
+  // The thread may wait for a restore: this ends it at once. The thread itself sees to it that nothing is
+  // left.
   if (restoring) (void)node_.permits->Abort(request_.uid, message, absl::Milliseconds(1));
   return absl::OkStatus();
 }
@@ -147,7 +160,10 @@ void Target::SetFailure(const std::string& reason, const std::string& message) {
 void Target::AddStep(const std::string& name, const std::string& container, absl::Time begin) {
   absl::MutexLock lock(&mutex_);
   if (!first_frame_.has_value()) return;
-  steps_.push_back({.name = name, .container = container, .offset = begin - *first_frame_, .duration = absl::Now() - begin});
+  steps_.push_back({.name = name,
+                    .container = container,
+                    .offset = begin - *first_frame_,
+                    .duration = absl::Now() - begin});
 }
 
 bool Target::Pause(absl::Duration duration) {
@@ -155,7 +171,8 @@ bool Target::Pause(absl::Duration duration) {
   return mutex_.AwaitWithTimeout(absl::Condition(&stop_), duration);
 }
 
-// --- the stages ----------------------------------------------------------------------------------------------------
+// --- the stages
+// ----------------------------------------------------------------------------------------------------
 
 void Target::Run() {
   bool worked = false;
@@ -176,7 +193,10 @@ void Target::Run() {
       break;
     }
     if (*next != stage) {
-      LOG(INFO) << Log("target").With("migration", request_.uid).With("stage", NameOf(*next)).With("reason", abort_.has_value() ? abort_->reason : "");
+      LOG(INFO) << Log("target")
+                       .With("migration", request_.uid)
+                       .With("stage", NameOf(*next))
+                       .With("reason", abort_.has_value() ? abort_->reason : "");
     }
     stage_ = *next;
   }
@@ -221,7 +241,8 @@ absl::StatusOr<permits::Claim> Target::AwaitClaim(const std::string& container, 
     if (stop_) return absl::CancelledError("the agent ends");
     if (abort_.has_value()) return absl::AbortedError(abort_->message);
   }
-  return absl::DeadlineExceededError(absl::StrCat("kubelet did not start container ", container, " within ", absl::FormatDuration(limit)));
+  return absl::DeadlineExceededError(
+      absl::StrCat("kubelet did not start container ", container, " within ", absl::FormatDuration(limit)));
 }
 
 absl::StatusOr<ContainerState> Target::AwaitState(const std::string& container, absl::Time deadline) {
@@ -230,9 +251,9 @@ absl::StatusOr<ContainerState> Target::AwaitState(const std::string& container, 
     return Interrupted() || states_.contains(container);
   };
   if (!mutex_.AwaitWithDeadline(absl::Condition(&arrived), deadline)) {
-    return absl::DeadlineExceededError(absl::StrCat("the state of container ", container, " did not arrive within ",
-                                                    absl::FormatDuration(request_.create_limit),
-                                                    ", the longest that kubelet may be kept waiting"));
+    return absl::DeadlineExceededError(absl::StrCat(
+        "the state of container ", container, " did not arrive within ",
+        absl::FormatDuration(request_.create_limit), ", the longest that kubelet may be kept waiting"));
   }
   if (stop_) return absl::CancelledError("the agent ends");
   if (abort_.has_value()) return absl::AbortedError(abort_->message);
@@ -243,7 +264,8 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
   const std::string work = absl::StrCat(folder_, "/", container, "/work");
   GODWIT_RETURN_IF_ERROR(MakeFolders(work, 0700));
   for (;;) {
-    GODWIT_ASSIGN_OR_RETURN(permits::Claim claim, AwaitClaim(container, first ? kFirstClaimLimit : request_.create_limit));
+    GODWIT_ASSIGN_OR_RETURN(permits::Claim claim,
+                            AwaitClaim(container, first ? kFirstClaimLimit : request_.create_limit));
     const absl::Time claimed = absl::Now();
     const absl::Time deadline = claimed + request_.create_limit;
     GODWIT_ASSIGN_OR_RETURN(ContainerState state, AwaitState(container, deadline));
@@ -255,14 +277,18 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
     begin = absl::Now();
     absl::StatusOr<permits::Restored> restored =
         node_.permits->Restore(request_.uid, container, state.images, work, deadline - absl::Now());
-    if (absl::IsFailedPrecondition(restored.status()) && absl::Now() < deadline) continue;  // a newer `create` came, or none waits now
+    if (absl::IsFailedPrecondition(restored.status()) && absl::Now() < deadline)
+      continue;  // a newer `create` came, or none waits now
     if (!restored.ok()) return restored.status();
     AddStep("restore", container, begin);
     for (const auto& [volume, tar] : state.files.volumes) applied_volumes_.insert(volume);
     create_wait_ = std::max(create_wait_, absl::Now() - claimed);
     GODWIT_RETURN_IF_ERROR(node_.permits->Confirm(request_.uid, container, kConfirmLimit));
     copies_.push_back({container, restored->claim.cgroup});
-    LOG(INFO) << Log("restored, standing still").With("migration", request_.uid).With("container", container).With("pid", restored->pid);
+    LOG(INFO) << Log("restored, standing still")
+                     .With("migration", request_.uid)
+                     .With("container", container)
+                     .With("pid", restored->pid);
     return absl::OkStatus();
   }
 }
@@ -271,14 +297,18 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
 absl::Status Target::CheckCopies() {
   if (!recovered_) return node_.permits->CheckStanding(request_.uid);
   for (const Copy& copy : copies_) {
-    if (absl::Status status = node_.stands(copy.cgroup); !status.ok()) return Annotate(status, absl::StrCat("container ", copy.container));
+    if (absl::Status status = node_.stands(copy.cgroup); !status.ok())
+      return Annotate(status, absl::StrCat("container ", copy.container));
   }
-  return copies_.size() == request_.containers.size() ? absl::OkStatus() : absl::DataLossError("not all restored containers are known");
+  return copies_.size() == request_.containers.size()
+             ? absl::OkStatus()
+             : absl::DataLossError("not all restored containers are known");
 }
 
 TargetEvent Target::Prepare() {
   absl::Status status = CheckCopies();
-  if (status.ok()) status = WriteFileDurably(absl::StrCat(folder_, "/copies.json"), json::Encode(Copies{copies_}));
+  if (status.ok())
+    status = WriteFileDurably(absl::StrCat(folder_, "/copies.json"), json::Encode(Copies{copies_}));
   if (status.ok()) status = WriteState(TargetState::kPrepared);
   if (!status.ok()) {
     SetFailure(ReasonOf(status, "RestoreFailed"), std::string(status.message()));
@@ -288,7 +318,8 @@ TargetEvent Target::Prepare() {
 }
 
 std::optional<TargetEvent> Target::AwaitVerdict() {
-  if (bring_ != nullptr) return TargetEvent::kCommit;  // a restore from a checkpoint: there is nobody else to decide
+  if (bring_ != nullptr)
+    return TargetEvent::kCommit;  // a restore from a checkpoint: there is nobody else to decide
   if (!recovered_) Tell(FrameType::kPrepared);
   for (;;) {
     bool commit = false;
@@ -308,11 +339,12 @@ std::optional<TargetEvent> Target::AwaitVerdict() {
   }
 }
 
-// RUNNING first: were the permits spent before it, a crash in between and the copy's death would start the pod afresh here
-// while the source, told ABORTED, goes on there.
+// RUNNING first: were the permits spent before it, a crash in between and the copy's death would start the
+// pod afresh here while the source, told ABORTED, goes on there.
 std::optional<TargetEvent> Target::Commit() {
   const absl::Time begin = absl::Now();
-  const permits::PermitSpec permit{request_.uid, request_.pod.uid, request_.containers, request_.create_limit};
+  const permits::PermitSpec permit{request_.uid, request_.pod.uid, request_.containers,
+                                   request_.create_limit};
   auto all = [&]() -> absl::Status {
     GODWIT_RETURN_IF_ERROR(WriteState(TargetState::kRunning));
     if (recovered_ || !node_.permits->MarkSpent(request_.uid).ok()) {
@@ -363,7 +395,8 @@ absl::Status Target::WriteState(TargetState state) {
   }
   const absl::Status status = journal_.Append(record);
   if (status.ok()) return status;
-  absl::StatusOr<journal::TargetJournal> anew = journal::TargetJournal::Open(absl::StrCat(folder_, "/journal"));
+  absl::StatusOr<journal::TargetJournal> anew =
+      journal::TargetJournal::Open(absl::StrCat(folder_, "/journal"));
   if (!anew.ok()) return status;
   journal_ = *std::move(anew);
   return journal_.state() == state ? absl::OkStatus() : status;
@@ -385,7 +418,8 @@ void Target::Tell(FrameType type) {
     default: status = stream->Send(type, {}, After(kTellLimit)); break;
   }
   // The source asks when it does not hear.
-  if (!status.ok()) LOG(WARNING) << Log("the source was not told").With("migration", request_.uid).With(status);
+  if (!status.ok())
+    LOG(WARNING) << Log("the source was not told").With("migration", request_.uid).With(status);
 }
 
 void Target::TellRunning(transfer::Stream& stream) {
@@ -396,7 +430,8 @@ void Target::TellRunning(transfer::Stream& stream) {
     if (thawed_.has_value()) timings.thawed_ago = absl::Now() - *thawed_;
   }
   const absl::Status status = stream.SendMessage(FrameType::kRunning, timings, After(kTellLimit));
-  if (!status.ok()) LOG(WARNING) << Log("the source was not told").With("migration", request_.uid).With(status);
+  if (!status.ok())
+    LOG(WARNING) << Log("the source was not told").With("migration", request_.uid).With(status);
 }
 
 }  // namespace godwit::migration

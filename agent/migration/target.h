@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The target side of one migration, or a restore from a checkpoint: permits, the state that comes in, the restores, the
-// commit. Reads as its table (handover.h): one thread performs one stage after another; streams and API calls only leave
-// word for it.
+// The target side of one migration, or a restore from a checkpoint: permits, the state that comes in, the
+// restores, the commit. Reads as its table (handover.h): one thread performs one stage after another; streams
+// and API calls only leave word for it.
 //
-//   <folder>/spec.json      what was asked for            <folder>/journal    OPEN, PREPARED, RUNNING or ABORTED
-//   <folder>/copies.json    the restored containers       <folder>/<container>/{images,work,rootfs.tar}, volumes/*.tar
+//   <folder>/spec.json      what was asked for            <folder>/journal    OPEN, PREPARED, RUNNING or
+//   ABORTED <folder>/copies.json    the restored containers <folder>/<container>/{images,work,rootfs.tar},
+//   volumes/*.tar
 #pragma once
 
 #include <functional>
@@ -44,22 +45,25 @@ struct TargetNode {
   std::string node;
   permits::PermitTable* permits = nullptr;
   std::function<absl::Status(const std::string& images)> check_images;
-  std::function<absl::Status(const permits::Claim&, const std::string& pod_uid, const FilesToApply&)> apply_files;
-  std::function<absl::Status(const std::string& cgroup)> thaw;    // paths below the cgroup2 mount, as in Claim
+  std::function<absl::Status(const permits::Claim&, const std::string& pod_uid, const FilesToApply&)>
+      apply_files;
+  std::function<absl::Status(const std::string& cgroup)> thaw;  // paths below the cgroup2 mount, as in Claim
   std::function<absl::Status(const std::string& cgroup)> stands;  // OK: it is there and frozen
-  // Destroys what the permits of a pod on the disk say may be left of its copies: after a restart in the middle of an abort.
+  // Destroys what the permits of a pod on the disk say may be left of its copies: after a restart in the
+  // middle of an abort.
   std::function<absl::Status(const std::string& sandbox_uid)> destroy_left_copies;
   std::function<void(const transfer::ReceivedTotals&, int64_t stream_bytes)> received;  // metrics
-  std::function<void(const absl::Status&)> stream_failed;                                // metrics
+  std::function<void(const absl::Status&)> stream_failed;                               // metrics
   std::function<void(bool restore, const agent_api::TargetStatus&, absl::Duration create_wait)> finished;
 };
 
-// Brings the state of all containers, by name, for a restore; empty for a migration, whose state comes over a stream.
+// Brings the state of all containers, by name, for a restore; empty for a migration, whose state comes over a
+// stream.
 using BringState = std::function<absl::StatusOr<std::map<std::string, ContainerState>>()>;
 
 // What both PUT .../target and PUT .../restores ask for.
 struct TargetRequest {
-  std::string uid;      // of the Migration or Restore
+  std::string uid;  // of the Migration or Restore
   agent_api::PodName pod;
   std::vector<std::string> containers;
   std::string source_node;  // empty: a restore
@@ -77,10 +81,10 @@ struct TargetRequest {
 class Target {
  public:
   // `folder` exists and is empty. Writes the permits; when this returns OK, `create` of the containers waits.
-  static absl::StatusOr<std::unique_ptr<Target>> Start(TargetRequest request, std::string folder, TargetNode node,
-                                                       BringState bring);
-  // Takes up what an agent that ended has left in `folder`: prepared waits for the verdict, running is completed,
-  // everything before is aborted.
+  static absl::StatusOr<std::unique_ptr<Target>> Start(TargetRequest request, std::string folder,
+                                                       TargetNode node, BringState bring);
+  // Takes up what an agent that ended has left in `folder`: prepared waits for the verdict, running is
+  // completed, everything before is aborted.
   static absl::StatusOr<std::unique_ptr<Target>> Recover(std::string folder, TargetNode node);
   // Ends the thread where it is; nothing is decided by that.
   ~Target();
@@ -89,11 +93,13 @@ class Target {
   bool final() const ABSL_LOCKS_EXCLUDED(mutex_);
   const TargetRequest& request() const { return request_; }
 
-  // Makes it end without running. FailedPrecondition when it is too late: committed or running. OK when aborted already.
+  // Makes it end without running. FailedPrecondition when it is too late: committed or running. OK when
+  // aborted already.
   absl::Status Abort(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Answers a source's HELLO and serves its stream to the end; one thread a stream.
-  void Serve(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Serve(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   struct Copy {
@@ -114,7 +120,8 @@ class Target {
     }
   };
 
-  Target(TargetRequest request, std::string folder, TargetNode node, BringState bring, journal::TargetJournal journal);
+  Target(TargetRequest request, std::string folder, TargetNode node, BringState bring,
+         journal::TargetJournal journal);
   void Run();
   std::optional<TargetEvent> Perform(TargetStage stage);
 
@@ -138,7 +145,8 @@ class Target {
   absl::StatusOr<transfer::ReceiveRules> Rules() const;
 
   void SetFailure(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
-  void AddStep(const std::string& name, const std::string& container, absl::Time begin) ABSL_LOCKS_EXCLUDED(mutex_);
+  void AddStep(const std::string& name, const std::string& container, absl::Time begin)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   bool Interrupted() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stop_ || abort_.has_value(); }
   bool Pause(absl::Duration duration) ABSL_LOCKS_EXCLUDED(mutex_);  // true: stopping
 
@@ -151,16 +159,17 @@ class Target {
   std::vector<Copy> copies_;
   bool recovered_ = false;
   absl::Duration create_wait_;
-  std::set<std::string> applied_volumes_;  // once a pod: a container that stands restored has their files open
+  std::set<std::string>
+      applied_volumes_;  // once a pod: a container that stands restored has their files open
 
   mutable absl::Mutex mutex_;
   TargetStage stage_ ABSL_GUARDED_BY(mutex_) = TargetStage::kRestoring;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   bool commit_ ABSL_GUARDED_BY(mutex_) = false;
-  std::optional<transfer::Reason> abort_ ABSL_GUARDED_BY(mutex_);  // somebody's wish, or the failure
+  std::optional<transfer::Reason> abort_ ABSL_GUARDED_BY(mutex_);         // somebody's wish, or the failure
   std::map<std::string, ContainerState> states_ ABSL_GUARDED_BY(mutex_);  // complete
-  std::shared_ptr<transfer::Stream> stream_ ABSL_GUARDED_BY(mutex_);  // the source's newest
-  bool files_came_ ABSL_GUARDED_BY(mutex_) = false;                   // a stream with files was accepted: the one there is
+  std::shared_ptr<transfer::Stream> stream_ ABSL_GUARDED_BY(mutex_);      // the source's newest
+  bool files_came_ ABSL_GUARDED_BY(mutex_) = false;  // a stream with files was accepted: the one there is
   std::optional<absl::Time> first_frame_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Time> thawed_ ABSL_GUARDED_BY(mutex_);
   std::vector<agent_api::FreezeStep> steps_ ABSL_GUARDED_BY(mutex_);

@@ -32,8 +32,10 @@ absl::Status Refuse(transfer::Stream& stream, const std::string& reason, const s
 }  // namespace
 
 void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello) {
-  if (request_.source_node.empty() || stream->peer_node() != request_.source_node || hello.from_node != request_.source_node) {
-    (void)Refuse(*stream, "PermissionDenied", absl::StrCat("migration ", request_.uid, " does not come from node ", stream->peer_node()));
+  if (request_.source_node.empty() || stream->peer_node() != request_.source_node ||
+      hello.from_node != request_.source_node) {
+    (void)Refuse(*stream, "PermissionDenied",
+                 absl::StrCat("migration ", request_.uid, " does not come from node ", stream->peer_node()));
     return;
   }
   transfer::HelloOk answer;
@@ -54,14 +56,17 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
     }
   }
   if (refused) {
-    (void)Refuse(*stream, "FailedPrecondition", absl::StrCat("migration ", request_.uid, " takes no (more) state on this node: it is ", json::Name(answer.state)));
+    (void)Refuse(*stream, "FailedPrecondition",
+                 absl::StrCat("migration ", request_.uid, " takes no (more) state on this node: it is ",
+                              json::Name(answer.state)));
     return;
   }
   if (files) {
     if (absl::Status status = ServeFiles(*stream); !status.ok()) {
       if (node_.stream_failed) node_.stream_failed(status);
       LOG(WARNING) << Log("the source's stream ended").With("migration", request_.uid).With(status);
-      (void)Abort(ReasonOf(status, "StreamFailed"), absl::StrCat("while receiving from node ", stream->peer_node(), ": ", status.message()));
+      (void)Abort(ReasonOf(status, "StreamFailed"),
+                  absl::StrCat("while receiving from node ", stream->peer_node(), ": ", status.message()));
       // The source reads why before the connection goes: what it still sends is taken and dropped.
       for (const absl::Time deadline = After(kDrainLimit); stream->Receive(deadline).ok();) continue;
     }
@@ -82,9 +87,11 @@ absl::StatusOr<transfer::ReceiveRules> Target::Rules() const {
 
 absl::Status Target::ServeFiles(transfer::Stream& stream) {
   absl::StatusOr<transfer::ReceiveRules> rules = Rules();
-  if (!rules.ok()) return Refuse(stream, ReasonOf(rules.status(), "StorageFailed"), std::string(rules.status().message()));
+  if (!rules.ok())
+    return Refuse(stream, ReasonOf(rules.status(), "StorageFailed"), std::string(rules.status().message()));
   transfer::FileReceiver receiver(*std::move(rules));
-  GODWIT_RETURN_IF_ERROR(stream.SendMessage(FrameType::kHelloOk, transfer::HelloOk{TargetState::kOpen}, After(kAnswerLimit)));
+  GODWIT_RETURN_IF_ERROR(
+      stream.SendMessage(FrameType::kHelloOk, transfer::HelloOk{TargetState::kOpen}, After(kAnswerLimit)));
   while (receiver.complete().size() < request_.containers.size()) {
     absl::StatusOr<transfer::Frame> frame = stream.Receive(After(kLook));
     if (absl::IsDeadlineExceeded(frame.status())) {
@@ -123,8 +130,8 @@ absl::Status Target::TakeFileFrame(const transfer::Frame& frame, transfer::FileR
   return absl::OkStatus();
 }
 
-// The frames that decide. A connection that ends here decides nothing once PREPARED is written; before that the source
-// cannot have ceded, and Abort takes its silence for its end.
+// The frames that decide. A connection that ends here decides nothing once PREPARED is written; before that
+// the source cannot have ceded, and Abort takes its silence for its end.
 void Target::ServeVerdict(transfer::Stream& stream) {
   for (;;) {
     absl::StatusOr<transfer::Frame> frame = stream.Receive(After(kLook));
@@ -139,7 +146,10 @@ void Target::ServeVerdict(transfer::Stream& stream) {
         absl::MutexLock lock(&mutex_);
         open = stage_ == TargetStage::kRestoring && !abort_.has_value() && !stop_;
       }
-      if (open) (void)Abort("ConnectionLost", absl::StrCat("the connection to the source node broke before all was restored: ", frame.status().message()));
+      if (open)
+        (void)Abort("ConnectionLost",
+                    absl::StrCat("the connection to the source node broke before all was restored: ",
+                                 frame.status().message()));
       return;
     }
     bool running = false;
@@ -153,12 +163,19 @@ void Target::ServeVerdict(transfer::Stream& stream) {
       case FrameType::kAbort: {
         absl::StatusOr<transfer::Reason> reason = transfer::DecodeMessage<transfer::Reason>(*frame);
         if (!reason.ok()) return;
-        if (absl::Status status = Abort(reason->reason, absl::StrCat("the source aborted: ", reason->message)); !status.ok()) {
-          LOG(ERROR) << Log("the source aborted what it had ceded").With("migration", request_.uid).With(status);
+        if (absl::Status status =
+                Abort(reason->reason, absl::StrCat("the source aborted: ", reason->message));
+            !status.ok()) {
+          LOG(ERROR)
+              << Log("the source aborted what it had ceded").With("migration", request_.uid).With(status);
         }
         break;
       }
-      default: LOG(WARNING) << Log("unexpected frame").With("migration", request_.uid).With("type", FrameTypeName(frame->type)); return;
+      default:
+        LOG(WARNING) << Log("unexpected frame")
+                            .With("migration", request_.uid)
+                            .With("type", FrameTypeName(frame->type));
+        return;
     }
     if (running) TellRunning(stream);
   }

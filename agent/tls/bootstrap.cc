@@ -41,7 +41,8 @@ absl::Status Refusal(long code, const std::string& body) {
   return absl::PermissionDeniedError(why);
 }
 
-absl::StatusOr<std::string> Post(const BootstrapOptions& options, const std::string& token, const std::string& body) {
+absl::StatusOr<std::string> Post(const BootstrapOptions& options, const std::string& token,
+                                 const std::string& body) {
   CurlPointer curl(curl_easy_init());
   if (curl == nullptr) return absl::InternalError("cannot start libcurl");
   // The name in the URL is the one the certificate must carry; where to connect is said apart from it.
@@ -61,7 +62,8 @@ absl::StatusOr<std::string> Post(const BootstrapOptions& options, const std::str
   curl_easy_setopt(curl.get(), CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_3);
   curl_easy_setopt(curl.get(), CURLOPT_CAINFO, options.authority_file.c_str());
   curl_easy_setopt(curl.get(), CURLOPT_CAPATH, nullptr);
-  curl_easy_setopt(curl.get(), CURLOPT_TIMEOUT_MS, static_cast<long>(absl::ToInt64Milliseconds(options.request_limit)));
+  curl_easy_setopt(curl.get(), CURLOPT_TIMEOUT_MS,
+                   static_cast<long>(absl::ToInt64Milliseconds(options.request_limit)));
   curl_easy_setopt(curl.get(), CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(curl.get(), CURLOPT_ERRORBUFFER, error);
   curl_easy_setopt(curl.get(), CURLOPT_WRITEFUNCTION, Collect);
@@ -77,7 +79,8 @@ absl::StatusOr<std::string> Post(const BootstrapOptions& options, const std::str
 
 absl::Status CheckOwnCertificate(absl::string_view pem, const BootstrapOptions& options) {
   GODWIT_ASSIGN_OR_RETURN(CertificateFacts facts, ReadCertificate(pem));
-  if (std::find(facts.dns_names.begin(), facts.dns_names.end(), AgentName(options.node)) == facts.dns_names.end()) {
+  if (std::find(facts.dns_names.begin(), facts.dns_names.end(), AgentName(options.node)) ==
+      facts.dns_names.end()) {
     return absl::InvalidArgumentError(absl::StrCat("the certificate is not for ", AgentName(options.node)));
   }
   GODWIT_ASSIGN_OR_RETURN(std::string authority, ReadFile(options.authority_file, 256u << 10));
@@ -87,8 +90,8 @@ absl::Status CheckOwnCertificate(absl::string_view pem, const BootstrapOptions& 
 }  // namespace
 
 absl::Status ObtainCertificate(const BootstrapOptions& options) {
-  const std::string what = absl::StrCat("cannot get a certificate for node ", options.node, " from the controller at ",
-                                        options.controller);
+  const std::string what = absl::StrCat("cannot get a certificate for node ", options.node,
+                                        " from the controller at ", options.controller);
   absl::StatusOr<std::string> token = ReadFile(options.token_file, 64u << 10);
   if (!token.ok()) return Annotate(token.status(), what);
   GODWIT_ASSIGN_OR_RETURN(KeyAndRequest made, MakeKeyAndRequest(AgentName(options.node)));
@@ -97,13 +100,18 @@ absl::Status ObtainCertificate(const BootstrapOptions& options) {
   if (!body.ok()) return Annotate(body.status(), what);
   absl::StatusOr<CertificateAnswer> answer = json::Decode<CertificateAnswer>(*body);
   if (!answer.ok()) return Annotate(answer.status(), what);
-  if (absl::Status status = CheckOwnCertificate(answer->certificate, options); !status.ok()) return Annotate(status, what);
-  return WriteFileDurably(options.certificate_and_key_file, absl::StrCat(made.key_pem, answer->certificate), 0600);
+  if (absl::Status status = CheckOwnCertificate(answer->certificate, options); !status.ok())
+    return Annotate(status, what);
+  return WriteFileDurably(options.certificate_and_key_file, absl::StrCat(made.key_pem, answer->certificate),
+                          0600);
 }
 
-absl::Time RenewalTime(absl::Time not_before, absl::Time not_after) { return not_before + (not_after - not_before) / 2; }
+absl::Time RenewalTime(absl::Time not_before, absl::Time not_after) {
+  return not_before + (not_after - not_before) / 2;
+}
 
-CertificateRenewal::CertificateRenewal(BootstrapOptions options, std::function<void(const absl::Status&)> attempted)
+CertificateRenewal::CertificateRenewal(BootstrapOptions options,
+                                       std::function<void(const absl::Status&)> attempted)
     : options_(std::move(options)), attempted_(std::move(attempted)), thread_([this] { Run(); }) {}
 
 CertificateRenewal::~CertificateRenewal() {
@@ -117,7 +125,8 @@ CertificateRenewal::~CertificateRenewal() {
 absl::Status CertificateRenewal::AwaitCertificate(absl::Duration limit) {
   absl::MutexLock lock(&mutex_);
   if (mutex_.AwaitWithTimeout(absl::Condition(&usable_), limit)) return absl::OkStatus();
-  return absl::DeadlineExceededError(absl::StrCat("no certificate after ", absl::FormatDuration(limit), ": ", last_.message()));
+  return absl::DeadlineExceededError(
+      absl::StrCat("no certificate after ", absl::FormatDuration(limit), ": ", last_.message()));
 }
 
 bool CertificateRenewal::StopsWithin(absl::Duration duration) {
@@ -157,7 +166,8 @@ void CertificateRenewal::Run() {
     if (status.ok()) {
       LOG(INFO) << Log("got a certificate").With("node", options_.node);
       backoff.Reset();
-      // A certificate that must be renewed as soon as it is there (a wrong clock) must not become a busy loop.
+      // A certificate that must be renewed as soon as it is there (a wrong clock) must not become a busy
+      // loop.
       if (UntilRenewal() > absl::ZeroDuration()) continue;
     } else {
       LOG(WARNING) << Log("no certificate yet").With(status);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How an agent comes by its certificate: it makes a key, asks the controller to sign a request for its own name, proving
-// with its pod's token who it is, and asks again when half of the certificate's life is over.
+// How an agent comes by its certificate: it makes a key, asks the controller to sign a request for its own
+// name, proving with its pod's token who it is, and asks again when half of the certificate's life is over.
 #pragma once
 
 #include <functional>
@@ -43,21 +43,23 @@ struct BootstrapOptions {
   absl::Duration request_limit = absl::Seconds(20);
 };
 
-// One request; writes certificate_and_key_file. The controller must prove that it is controller.godwit. An answer whose
-// certificate is not for this node is refused.
+// One request; writes certificate_and_key_file. The controller must prove that it is controller.godwit. An
+// answer whose certificate is not for this node is refused.
 absl::Status ObtainCertificate(const BootstrapOptions& options);
 
 // When a certificate with this life should be replaced: at half of it.
 absl::Time RenewalTime(absl::Time not_before, absl::Time not_after);
 
-// Keeps the file fresh for as long as it lives, from a thread of its own. Never gives up; each failure is logged.
+// Keeps the file fresh for as long as it lives, from a thread of its own. Never gives up; each failure is
+// logged.
 class CertificateRenewal {
  public:
   // `attempted` is told the outcome of every request, from the thread.
   CertificateRenewal(BootstrapOptions options, std::function<void(const absl::Status&)> attempted);
   ~CertificateRenewal();
 
-  // OK when there is a certificate for this node that has not ended; DeadlineExceeded with the last error otherwise.
+  // OK when there is a certificate for this node that has not ended; DeadlineExceeded with the last error
+  // otherwise.
   absl::Status AwaitCertificate(absl::Duration limit);
 
  private:

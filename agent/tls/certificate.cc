@@ -45,7 +45,8 @@ absl::Status AddDnsName(X509_REQ* request, absl::string_view dns_name) {
 
 std::vector<std::string> DnsNames(const X509* certificate) {
   std::vector<std::string> names;
-  auto* general = static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr));
+  auto* general =
+      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr));
   for (int i = 0; i < sk_GENERAL_NAME_num(general); ++i) {
     const GENERAL_NAME* name = sk_GENERAL_NAME_value(general, i);
     if (name->type != GEN_DNS) continue;
@@ -66,7 +67,8 @@ absl::Time ToTime(const ASN1_TIME* time) {
 std::vector<CertificatePointer> ParseCertificates(absl::string_view pem) {
   std::vector<CertificatePointer> certificates;
   BioPointer bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
-  while (X509* certificate = PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr)) certificates.emplace_back(certificate);
+  while (X509* certificate = PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr))
+    certificates.emplace_back(certificate);
   ERR_clear_error();
   return certificates;
 }
@@ -105,7 +107,8 @@ absl::StatusOr<std::string> NodeOfAgentName(absl::string_view name) {
 }
 
 absl::StatusOr<KeyAndRequest> MakeKeyAndRequest(absl::string_view dns_name) {
-  // The name goes into OpenSSL's extension language, where ',' and others mean something: only what DNS names have.
+  // The name goes into OpenSSL's extension language, where ',' and others mean something: only what DNS names
+  // have.
   if (dns_name.empty() || dns_name.size() > 253 || !absl::c_all_of(dns_name, [](char c) {
         return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '.';
       })) {
@@ -156,7 +159,8 @@ absl::Status CheckIssuer(absl::string_view pem, absl::string_view authority_pem)
   sk_X509_free(between);
   ERR_clear_error();
   if (good) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("certificate not valid: ", X509_verify_cert_error_string(why)));
+  return absl::FailedPreconditionError(
+      absl::StrCat("certificate not valid: ", X509_verify_cert_error_string(why)));
 }
 
 absl::Status CheckPeerName(const SSL* ssl, absl::string_view dns_name) {
@@ -166,7 +170,8 @@ absl::Status CheckPeerName(const SSL* ssl, absl::string_view dns_name) {
     if (name == dns_name) return absl::OkStatus();
   }
   return absl::PermissionDeniedError(absl::StrCat("the peer's certificate is for ",
-                                                  names.empty() ? "no DNS name" : names.front(), ", not for ", dns_name));
+                                                  names.empty() ? "no DNS name" : names.front(), ", not for ",
+                                                  dns_name));
 }
 
 absl::StatusOr<std::string> PeerNode(const SSL* ssl) {

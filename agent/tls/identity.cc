@@ -37,7 +37,8 @@ absl::StatusOr<std::vector<CertificatePointer>> ReadCertificates(const std::stri
   const unsigned long code = ERR_peek_last_error();  // the end of the file is an error too
   const bool damaged = ERR_GET_REASON(code) != PEM_R_NO_START_LINE;
   const std::string errors = OpenSslErrors();
-  if (damaged) return absl::DataLossError(absl::StrCat("cannot read the certificates in ", path, ": ", errors));
+  if (damaged)
+    return absl::DataLossError(absl::StrCat("cannot read the certificates in ", path, ": ", errors));
   if (certificates.empty()) return absl::NotFoundError(absl::StrCat("no certificate in ", path));
   return certificates;
 }
@@ -45,7 +46,8 @@ absl::StatusOr<std::vector<CertificatePointer>> ReadCertificates(const std::stri
 absl::StatusOr<KeyPointer> ReadKey(const std::string& path) {
   GODWIT_ASSIGN_OR_RETURN(FilePointer file, OpenPem(path));
   KeyPointer key(PEM_read_PrivateKey(file.get(), nullptr, nullptr, nullptr));
-  if (key == nullptr) return absl::DataLossError(absl::StrCat("no usable private key in ", path, ": ", OpenSslErrors()));
+  if (key == nullptr)
+    return absl::DataLossError(absl::StrCat("no usable private key in ", path, ": ", OpenSslErrors()));
   return key;
 }
 
@@ -57,7 +59,8 @@ absl::Time NotAfter(const X509* certificate) {
 
 absl::StatusOr<ContextPointer> NewContext(const SSL_METHOD* method) {
   ContextPointer context(SSL_CTX_new(method));
-  if (context == nullptr) return absl::InternalError(absl::StrCat("cannot make a TLS context: ", OpenSslErrors()));
+  if (context == nullptr)
+    return absl::InternalError(absl::StrCat("cannot make a TLS context: ", OpenSslErrors()));
   return context;
 }
 
@@ -82,7 +85,7 @@ absl::StatusOr<std::unique_ptr<Identity>> Identity::Load(const IdentityFiles& fi
 std::string Identity::Stamp() const {
   std::string stamp;
   for (const std::string& path : {files_.certificate_and_key, files_.authority}) {
-    struct stat info {};
+    struct stat info{};
     if (stat(path.c_str(), &info) != 0) return "";
     absl::StrAppend(&stamp, info.st_dev, ":", info.st_ino, ":", info.st_size, ":", info.st_mtim.tv_sec, ".",
                     info.st_mtim.tv_nsec, " ");
@@ -138,7 +141,7 @@ std::shared_ptr<const Identity::Material> Identity::Newest() {
 absl::Time Identity::not_after() { return Newest()->not_after; }
 
 // A list that borrows the certificates.
-STACK_OF(X509)* Identity::ChainOf(const Material& material) {
+STACK_OF(X509) * Identity::ChainOf(const Material& material) {
   STACK_OF(X509)* chain = sk_X509_new_null();
   for (const CertificatePointer& certificate : material.chain) sk_X509_push(chain, certificate.get());
   return chain;
@@ -150,7 +153,8 @@ absl::Status Identity::Use(const Material& material, SSL* ssl) {
       SSL_use_cert_and_key(ssl, material.certificate.get(), material.key.get(), chain, /*override=*/1) == 1 &&
       SSL_set1_verify_cert_store(ssl, material.authority.get()) == 1;
   sk_X509_free(chain);
-  return used ? absl::OkStatus() : absl::InternalError(absl::StrCat("cannot use the certificate: ", OpenSslErrors()));
+  return used ? absl::OkStatus()
+              : absl::InternalError(absl::StrCat("cannot use the certificate: ", OpenSslErrors()));
 }
 
 int Identity::OnHandshake(SSL* ssl, void* self) {
@@ -176,11 +180,13 @@ absl::StatusOr<ContextPointer> Identity::ClientContext() {
   GODWIT_ASSIGN_OR_RETURN(ContextPointer context, NewContext(TLS_client_method()));
   SetRules(context.get());
   SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
-  // Not by callback as a server does: a client is asked for its certificate only after it has checked the server's.
+  // Not by callback as a server does: a client is asked for its certificate only after it has checked the
+  // server's.
   const std::shared_ptr<const Material> material = Newest();
   STACK_OF(X509)* chain = ChainOf(*material);
-  const bool used = SSL_CTX_use_cert_and_key(context.get(), material->certificate.get(), material->key.get(), chain,
-                                             /*override=*/1) == 1;
+  const bool used =
+      SSL_CTX_use_cert_and_key(context.get(), material->certificate.get(), material->key.get(), chain,
+                               /*override=*/1) == 1;
   sk_X509_free(chain);
   SSL_CTX_set1_cert_store(context.get(), material->authority.get());
   if (!used) return absl::InternalError(absl::StrCat("cannot use the certificate: ", OpenSslErrors()));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who an agent is to others: a key (ECDSA P-256), a certificate for the DNS name "<node>.agent.godwit" and the authority
-// that it and its peers are checked against. Read from PEM files, read again when they change.
+// Who an agent is to others: a key (ECDSA P-256), a certificate for the DNS name "<node>.agent.godwit" and
+// the authority that it and its peers are checked against. Read from PEM files, read again when they change.
 #pragma once
 
 #include <memory>
@@ -51,13 +51,15 @@ struct CertificateFacts {
 };
 absl::StatusOr<CertificateFacts> ReadCertificate(absl::string_view pem);
 
-// OK when the first certificate of `pem` is valid now and was issued by one of the certificates in `authority_pem`.
+// OK when the first certificate of `pem` is valid now and was issued by one of the certificates in
+// `authority_pem`.
 absl::Status CheckIssuer(absl::string_view pem, absl::string_view authority_pem);
 
 // Where the PEM files are.
 struct IdentityFiles {
-  std::string certificate_and_key;  // the key and the certificate chain in one file, so that they change together
-  std::string authority;            // one or more CA certificates
+  std::string
+      certificate_and_key;  // the key and the certificate chain in one file, so that they change together
+  std::string authority;    // one or more CA certificates
 };
 
 // Thread-safe. Contexts made from it must not outlive it.
@@ -66,8 +68,8 @@ class Identity {
   // Reads the files. The error names the file and what is wrong with it.
   static absl::StatusOr<std::unique_ptr<Identity>> Load(const IdentityFiles& files);
 
-  // For servers: each new handshake uses the newest files. The peer must show a certificate of our authority; whose it
-  // is, is asked afterwards (peer.h). TLS 1.3 only.
+  // For servers: each new handshake uses the newest files. The peer must show a certificate of our authority;
+  // whose it is, is asked afterwards (peer.h). TLS 1.3 only.
   absl::StatusOr<ContextPointer> ServerContext();
   // Fills an existing context in the same way, for servers that make their own.
   absl::Status SetUpServer(SSL_CTX* context);
@@ -78,8 +80,8 @@ class Identity {
   // When our certificate ends.
   absl::Time not_after();
 
-  // Looks at the files now; also done, at most once a second, by everything above. An unreadable new file leaves the old
-  // identity in use.
+  // Looks at the files now; also done, at most once a second, by everything above. An unreadable new file
+  // leaves the old identity in use.
   absl::Status ReloadIfChanged();
 
  private:
@@ -96,7 +98,7 @@ class Identity {
   absl::StatusOr<std::shared_ptr<const Material>> Read() const;
   std::string Stamp() const;
   std::shared_ptr<const Material> Newest();
-  static STACK_OF(X509)* ChainOf(const Material& material);
+  static STACK_OF(X509) * ChainOf(const Material& material);
   static absl::Status Use(const Material& material, SSL* ssl);
   static int OnHandshake(SSL* ssl, void* self);
 

@@ -48,7 +48,11 @@ absl::Status SendFile(Stream& stream, const std::string& path, absl::Time deadli
 }
 
 absl::Status ReceiveFile(Stream& stream, const std::string& folder, int64_t max_bytes, absl::Time deadline) {
-  FileReceiver receiver({.folder = folder, .containers = {kArchiveName}, .kinds = {FileKind::kArchive}, .max_bytes = max_bytes, .max_files = 1});
+  FileReceiver receiver({.folder = folder,
+                         .containers = {kArchiveName},
+                         .kinds = {FileKind::kArchive},
+                         .max_bytes = max_bytes,
+                         .max_files = 1});
   while (receiver.complete().empty()) {
     GODWIT_ASSIGN_OR_RETURN(Frame frame, stream.Receive(deadline));
     if (frame.type == FrameType::kAbort) {
@@ -62,8 +66,10 @@ absl::Status ReceiveFile(Stream& stream, const std::string& folder, int64_t max_
 
 }  // namespace
 
-absl::Status FetchArchive(tls::Identity& identity, const FetchRequest& request, const std::string& path, absl::Time deadline) {
-  const std::string what = absl::StrCat("cannot fetch the archive ", request.archive, " from node ", request.node);
+absl::Status FetchArchive(tls::Identity& identity, const FetchRequest& request, const std::string& path,
+                          absl::Time deadline) {
+  const std::string what =
+      absl::StrCat("cannot fetch the archive ", request.archive, " from node ", request.node);
   GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream,
                           Stream::Connect(identity, request.address, request.node, deadline));
   const Hello hello{.role = Role::kFetch,
@@ -81,21 +87,24 @@ absl::Status FetchArchive(tls::Identity& identity, const FetchRequest& request, 
   if (!status.ok()) return Annotate(status, what);
   const std::string fetched = absl::StrCat(folder, "/", kArchiveName, ".tar");
   if (!FileExists(fetched)) return absl::DataLossError(absl::StrCat(what, ": the peer sent no file"));
-  if (link(fetched.c_str(), path.c_str()) != 0) return ErrnoStatus(absl::StrCat(what, ": cannot make ", path));
+  if (link(fetched.c_str(), path.c_str()) != 0)
+    return ErrnoStatus(absl::StrCat(what, ": cannot make ", path));
   return absl::OkStatus();
 }
 
 absl::Status ServeArchive(Stream& stream, const Hello& hello, const FindArchive& find, absl::Time deadline) {
   const absl::StatusOr<std::string> path = find(hello.uid, hello.archive);
   if (!path.ok()) {
-    const Reason reason{absl::IsNotFound(path.status()) ? "NotFound" : "Refused", std::string(path.status().message())};
+    const Reason reason{absl::IsNotFound(path.status()) ? "NotFound" : "Refused",
+                        std::string(path.status().message())};
     GODWIT_RETURN_IF_ERROR(stream.SendMessage(FrameType::kRefused, reason, deadline));
     return path.status();
   }
   GODWIT_RETURN_IF_ERROR(stream.SendMessage(FrameType::kHelloOk, HelloOk{}, deadline));
   const absl::Status status = SendFile(stream, *path, deadline);
   if (!status.ok()) {
-    (void)stream.SendMessage(FrameType::kAbort, Reason{"ReadFailed", std::string(status.message())}, deadline);
+    (void)stream.SendMessage(FrameType::kAbort, Reason{"ReadFailed", std::string(status.message())},
+                             deadline);
     return status;
   }
   // Until the peer has closed, so that nothing of what was sent is lost with the connection.

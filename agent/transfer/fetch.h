@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Getting a checkpoint's archive from the agent that holds it. What was fetched is what the peer had: whether it is the
-// right archive (size, digest) is for the caller to check.
+// Getting a checkpoint's archive from the agent that holds it. What was fetched is what the peer had: whether
+// it is the right archive (size, digest) is for the caller to check.
 #pragma once
 
 #include <cstdint>
@@ -19,20 +19,22 @@ namespace godwit::transfer {
 
 struct FetchRequest {
   std::string own_node;
-  std::string node;            // whose agent holds it
-  std::string address;         // of that agent's stream
+  std::string node;     // whose agent holds it
+  std::string address;  // of that agent's stream
   std::string checkpoint_uid;
-  std::string archive;         // file name
-  int64_t max_bytes = 0;       // more is refused
+  std::string archive;    // file name
+  int64_t max_bytes = 0;  // more is refused
 };
 
-// Fetches into `path`, which is made new (0600); nothing is left there after an error. NotFound: the peer has no such
-// archive.
-absl::Status FetchArchive(tls::Identity& identity, const FetchRequest& request, const std::string& path, absl::Time deadline);
+// Fetches into `path`, which is made new (0600); nothing is left there after an error. NotFound: the peer has
+// no such archive.
+absl::Status FetchArchive(tls::Identity& identity, const FetchRequest& request, const std::string& path,
+                          absl::Time deadline);
 
-// Where the archive of a checkpoint lies on this node. Both arguments are a peer's word: the function must not build a
-// path from them unchecked.
-using FindArchive = std::function<absl::StatusOr<std::string>(const std::string& checkpoint_uid, const std::string& archive)>;
+// Where the archive of a checkpoint lies on this node. Both arguments are a peer's word: the function must
+// not build a path from them unchecked.
+using FindArchive =
+    std::function<absl::StatusOr<std::string>(const std::string& checkpoint_uid, const std::string& archive)>;
 
 // The other end: answers a HELLO of role kFetch.
 absl::Status ServeArchive(Stream& stream, const Hello& hello, const FindArchive& find, absl::Time deadline);

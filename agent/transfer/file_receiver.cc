@@ -58,7 +58,8 @@ absl::Status FileReceiver::Take(const Frame& frame) {
 
 absl::StatusOr<std::string> FileReceiver::PathFor(const FileBegin& begin) const {
   if (!IsPlainName(begin.container) || !absl::c_linear_search(rules_.containers, begin.container)) {
-    return Broken(absl::StrCat("a file of container \"", absl::CEscape(begin.container), "\", which was not announced"));
+    return Broken(absl::StrCat("a file of container \"", absl::CEscape(begin.container),
+                               "\", which was not announced"));
   }
   if (!rules_.kinds.contains(begin.kind)) return Broken("a file of a kind that is not expected here");
   const bool named = begin.kind == FileKind::kImage || begin.kind == FileKind::kVolume;
@@ -74,20 +75,24 @@ absl::StatusOr<std::string> FileReceiver::PathFor(const FileBegin& begin) const 
   return Broken("a file of an unknown kind");
 }
 
-// The folder is ours and its names were checked, so plain paths would do; the flags are the second lock on the door.
+// The folder is ours and its names were checked, so plain paths would do; the flags are the second lock on
+// the door.
 absl::StatusOr<UniqueFd> FileReceiver::Create(const std::string& path) const {
   const std::string full = absl::StrCat(rules_.folder, "/", path);
   const size_t slash = full.rfind('/');
   GODWIT_RETURN_IF_ERROR(MakeFolders(full.substr(0, slash), 0700));
-  GODWIT_ASSIGN_OR_RETURN(UniqueFd folder, OpenFile(full.substr(0, slash), O_PATH | O_DIRECTORY | O_NOFOLLOW));
-  UniqueFd file(openat(folder.get(), full.substr(slash + 1).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  GODWIT_ASSIGN_OR_RETURN(UniqueFd folder,
+                          OpenFile(full.substr(0, slash), O_PATH | O_DIRECTORY | O_NOFOLLOW));
+  UniqueFd file(openat(folder.get(), full.substr(slash + 1).c_str(),
+                       O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!file.ok()) return ErrnoStatus(absl::StrCat("cannot create ", full));
   return file;
 }
 
 absl::Status FileReceiver::Begin(const FileBegin& begin) {
   GODWIT_ASSIGN_OR_RETURN(std::string path, PathFor(begin));
-  if (complete_.contains(begin.container)) return Broken(absl::StrCat("a file of ", begin.container, " after its end"));
+  if (complete_.contains(begin.container))
+    return Broken(absl::StrCat("a file of ", begin.container, " after its end"));
   if (open_.size() >= kMaxOpenFiles) return Broken("too many files at a time");
   if (begun_.size() >= static_cast<size_t>(rules_.max_files)) {
     return absl::ResourceExhaustedError(absl::StrCat("more than ", rules_.max_files, " files"));
@@ -110,14 +115,16 @@ absl::Status FileReceiver::Data(const FileData& data) {
   if (found == open_.end()) return Broken(absl::StrCat("data for file id ", data.id, ", which is not open"));
   Incoming& incoming = found->second;
   if (data.offset != static_cast<uint64_t>(incoming.size)) {
-    return Broken(absl::StrCat("data for offset ", data.offset, " of ", incoming.path, ", which has ", incoming.size, " bytes"));
+    return Broken(absl::StrCat("data for offset ", data.offset, " of ", incoming.path, ", which has ",
+                               incoming.size, " bytes"));
   }
   const int64_t size = static_cast<int64_t>(data.bytes.size());
   if (size > rules_.max_bytes - bytes_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the peer sends more than the ", rules_.max_bytes, " bytes there is room for in ", rules_.folder));
+    return absl::ResourceExhaustedError(absl::StrCat("the peer sends more than the ", rules_.max_bytes,
+                                                     " bytes there is room for in ", rules_.folder));
   }
-  GODWIT_RETURN_IF_ERROR(WriteAll(incoming.fd.get(), data.bytes, absl::StrCat(rules_.folder, "/", incoming.path)));
+  GODWIT_RETURN_IF_ERROR(
+      WriteAll(incoming.fd.get(), data.bytes, absl::StrCat(rules_.folder, "/", incoming.path)));
   incoming.checksum.Update(data.bytes);
   incoming.size += size;
   bytes_ += size;
@@ -130,14 +137,16 @@ absl::Status FileReceiver::End(const FileEnd& end) {
   if (found == open_.end()) return Broken(absl::StrCat("the end of file id ", end.id, ", which is not open"));
   Incoming& incoming = found->second;
   if (end.size != incoming.size) {
-    return absl::DataLossError(absl::StrCat(incoming.path, ": ", incoming.size, " bytes came, ", end.size, " were sent"));
+    return absl::DataLossError(
+        absl::StrCat(incoming.path, ": ", incoming.size, " bytes came, ", end.size, " were sent"));
   }
   if (end.xxh3 != incoming.checksum.Text()) {
     return absl::DataLossError(absl::StrCat(incoming.path, ": the checksum of the file is wrong"));
   }
   switch (incoming.begin.kind) {
     case FileKind::kImage:
-      (absl::StartsWith(incoming.begin.name, "pages-") ? totals_.page_bytes : totals_.image_bytes) += incoming.size;
+      (absl::StartsWith(incoming.begin.name, "pages-") ? totals_.page_bytes : totals_.image_bytes) +=
+          incoming.size;
       break;
     case FileKind::kVolume: volumes_.insert(incoming.begin.name); [[fallthrough]];
     case FileKind::kRootfs:
@@ -151,15 +160,19 @@ absl::Status FileReceiver::End(const FileEnd& end) {
 
 absl::Status FileReceiver::EndContainer(const ContainerEnd& end) {
   if (!absl::c_linear_search(rules_.containers, end.container)) {
-    return Broken(absl::StrCat("the end of container \"", absl::CEscape(end.container), "\", which was not announced"));
+    return Broken(
+        absl::StrCat("the end of container \"", absl::CEscape(end.container), "\", which was not announced"));
   }
   const Count& count = counts_[end.container];
-  if (count.open != 0) return Broken(absl::StrCat("the end of container ", end.container, " while files of it are open"));
+  if (count.open != 0)
+    return Broken(absl::StrCat("the end of container ", end.container, " while files of it are open"));
   if (count.files != end.files || count.bytes != end.bytes) {
-    return absl::DataLossError(absl::StrCat("container ", end.container, ": ", count.files, " files of ", count.bytes,
-                                            " bytes came, ", end.files, " of ", end.bytes, " were sent"));
+    return absl::DataLossError(absl::StrCat("container ", end.container, ": ", count.files, " files of ",
+                                            count.bytes, " bytes came, ", end.files, " of ", end.bytes,
+                                            " were sent"));
   }
-  if (!complete_.insert(end.container).second) return Broken(absl::StrCat("the end of container ", end.container, " twice"));
+  if (!complete_.insert(end.container).second)
+    return Broken(absl::StrCat("the end of container ", end.container, " twice"));
   return absl::OkStatus();
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes the files that a peer sends into a folder of ours. All that the peer says is hostile: names are bounded and of
-// few characters, nothing outside the folder can be reached, sizes and numbers are limited, every byte is checksummed.
+// Writes the files that a peer sends into a folder of ours. All that the peer says is hostile: names are
+// bounded and of few characters, nothing outside the folder can be reached, sizes and numbers are limited,
+// every byte is checksummed.
 //
 //   <folder>/<container>/images/<name>     kImage
 //   <folder>/<container>/rootfs.tar        kRootfs
@@ -44,9 +45,9 @@ class FileReceiver {
  public:
   explicit FileReceiver(ReceiveRules rules) : rules_(std::move(rules)) {}
 
-  // Takes a FILE_BEGIN, FILE_DATA, FILE_END or CONTAINER_END frame. InvalidArgument: the peer broke a rule; DataLoss: a
-  // checksum or a size is wrong; ResourceExhausted: more than was allowed, or the disk is full. After an error the
-  // receiver is useless.
+  // Takes a FILE_BEGIN, FILE_DATA, FILE_END or CONTAINER_END frame. InvalidArgument: the peer broke a rule;
+  // DataLoss: a checksum or a size is wrong; ResourceExhausted: more than was allowed, or the disk is full.
+  // After an error the receiver is useless.
   absl::Status Take(const Frame& frame);
 
   // Containers whose CONTAINER_END came and was right.

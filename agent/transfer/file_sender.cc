@@ -11,7 +11,8 @@ namespace godwit::transfer {
 absl::StatusOr<std::unique_ptr<FileSender::File>> FileSender::Begin(FileKind kind, const std::string& name) {
   const uint32_t id = stream_.NextFileId();
   GODWIT_RETURN_IF_ERROR(stream_.SendMessage(
-      FrameType::kFileBegin, FileBegin{.id = id, .container = container_, .kind = kind, .name = name}, deadline_));
+      FrameType::kFileBegin, FileBegin{.id = id, .container = container_, .kind = kind, .name = name},
+      deadline_));
   ++files_;
   return std::unique_ptr<File>(new File(*this, id));
 }
@@ -36,7 +37,8 @@ absl::Status FileSender::File::Write(absl::string_view bytes) {
 }
 
 absl::Status FileSender::File::Finish() {
-  return sender_.stream_.SendMessage(FrameType::kFileEnd, FileEnd{id_, size_, checksum_.Text()}, sender_.deadline_);
+  return sender_.stream_.SendMessage(FrameType::kFileEnd, FileEnd{id_, size_, checksum_.Text()},
+                                     sender_.deadline_);
 }
 
 }  // namespace godwit::transfer

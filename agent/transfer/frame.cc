@@ -76,11 +76,13 @@ absl::StatusOr<FrameHeader> DecodeHeader(absl::string_view bytes) {
   }
   const char* at = bytes.data();
   if (Load<uint32_t>(at) != kFrameMagic) {
-    return absl::InvalidArgumentError(absl::StrFormat("frame header starts with %08x, not with GDWT", Load<uint32_t>(at)));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("frame header starts with %08x, not with GDWT", Load<uint32_t>(at)));
   }
   if (const int version = Load<uint8_t>(at + 4); version != kFrameVersion) {
-    return absl::InvalidArgumentError(absl::StrCat("frame of stream version ", version, "; this agent speaks version ",
-                                                   static_cast<int>(kFrameVersion), " (are both nodes' agents of one release?)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("frame of stream version ", version, "; this agent speaks version ",
+                     static_cast<int>(kFrameVersion), " (are both nodes' agents of one release?)"));
   }
   FrameHeader header;
   header.type = static_cast<FrameType>(Load<uint8_t>(at + 5));
@@ -92,14 +94,16 @@ absl::StatusOr<FrameHeader> DecodeHeader(absl::string_view bytes) {
   }
   header.length = Load<uint32_t>(at + 8);
   if (header.length > PayloadLimit(header.type)) {
-    return absl::InvalidArgumentError(absl::StrCat(FrameTypeName(header.type), " frame announces ", header.length,
-                                                   " bytes; at most ", PayloadLimit(header.type), " are allowed"));
+    return absl::InvalidArgumentError(absl::StrCat(FrameTypeName(header.type), " frame announces ",
+                                                   header.length, " bytes; at most ",
+                                                   PayloadLimit(header.type), " are allowed"));
   }
   header.checksum = Load<uint64_t>(at + 16);
   return header;
 }
 
-absl::Status CheckPayload(absl::string_view header_bytes, const FrameHeader& header, absl::string_view payload) {
+absl::Status CheckPayload(absl::string_view header_bytes, const FrameHeader& header,
+                          absl::string_view payload) {
   if (header_bytes.size() != kFrameHeaderBytes || payload.size() != header.length) {
     return absl::InvalidArgumentError("frame of the wrong length");
   }
@@ -118,7 +122,8 @@ std::array<char, kFileDataPrefixBytes> EncodeFileDataPrefix(uint32_t id, uint64_
 
 absl::StatusOr<FileData> DecodeFileData(absl::string_view payload) {
   if (payload.size() <= kFileDataPrefixBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("FILE_DATA frame of ", payload.size(), " bytes carries no data"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("FILE_DATA frame of ", payload.size(), " bytes carries no data"));
   }
   if (payload.size() > kFileDataPrefixBytes + kMaxDataBytes) {
     return absl::InvalidArgumentError("FILE_DATA frame carries more than 1 MiB");

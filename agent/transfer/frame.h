@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The wire format between two agents (docs/stream.md): frames of a 24-byte header and a payload. Pure: no I/O, no clock.
-// Everything decoded here comes from the network: each function bounds what it reads and says what was wrong.
+// The wire format between two agents (docs/stream.md): frames of a 24-byte header and a payload. Pure: no
+// I/O, no clock. Everything decoded here comes from the network: each function bounds what it reads and says
+// what was wrong.
 #pragma once
 
 #include <array>
@@ -18,9 +19,9 @@ namespace godwit::transfer {
 inline constexpr uint32_t kFrameMagic = 0x54574447;  // "GDWT" in little endian
 inline constexpr uint8_t kFrameVersion = 1;
 inline constexpr size_t kFrameHeaderBytes = 24;
-inline constexpr size_t kMaxDataBytes = 1u << 20;                 // file content in one FILE_DATA
-inline constexpr size_t kMaxPayloadBytes = kMaxDataBytes + 64;    // any payload
-inline constexpr size_t kMaxMessageBytes = 64u << 10;             // JSON payloads
+inline constexpr size_t kMaxDataBytes = 1u << 20;               // file content in one FILE_DATA
+inline constexpr size_t kMaxPayloadBytes = kMaxDataBytes + 64;  // any payload
+inline constexpr size_t kMaxMessageBytes = 64u << 10;           // JSON payloads
 
 enum class FrameType : uint8_t {
   kHello = 1,
@@ -57,11 +58,13 @@ using HeaderBytes = std::array<char, kFrameHeaderBytes>;
 // The header of a frame whose payload is the parts joined. The parts together are at most kMaxPayloadBytes.
 HeaderBytes EncodeHeader(FrameType type, absl::Span<const absl::string_view> payload_parts);
 
-// Reads a header: InvalidArgument for a wrong magic, version, type, flag or length. `bytes` is kFrameHeaderBytes long.
+// Reads a header: InvalidArgument for a wrong magic, version, type, flag or length. `bytes` is
+// kFrameHeaderBytes long.
 absl::StatusOr<FrameHeader> DecodeHeader(absl::string_view bytes);
 
 // DataLoss when the checksum of `header_bytes` and `payload` is not the one the header carries.
-absl::Status CheckPayload(absl::string_view header_bytes, const FrameHeader& header, absl::string_view payload);
+absl::Status CheckPayload(absl::string_view header_bytes, const FrameHeader& header,
+                          absl::string_view payload);
 
 // FILE_DATA's payload: u32 file id, u64 offset, then the bytes.
 struct FileData {

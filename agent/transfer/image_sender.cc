@@ -18,11 +18,13 @@
 namespace godwit::transfer {
 namespace {
 
-// How often a growing folder is looked at. A look costs some ten microseconds; inotify would tell of each of CRIU's
-// splices, which are far more.
+// How often a growing folder is looked at. A look costs some ten microseconds; inotify would tell of each of
+// CRIU's splices, which are far more.
 constexpr absl::Duration kLookEvery = absl::Milliseconds(2);
 
-bool IsPageImage(absl::string_view name) { return absl::StartsWith(name, "pages-") && absl::EndsWith(name, ".img"); }
+bool IsPageImage(absl::string_view name) {
+  return absl::StartsWith(name, "pages-") && absl::EndsWith(name, ".img");
+}
 
 // One file on its way.
 struct Outgoing {
@@ -32,7 +34,8 @@ struct Outgoing {
 
 class Sending {
  public:
-  Sending(const std::string& folder, FileSender& sender) : folder_(folder), sender_(sender), buffer_(kMaxDataBytes, '\0') {}
+  Sending(const std::string& folder, FileSender& sender)
+      : folder_(folder), sender_(sender), buffer_(kMaxDataBytes, '\0') {}
 
   absl::Status SendGrowth() {
     GODWIT_ASSIGN_OR_RETURN(std::vector<std::string> names, ListFolder(folder_));
@@ -70,9 +73,10 @@ class Sending {
   absl::StatusOr<Outgoing> Open(const std::string& name) {
     const std::string path = absl::StrCat(folder_, "/", name);
     GODWIT_ASSIGN_OR_RETURN(UniqueFd fd, OpenFile(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
-    struct stat info {};
+    struct stat info{};
     if (fstat(fd.get(), &info) != 0) return ErrnoStatus(absl::StrCat("cannot look at ", path));
-    if (!S_ISREG(info.st_mode)) return absl::FailedPreconditionError(absl::StrCat(path, " is not a regular file"));
+    if (!S_ISREG(info.st_mode))
+      return absl::FailedPreconditionError(absl::StrCat(path, " is not a regular file"));
     GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<FileSender::File> file, sender_.Begin(FileKind::kImage, name));
     return Outgoing{std::move(fd), std::move(file)};
   }
@@ -89,8 +93,9 @@ class Sending {
   }
 
   absl::Status Close(const std::string& name, Outgoing& outgoing) {
-    struct stat info {};
-    if (fstat(outgoing.fd.get(), &info) != 0) return ErrnoStatus(absl::StrCat("cannot look at ", folder_, "/", name));
+    struct stat info{};
+    if (fstat(outgoing.fd.get(), &info) != 0)
+      return ErrnoStatus(absl::StrCat("cannot look at ", folder_, "/", name));
     if (info.st_size != outgoing.file->size()) {
       return absl::DataLossError(absl::StrCat(folder_, "/", name, " has ", info.st_size, " bytes, but ",
                                               outgoing.file->size(), " were sent: it changed under way"));
@@ -111,7 +116,8 @@ void DumpProgress::Finish(absl::Status status) {
   ended_.Notify();
 }
 
-absl::StatusOr<ImageTotals> SendImages(const std::string& folder, const DumpProgress& dump, FileSender& sender) {
+absl::StatusOr<ImageTotals> SendImages(const std::string& folder, const DumpProgress& dump,
+                                       FileSender& sender) {
   Sending sending(folder, sender);
   for (bool ended = false; !ended;) {
     ended = dump.AwaitEnd(kLookEvery);  // first: what is there after the end is all there will be

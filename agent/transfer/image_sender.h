@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sends CRIU's images while the dump is still being written, so that the bulk of the memory is over when the dump ends.
+// Sends CRIU's images while the dump is still being written, so that the bulk of the memory is over when the
+// dump ends.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +9,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/notification.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "agent/transfer/file_sender.h"
 
@@ -35,8 +36,10 @@ struct ImageTotals {
   int64_t other_bytes = 0;  // everything else
 };
 
-// Sends every file of `folder`. Page images (pages-*.img), which CRIU only ever appends to, are sent as they grow; all
-// other files, small and in part rewritten by CRIU and runc, after the dump's end. Returns when all is sent.
-absl::StatusOr<ImageTotals> SendImages(const std::string& folder, const DumpProgress& dump, FileSender& sender);
+// Sends every file of `folder`. Page images (pages-*.img), which CRIU only ever appends to, are sent as they
+// grow; all other files, small and in part rewritten by CRIU and runc, after the dump's end. Returns when all
+// is sent.
+absl::StatusOr<ImageTotals> SendImages(const std::string& folder, const DumpProgress& dump,
+                                       FileSender& sender);
 
 }  // namespace godwit::transfer

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The JSON payloads of the stream's frames (docs/stream.md). Names and sizes in them are a peer's word: file_receiver.h
-// and agent/migration check them.
+// The JSON payloads of the stream's frames (docs/stream.md). Names and sizes in them are a peer's word:
+// file_receiver.h and agent/migration check them.
 #pragma once
 
 #include <array>
@@ -28,8 +28,9 @@ struct Hello {
   std::string uid;        // of the Migration, or of the Checkpoint for kFetch
   std::string from_node;  // must be the node of the certificate
   std::string to_node;
-  bool ask = false;       // kMigration: the source has ceded and only wants to know the target's state, and to commit
-  std::string archive;    // kFetch: its file name
+  bool ask =
+      false;  // kMigration: the source has ceded and only wants to know the target's state, and to commit
+  std::string archive;  // kFetch: its file name
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("role", self.role);
@@ -107,8 +108,8 @@ struct ContainerEnd {
   bool operator==(const ContainerEnd&) const = default;
 };
 
-// RUNNING: what took how long on the target. The clocks of two nodes are not compared: offsets are from the moment in
-// which the target had the stream's first FILE_BEGIN in hand; the source knows when it sent it.
+// RUNNING: what took how long on the target. The clocks of two nodes are not compared: offsets are from the
+// moment in which the target had the stream's first FILE_BEGIN in hand; the source knows when it sent it.
 struct Timings {
   std::vector<agent_api::FreezeStep> steps;
   absl::Duration thawed_ago;  // from the last thaw to the sending of this message
@@ -120,8 +121,8 @@ struct Timings {
 };
 
 // ABORT and REFUSED.
-//   ABORT from the source: it has decided ABORTED. ABORT from the target: ABORTED is in its journal, its copy never runs.
-//   REFUSED: the answer to a HELLO that cannot be accepted; it decides nothing.
+//   ABORT from the source: it has decided ABORTED. ABORT from the target: ABORTED is in its journal, its copy
+//   never runs. REFUSED: the answer to a HELLO that cannot be accepted; it decides nothing.
 struct Reason {
   std::string reason;   // CamelCase
   std::string message;  // for a person

@@ -18,7 +18,10 @@
 namespace godwit::transfer {
 
 Stream::Stream(UniqueFd socket, tls::ContextPointer context, tls::SslPointer ssl)
-    : socket_(std::move(socket)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), context_(std::move(context)), ssl_(std::move(ssl)) {}
+    : socket_(std::move(socket)),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      context_(std::move(context)),
+      ssl_(std::move(ssl)) {}
 
 Stream::~Stream() { Shutdown(); }
 
@@ -46,7 +49,8 @@ absl::StatusOr<std::unique_ptr<Stream>> Stream::Connect(tls::Identity& identity,
   return stream;
 }
 
-absl::StatusOr<std::unique_ptr<Stream>> Stream::Accept(SSL_CTX* context, UniqueFd socket, absl::Time deadline) {
+absl::StatusOr<std::unique_ptr<Stream>> Stream::Accept(SSL_CTX* context, UniqueFd socket,
+                                                       absl::Time deadline) {
   GODWIT_RETURN_IF_ERROR(SetSocketOptions(socket.get()));
   tls::SslPointer ssl(SSL_new(context));
   if (ssl == nullptr || SSL_set_fd(ssl.get(), socket.get()) != 1) {
@@ -76,7 +80,8 @@ absl::Status Stream::AwaitSocket(short events, absl::Time deadline) {
   for (;;) {
     const absl::Duration left = deadline - absl::Now();
     pollfd polled[] = {{socket_.get(), events, 0}, {wake_.get(), POLLIN, 0}};
-    const int64_t limit = std::clamp<int64_t>(absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1))), 0, 60'000);
+    const int64_t limit =
+        std::clamp<int64_t>(absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1))), 0, 60'000);
     const int ready = poll(polled, 2, static_cast<int>(limit));
     if (ready < 0 && errno != EINTR) return ErrnoStatus("cannot wait for the stream");
     if (shut_down_) return absl::CancelledError("the stream was shut down");
@@ -85,7 +90,8 @@ absl::Status Stream::AwaitSocket(short events, absl::Time deadline) {
   }
 }
 
-absl::Status Stream::Step(const std::function<int(SSL*)>& call, Direction direction, absl::Time deadline, bool& done) {
+absl::Status Stream::Step(const std::function<int(SSL*)>& call, Direction direction, absl::Time deadline,
+                          bool& done) {
   int error = SSL_ERROR_NONE;
   int error_number = 0;
   std::string text;
@@ -110,15 +116,18 @@ absl::Status Stream::Step(const std::function<int(SSL*)>& call, Direction direct
     case SSL_ERROR_ZERO_RETURN: return absl::UnavailableError("the peer closed the connection");
     case SSL_ERROR_SYSCALL:
       if (error_number == 0) return absl::UnavailableError("the connection was cut");
-      return absl::UnavailableError(ErrnoStatus(error_number, direction == Direction::kRead ? "cannot receive" : "cannot send").message());
+      return absl::UnavailableError(
+          ErrnoStatus(error_number, direction == Direction::kRead ? "cannot receive" : "cannot send")
+              .message());
     default: return absl::UnavailableError(absl::StrCat("TLS: ", text));
   }
 }
 
 absl::Status Stream::Handshake(bool as_client, absl::Time deadline) {
   for (bool done = false; !done;) {
-    const absl::Status status = Step(
-        [as_client](SSL* ssl) { return as_client ? SSL_connect(ssl) : SSL_accept(ssl); }, Direction::kRead, deadline, done);
+    const absl::Status status =
+        Step([as_client](SSL* ssl) { return as_client ? SSL_connect(ssl) : SSL_accept(ssl); },
+             Direction::kRead, deadline, done);
     if (!status.ok()) return Annotate(status, "TLS handshake");
   }
   return absl::OkStatus();
@@ -128,8 +137,9 @@ absl::Status Stream::Write(absl::string_view bytes, absl::Time deadline) {
   while (!bytes.empty()) {
     size_t written = 0;
     bool done = false;
-    GODWIT_RETURN_IF_ERROR(Step(
-        [&](SSL* ssl) { return SSL_write_ex(ssl, bytes.data(), bytes.size(), &written); }, Direction::kWrite, deadline, done));
+    GODWIT_RETURN_IF_ERROR(
+        Step([&](SSL* ssl) { return SSL_write_ex(ssl, bytes.data(), bytes.size(), &written); },
+             Direction::kWrite, deadline, done));
     if (done) bytes.remove_prefix(written);
   }
   return absl::OkStatus();
@@ -160,8 +170,8 @@ absl::Status Stream::Fill(char* to, size_t size, size_t& filled, absl::Time dead
   while (filled < size) {
     size_t got = 0;
     bool done = false;
-    GODWIT_RETURN_IF_ERROR(Step(
-        [&](SSL* ssl) { return SSL_read_ex(ssl, to + filled, size - filled, &got); }, Direction::kRead, deadline, done));
+    GODWIT_RETURN_IF_ERROR(Step([&](SSL* ssl) { return SSL_read_ex(ssl, to + filled, size - filled, &got); },
+                                Direction::kRead, deadline, done));
     if (done) filled += got;
   }
   return absl::OkStatus();

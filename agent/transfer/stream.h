@@ -33,19 +33,22 @@ class Stream {
                                                          const std::string& node, absl::Time deadline);
 
   // The server's end of an accepted TCP connection. The peer must be the agent of some node: peer_node().
-  static absl::StatusOr<std::unique_ptr<Stream>> Accept(SSL_CTX* context, UniqueFd socket, absl::Time deadline);
+  static absl::StatusOr<std::unique_ptr<Stream>> Accept(SSL_CTX* context, UniqueFd socket,
+                                                        absl::Time deadline);
 
   ~Stream();
 
-  // Sends one frame whose payload is the parts joined. DeadlineExceeded and every other error leave the stream useless.
+  // Sends one frame whose payload is the parts joined. DeadlineExceeded and every other error leave the
+  // stream useless.
   absl::Status Send(FrameType type, absl::Span<const absl::string_view> parts, absl::Time deadline);
   template <class Message>
   absl::Status SendMessage(FrameType type, const Message& message, absl::Time deadline) {
     return Send(type, {json::Encode(message)}, deadline);
   }
 
-  // The next frame that is not a PING. DeadlineExceeded may be followed by another Receive; Unavailable: the connection
-  // ended; InvalidArgument and DataLoss: the peer sent nonsense. After these the stream is useless.
+  // The next frame that is not a PING. DeadlineExceeded may be followed by another Receive; Unavailable: the
+  // connection ended; InvalidArgument and DataLoss: the peer sent nonsense. After these the stream is
+  // useless.
   absl::StatusOr<Frame> Receive(absl::Time deadline);
 
   // Ends both directions; whoever waits in Send or Receive returns Cancelled. Safe from any thread.
@@ -66,7 +69,8 @@ class Stream {
   absl::Status Fill(char* to, size_t size, size_t& filled, absl::Time deadline);
   absl::Status Write(absl::string_view bytes, absl::Time deadline);
   // One call of an SSL_* function under the lock; then, where it could not go on, waits for the socket.
-  absl::Status Step(const std::function<int(SSL*)>& call, Direction direction, absl::Time deadline, bool& done);
+  absl::Status Step(const std::function<int(SSL*)>& call, Direction direction, absl::Time deadline,
+                    bool& done);
   absl::Status AwaitSocket(short events, absl::Time deadline);
 
   UniqueFd socket_;
@@ -92,7 +96,8 @@ class Stream {
 // Reads a JSON payload.
 template <class Message>
 absl::StatusOr<Message> DecodeMessage(const Frame& frame) {
-  absl::StatusOr<Message> message = json::Decode<Message>(frame.payload, {.max_bytes = kMaxMessageBytes, .max_depth = 8});
+  absl::StatusOr<Message> message =
+      json::Decode<Message>(frame.payload, {.max_bytes = kMaxMessageBytes, .max_depth = 8});
   if (!message.ok()) {
     return Annotate(message.status(), absl::StrCat("payload of a ", FrameTypeName(frame.type), " frame"));
   }
@@ -105,8 +110,9 @@ class StreamServer {
   using Serve = std::function<void(std::shared_ptr<Stream>)>;
 
   // Port 0 takes a free one. An empty address is every one of this machine.
-  static absl::StatusOr<std::unique_ptr<StreamServer>> Start(tls::Identity& identity, const std::string& address,
-                                                             uint16_t port, Serve serve);
+  static absl::StatusOr<std::unique_ptr<StreamServer>> Start(tls::Identity& identity,
+                                                             const std::string& address, uint16_t port,
+                                                             Serve serve);
   // Shuts all streams down and waits until every Serve has returned.
   ~StreamServer();
 

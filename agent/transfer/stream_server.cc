@@ -18,12 +18,14 @@ constexpr absl::Duration kHandshakeLimit = absl::Seconds(10);
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<StreamServer>> StreamServer::Start(tls::Identity& identity, const std::string& address,
-                                                                  uint16_t port, Serve serve) {
+absl::StatusOr<std::unique_ptr<StreamServer>> StreamServer::Start(tls::Identity& identity,
+                                                                  const std::string& address, uint16_t port,
+                                                                  Serve serve) {
   IgnoreBrokenPipes();
   GODWIT_ASSIGN_OR_RETURN(tls::ContextPointer context, identity.ServerContext());
   GODWIT_ASSIGN_OR_RETURN(UniqueFd listener, ListenTcp(address, port));
-  return std::unique_ptr<StreamServer>(new StreamServer(std::move(listener), port, std::move(context), std::move(serve)));
+  return std::unique_ptr<StreamServer>(
+      new StreamServer(std::move(listener), port, std::move(context), std::move(serve)));
 }
 
 StreamServer::StreamServer(UniqueFd listener, uint16_t port, tls::ContextPointer context, Serve serve)

@@ -32,7 +32,9 @@ absl::StatusOr<Addresses> Resolve(const std::string& host, const std::string& po
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* list = nullptr;
   const int error = getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &list);
-  if (error != 0) return absl::InvalidArgumentError(absl::StrCat("\"", host, "\" port \"", port, "\": ", gai_strerror(error)));
+  if (error != 0)
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", host, "\" port \"", port, "\": ", gai_strerror(error)));
   return Addresses(list);
 }
 
@@ -65,9 +67,9 @@ void IgnoreBrokenPipes() { signal(SIGPIPE, SIG_IGN); }
 absl::Status SetSocketOptions(int fd) {
   const struct {
     int level, name, value;
-  } options[] = {{IPPROTO_TCP, TCP_NODELAY, 1},       {SOL_SOCKET, SO_KEEPALIVE, 1},
-                 {IPPROTO_TCP, TCP_KEEPIDLE, 3},      {IPPROTO_TCP, TCP_KEEPINTVL, 2},
-                 {IPPROTO_TCP, TCP_KEEPCNT, 3},       {IPPROTO_TCP, TCP_USER_TIMEOUT, 10'000}};
+  } options[] = {{IPPROTO_TCP, TCP_NODELAY, 1},  {SOL_SOCKET, SO_KEEPALIVE, 1},
+                 {IPPROTO_TCP, TCP_KEEPIDLE, 3}, {IPPROTO_TCP, TCP_KEEPINTVL, 2},
+                 {IPPROTO_TCP, TCP_KEEPCNT, 3},  {IPPROTO_TCP, TCP_USER_TIMEOUT, 10'000}};
   for (const auto& option : options) {
     if (setsockopt(fd, option.level, option.name, &option.value, sizeof(option.value)) != 0) {
       return ErrnoStatus("cannot set a socket option");
@@ -78,7 +80,8 @@ absl::Status SetSocketOptions(int fd) {
 
 absl::StatusOr<UniqueFd> ConnectTcp(const std::string& address, absl::Time deadline) {
   const size_t colon = address.rfind(':');
-  if (colon == std::string::npos) return absl::InvalidArgumentError(absl::StrCat("\"", address, "\" is not ip:port"));
+  if (colon == std::string::npos)
+    return absl::InvalidArgumentError(absl::StrCat("\"", address, "\" is not ip:port"));
   absl::string_view host = absl::string_view(address).substr(0, colon);
   if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
   if (host.empty()) return absl::InvalidArgumentError(absl::StrCat("\"", address, "\" is not ip:port"));
@@ -105,7 +108,8 @@ absl::StatusOr<UniqueFd> ListenTcp(const std::string& address, uint16_t& port) {
   const int off = 0;
   setsockopt(fd->get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   if ((*found)->ai_family == AF_INET6) setsockopt(fd->get(), IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
-  if (bind(fd->get(), (*found)->ai_addr, (*found)->ai_addrlen) != 0 || listen(fd->get(), 64) != 0) return ErrnoStatus(what);
+  if (bind(fd->get(), (*found)->ai_addr, (*found)->ai_addrlen) != 0 || listen(fd->get(), 64) != 0)
+    return ErrnoStatus(what);
   sockaddr_storage bound{};
   socklen_t size = sizeof(bound);
   if (getsockname(fd->get(), reinterpret_cast<sockaddr*>(&bound), &size) != 0) return ErrnoStatus(what);

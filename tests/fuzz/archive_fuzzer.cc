@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as a tar: applied to a folder as a writable layer and as a volume, and unpacked as a checkpoint's archive. What
-// lies beside the folder must stay as it was.
+// Any bytes as a tar: applied to a folder as a writable layer and as a volume, and unpacked as a checkpoint's
+// archive. What lies beside the folder must stay as it was.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -41,7 +41,9 @@ void CheckOutside() {
 std::string FreshInside() {
   const std::string inside = Folder() + "/inside";
   if (!godwit::RemoveTree(inside).ok() || !godwit::MakeFolders(inside + "/etc").ok()) std::abort();
-  if (symlink("../precious", (inside + "/file").c_str()) != 0 || symlink("..", (inside + "/way").c_str()) != 0) std::abort();
+  if (symlink("../precious", (inside + "/file").c_str()) != 0 ||
+      symlink("..", (inside + "/way").c_str()) != 0)
+    std::abort();
   return inside;
 }
 
@@ -49,9 +51,10 @@ void Unpack(const std::string& tar, const std::string& inside) {
   auto fd = godwit::OpenFile(tar, O_RDONLY);
   if (!fd.ok()) std::abort();
   int count = 0;
-  (void)godwit::checkpoint::ExtractTar(fd->get(), 1 << 20, [&](const std::string&) -> absl::StatusOr<std::string> {
-    return absl::StrCat(inside, "/extracted-", ++count);
-  });
+  (void)godwit::checkpoint::ExtractTar(fd->get(), 1 << 20,
+                                       [&](const std::string&) -> absl::StatusOr<std::string> {
+                                         return absl::StrCat(inside, "/extracted-", ++count);
+                                       });
 }
 
 }  // namespace
@@ -60,7 +63,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string tar = Folder() + "/input.tar";
   {
     auto file = godwit::OpenFile(tar, O_WRONLY | O_CREAT | O_TRUNC);
-    if (!file.ok() || !godwit::WriteAll(file->get(), absl::string_view(reinterpret_cast<const char*>(data), size), tar).ok()) std::abort();
+    if (!file.ok() ||
+        !godwit::WriteAll(file->get(), absl::string_view(reinterpret_cast<const char*>(data), size), tar)
+             .ok())
+      std::abort();
   }
   for (godwit::files::Layout layout : {godwit::files::Layout::kOverlay, godwit::files::Layout::kPlain}) {
     (void)godwit::files::Apply(tar, FreshInside(), layout);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as frames of the stream between agents, and as what they carry. The first byte chooses: the bytes as they
-// would come over the wire, checksums and all, or as frames that have passed their checksum already, into a receiver.
+// Any bytes as frames of the stream between agents, and as what they carry. The first byte chooses: the bytes
+// as they would come over the wire, checksums and all, or as frames that have passed their checksum already,
+// into a receiver.
 #include <unistd.h>
 
 #include <cstddef>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as the messages that agents and runtime take: no crash, and what was understood survives a round trip.
+// Any bytes as the messages that agents and runtime take: no crash, and what was understood survives a round
+// trip.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

@@ -36,11 +36,13 @@ std::string Describe(const std::string& folder, const std::string& below = "") {
   for (const std::string& name : names) {
     const std::string path = below.empty() ? name : absl::StrCat(below, "/", name);
     const std::string full = absl::StrCat(folder, "/", path);
-    struct stat info {};
+    struct stat info{};
     EXPECT_EQ(lstat(full.c_str(), &info), 0) << full;
-    absl::StrAppend(&text, path, absl::StrFormat(" %o", info.st_mode), " ", info.st_uid, ":", info.st_gid, " ",
-                    info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec);
-    if (S_ISREG(info.st_mode)) absl::StrAppend(&text, " n", info.st_nlink, " ", std::hash<std::string>{}(*ReadFile(full, 1 << 28)), " ", info.st_size);
+    absl::StrAppend(&text, path, absl::StrFormat(" %o", info.st_mode), " ", info.st_uid, ":", info.st_gid,
+                    " ", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec);
+    if (S_ISREG(info.st_mode))
+      absl::StrAppend(&text, " n", info.st_nlink, " ", std::hash<std::string>{}(*ReadFile(full, 1 << 28)),
+                      " ", info.st_size);
     if (S_ISLNK(info.st_mode)) {
       char target[4096] = "";
       EXPECT_GT(readlink(full.c_str(), target, sizeof(target) - 1), 0);
@@ -52,7 +54,8 @@ std::string Describe(const std::string& folder, const std::string& below = "") {
       char value[256];
       const ssize_t length = lgetxattr(full.c_str(), names_of_attributes + at, value, sizeof(value));
       if (absl::StartsWith(names_of_attributes + at, "trusted.overlay.")) continue;
-      absl::StrAppend(&text, " ", names_of_attributes + at, "=", absl::string_view(value, std::max<ssize_t>(length, 0)));
+      absl::StrAppend(&text, " ", names_of_attributes + at, "=",
+                      absl::string_view(value, std::max<ssize_t>(length, 0)));
     }
     absl::StrAppend(&text, "\n");
     if (S_ISDIR(info.st_mode)) absl::StrAppend(&text, Describe(folder, path));
@@ -112,7 +115,8 @@ class LayerTest : public testing::Test {
     return entry;
   }
   // Mounts an overlay of `lower` with a fresh upper folder; false where the machine does not let us.
-  bool MountOverlay(const std::string& lower, const std::string& name, std::string& upper, std::string& merged) {
+  bool MountOverlay(const std::string& lower, const std::string& name, std::string& upper,
+                    std::string& merged) {
     upper = MakeFolder(name + "-upper");
     merged = MakeFolder(name + "-merged");
     const std::string options =
@@ -167,8 +171,8 @@ TEST_F(LayerTest, HolesStayHoles) {
   ASSERT_EQ(ftruncate(hole.get(), 5 << 20), 0);
   ASSERT_TRUE(Move(Layout::kPlain).ok());
   EXPECT_EQ(Describe(to_), Describe(from_));
-  struct stat tar {};
-  struct stat copy {};
+  struct stat tar{};
+  struct stat copy{};
   ASSERT_EQ(stat(tar_.c_str(), &tar), 0);
   ASSERT_EQ(stat((to_ + "/sparse").c_str(), &copy), 0);
   EXPECT_LT(tar.st_size, 1 << 20);
@@ -184,7 +188,8 @@ TEST_F(LayerTest, SocketsAreLeftOutAndDevicesAreRefused) {
   ASSERT_EQ(bind(socket_fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
   ASSERT_TRUE(Move(Layout::kPlain).ok());
   EXPECT_TRUE(ListFolder(to_)->empty());
-  if (mknod((from_ + "/zero").c_str(), S_IFCHR | 0600, makedev(1, 5)) != 0) GTEST_SKIP() << "may not make devices";
+  if (mknod((from_ + "/zero").c_str(), S_IFCHR | 0600, makedev(1, 5)) != 0)
+    GTEST_SKIP() << "may not make devices";
   const absl::Status status = Move(Layout::kPlain);
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(status.message(), HasSubstr("\"zero\" cannot be carried: it is a device file"));
@@ -207,7 +212,8 @@ TEST_F(LayerTest, WhatALayerCannotSayIsRefused) {
   EXPECT_THAT(PackTo(from_, Layout::kOverlay).status().message(), HasSubstr("names that begin with .wh."));
   ASSERT_TRUE(RemoveTree(from_ + "/.wh.file").ok());
   ASSERT_TRUE(MakeFolders(from_ + "/moved").ok());
-  if (setxattr((from_ + "/moved").c_str(), "trusted.overlay.redirect", "/x", 2, 0) != 0) GTEST_SKIP() << "not root";
+  if (setxattr((from_ + "/moved").c_str(), "trusted.overlay.redirect", "/x", 2, 0) != 0)
+    GTEST_SKIP() << "not root";
   EXPECT_THAT(PackTo(from_, Layout::kOverlay).status().message(), HasSubstr("redirect_dir"));
 }
 
@@ -244,14 +250,16 @@ TEST_F(LayerTest, AnOverlaysChangesAppearInAnotherOverlay) {
 
   absl::StatusOr<PackTotals> totals = PackTo(upper, Layout::kOverlay);
   ASSERT_TRUE(totals.ok()) << totals.status();
-  EXPECT_THAT(totals->deleted, testing::UnorderedElementsAre("etc/removed", "gone", "replaced/*", "was a file/*"));
+  EXPECT_THAT(totals->deleted,
+              testing::UnorderedElementsAre("etc/removed", "gone", "replaced/*", "was a file/*"));
   const absl::Status status = Apply(tar_, target, Layout::kOverlay);
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_EQ(Describe(target), Describe(source));
   EXPECT_FALSE(FileExists(target + "/replaced/inner"));
 }
 
-// --- tars that mean harm -------------------------------------------------------------------------------------------
+// --- tars that mean harm
+// -------------------------------------------------------------------------------------------
 
 class HostileTarTest : public LayerTest {
  protected:
@@ -269,14 +277,16 @@ class HostileTarTest : public LayerTest {
 };
 
 TEST_F(HostileTarTest, PathsThatLeaveAreRefused) {
-  for (const std::string& name : {std::string("../outside/x"), std::string("a/../../outside/x"), outside_ + "/x", std::string("..")}) {
+  for (const std::string& name :
+       {std::string("../outside/x"), std::string("a/../../outside/x"), outside_ + "/x", std::string("..")}) {
     Craft([&](TarWriter& tar) { ASSERT_TRUE(tar.WriteFile(name, "harm", 0644).ok()); });
     ExpectRefused();
   }
 }
 
 TEST_F(HostileTarTest, ALinkInTheTarIsNotWalkedThrough) {
-  for (const std::string& target : {outside_, std::string("../outside"), std::string("/proc/self/root") + outside_}) {
+  for (const std::string& target :
+       {outside_, std::string("../outside"), std::string("/proc/self/root") + outside_}) {
     Craft([&](TarWriter& tar) {
       EntryPointer link = Entry("way", AE_IFLNK);
       archive_entry_set_symlink(link.get(), target.c_str());
@@ -318,7 +328,8 @@ TEST_F(HostileTarTest, WhiteoutsRemoveNothingOutside) {
 
 TEST_F(HostileTarTest, HardLinksReachNothingOutside) {
   ASSERT_EQ(symlink((outside_ + "/precious").c_str(), (to_ + "/way").c_str()), 0);
-  for (const std::string& target : {std::string("../outside/precious"), outside_ + "/precious", std::string("way"), std::string("none"), std::string(".")}) {
+  for (const std::string& target : {std::string("../outside/precious"), outside_ + "/precious",
+                                    std::string("way"), std::string("none"), std::string(".")}) {
     Craft([&](TarWriter& tar) {
       EntryPointer link = Entry("mine", AE_IFREG);
       archive_entry_set_hardlink(link.get(), target.c_str());

@@ -15,20 +15,24 @@ using agent_api::TargetState;
 
 std::vector<SourceStage> SourceStages() {
   std::vector<SourceStage> stages;
-  for (int i = 0; i <= static_cast<int>(SourceStage::kAborted); ++i) stages.push_back(static_cast<SourceStage>(i));
+  for (int i = 0; i <= static_cast<int>(SourceStage::kAborted); ++i)
+    stages.push_back(static_cast<SourceStage>(i));
   return stages;
 }
-constexpr SourceEvent kSourceEvents[] = {SourceEvent::kDone, SourceEvent::kFailed, SourceEvent::kUnknown, SourceEvent::kTargetAborted};
+constexpr SourceEvent kSourceEvents[] = {SourceEvent::kDone, SourceEvent::kFailed, SourceEvent::kUnknown,
+                                         SourceEvent::kTargetAborted};
 
 std::vector<TargetStage> TargetStages() {
   std::vector<TargetStage> stages;
-  for (int i = 0; i <= static_cast<int>(TargetStage::kAborted); ++i) stages.push_back(static_cast<TargetStage>(i));
+  for (int i = 0; i <= static_cast<int>(TargetStage::kAborted); ++i)
+    stages.push_back(static_cast<TargetStage>(i));
   return stages;
 }
 constexpr TargetEvent kTargetEvents[] = {TargetEvent::kDone, TargetEvent::kFailed, TargetEvent::kCommit};
 
 bool MayHaveCeded(SourceStage stage) {
-  return stage == SourceStage::kAskingGuard || StateOf(stage) == SourceState::kCeded || StateOf(stage) == SourceState::kDone;
+  return stage == SourceStage::kAskingGuard || StateOf(stage) == SourceState::kCeded ||
+         StateOf(stage) == SourceState::kDone;
 }
 
 TEST(SourceTableTest, WhatIsCededIsThawedOnlyByTheTargetsAborted) {
@@ -36,7 +40,8 @@ TEST(SourceTableTest, WhatIsCededIsThawedOnlyByTheTargetsAborted) {
     if (StateOf(stage) != SourceState::kCeded) continue;
     for (SourceEvent event : kSourceEvents) {
       const auto next = Next(stage, event);
-      if (!next.has_value() || StateOf(*next) == SourceState::kCeded || StateOf(*next) == SourceState::kDone) continue;
+      if (!next.has_value() || StateOf(*next) == SourceState::kCeded || StateOf(*next) == SourceState::kDone)
+        continue;
       EXPECT_EQ(*next, SourceStage::kAborted);
       EXPECT_EQ(stage, SourceStage::kTakingBack) << NameOf(stage);
     }
@@ -53,12 +58,16 @@ TEST(SourceTableTest, TheSourceIsKilledOnlyAfterTheTargetRuns) {
   for (SourceStage stage : SourceStages()) {
     for (SourceEvent event : kSourceEvents) {
       const auto next = Next(stage, event);
-      if (next == SourceStage::kKilling) { EXPECT_EQ(stage, SourceStage::kTargetRuns); }
+      if (next == SourceStage::kKilling) {
+        EXPECT_EQ(stage, SourceStage::kTargetRuns);
+      }
       if (next == SourceStage::kTargetRuns && stage != SourceStage::kKilling) {
         EXPECT_EQ(stage, SourceStage::kCommitting);
         EXPECT_EQ(event, SourceEvent::kDone);
       }
-      if (next == SourceStage::kDone) { EXPECT_EQ(stage, SourceStage::kKilling); }
+      if (next == SourceStage::kDone) {
+        EXPECT_EQ(stage, SourceStage::kKilling);
+      }
     }
   }
 }
@@ -84,8 +93,10 @@ TEST(SourceTableTest, StatesFollowAsTheJournalAllows) {
     for (SourceEvent event : kSourceEvents) {
       const auto next = Next(stage, event);
       if (!next.has_value() || StateOf(*next) == StateOf(stage)) continue;
-      const bool never_frozen = StateOf(stage) == SourceState::kOpen && *next == SourceStage::kAborting;  // Frozen stands for both
-      EXPECT_TRUE(never_frozen || journal::MayFollow(StateOf(stage), StateOf(*next))) << NameOf(stage) << " to " << NameOf(*next);
+      const bool never_frozen =
+          StateOf(stage) == SourceState::kOpen && *next == SourceStage::kAborting;  // Frozen stands for both
+      EXPECT_TRUE(never_frozen || journal::MayFollow(StateOf(stage), StateOf(*next)))
+          << NameOf(stage) << " to " << NameOf(*next);
     }
   }
 }
@@ -98,8 +109,12 @@ TEST(TargetTableTest, RunsOnlyAfterTheCommitAndNeverAfterItStopsHalfway) {
         EXPECT_EQ(stage, TargetStage::kPrepared);
         EXPECT_EQ(event, TargetEvent::kCommit);
       }
-      if (next == TargetStage::kRunning) { EXPECT_EQ(stage, TargetStage::kCommitting); }
-      if (next == TargetStage::kAborted) { EXPECT_EQ(stage, TargetStage::kAborting); }
+      if (next == TargetStage::kRunning) {
+        EXPECT_EQ(stage, TargetStage::kCommitting);
+      }
+      if (next == TargetStage::kAborted) {
+        EXPECT_EQ(stage, TargetStage::kAborting);
+      }
     }
   }
   EXPECT_FALSE(Next(TargetStage::kCommitting, TargetEvent::kFailed).has_value());
@@ -117,13 +132,14 @@ TEST(TargetTableTest, StatesFollowAsTheJournalAllows) {
       const auto next = Next(stage, event);
       // kAborting shows as Open until ABORTED is written; the journal itself goes from Prepared to Aborted.
       if (!next.has_value() || StateOf(*next) == StateOf(stage) || *next == TargetStage::kAborting) continue;
-      EXPECT_TRUE(journal::MayFollow(StateOf(stage), StateOf(*next))) << NameOf(stage) << " to " << NameOf(*next);
+      EXPECT_TRUE(journal::MayFollow(StateOf(stage), StateOf(*next)))
+          << NameOf(stage) << " to " << NameOf(*next);
     }
   }
 }
 
-// Walks both tables together, every order of events, with what each side may see of the other: never two copies that may
-// run, and when neither is destroyed one of them can always still be reached.
+// Walks both tables together, every order of events, with what each side may see of the other: never two
+// copies that may run, and when neither is destroyed one of them can always still be reached.
 struct Both {
   SourceStage source;
   TargetStage target;
@@ -132,21 +148,27 @@ struct Both {
 
 bool SourceRuns(SourceStage stage) {
   // While aborting it may have been thawed already.
-  return stage == SourceStage::kConnecting || stage == SourceStage::kFreezing || stage == SourceStage::kAborting || stage == SourceStage::kAborted;
+  return stage == SourceStage::kConnecting || stage == SourceStage::kFreezing ||
+         stage == SourceStage::kAborting || stage == SourceStage::kAborted;
 }
-bool TargetRuns(TargetStage stage) { return stage == TargetStage::kCommitting || stage == TargetStage::kRunning; }
+bool TargetRuns(TargetStage stage) {
+  return stage == TargetStage::kCommitting || stage == TargetStage::kRunning;
+}
 
 // May this event happen, given what the other side is?
 bool Possible(const Both& both, SourceEvent event) {
   switch (both.source) {
     case SourceStage::kAwaitingPrepared:  // PREPARED was heard
-      if (event == SourceEvent::kDone) return both.target == TargetStage::kPrepared || both.target == TargetStage::kAborting || both.target == TargetStage::kAborted;
+      if (event == SourceEvent::kDone)
+        return both.target == TargetStage::kPrepared || both.target == TargetStage::kAborting ||
+               both.target == TargetStage::kAborted;
       break;
     case SourceStage::kCommitting:
       if (event == SourceEvent::kDone) return both.target == TargetStage::kRunning;
       break;
     case SourceStage::kAskingTarget:
-      if (event == SourceEvent::kDone) return both.target == TargetStage::kPrepared || both.target == TargetStage::kRunning;
+      if (event == SourceEvent::kDone)
+        return both.target == TargetStage::kPrepared || both.target == TargetStage::kRunning;
       break;
     default: break;
   }
@@ -154,7 +176,8 @@ bool Possible(const Both& both, SourceEvent event) {
 }
 bool Possible(const Both& both, TargetEvent event) {
   if (event != TargetEvent::kCommit) return true;
-  return StateOf(both.source) == SourceState::kCeded && both.source != SourceStage::kTakingBack;  // COMMIT is sent in these alone
+  return StateOf(both.source) == SourceState::kCeded &&
+         both.source != SourceStage::kTakingBack;  // COMMIT is sent in these alone
 }
 
 TEST(BothTablesTest, NeverTwoRunWhateverHappensInWhateverOrder) {
@@ -164,7 +187,8 @@ TEST(BothTablesTest, NeverTwoRunWhateverHappensInWhateverOrder) {
     const Both both = left.back();
     left.pop_back();
     if (!seen.insert(both).second) continue;
-    EXPECT_FALSE(SourceRuns(both.source) && TargetRuns(both.target)) << NameOf(both.source) << " / " << NameOf(both.target);
+    EXPECT_FALSE(SourceRuns(both.source) && TargetRuns(both.target))
+        << NameOf(both.source) << " / " << NameOf(both.target);
     for (SourceEvent event : kSourceEvents) {
       const auto next = Next(both.source, event);
       if (next.has_value() && Possible(both, event)) left.push_back({*next, both.target});
@@ -176,7 +200,8 @@ TEST(BothTablesTest, NeverTwoRunWhateverHappensInWhateverOrder) {
   }
   EXPECT_TRUE(seen.contains({SourceStage::kDone, TargetStage::kRunning}));
   EXPECT_TRUE(seen.contains({SourceStage::kAborted, TargetStage::kAborted}));
-  EXPECT_FALSE(seen.contains({SourceStage::kDone, TargetStage::kAborted})) << "the source killed, the target never ran";
+  EXPECT_FALSE(seen.contains({SourceStage::kDone, TargetStage::kAborted}))
+      << "the source killed, the target never ran";
   EXPECT_GT(seen.size(), 40u);
 }
 

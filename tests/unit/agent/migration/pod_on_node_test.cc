@@ -25,12 +25,16 @@ class PodOnNodeTest : public testing::Test {
     Folder(absl::StrCat(Kubelet(), "/volumes/kubernetes.io~empty-dir/cache"));
     Folder("/upper");
     Put("/upper/new", "new");
-    Put("/run/bundles/app/config.json", absl::StrCat(R"({"root":{"path":"rootfs"},"mounts":[{"destination":"/proc","type":"proc"},
-      {"destination":"/etc/hosts","source":")", Kubelet(), R"(/etc-hosts"}]})"));
+    Put("/run/bundles/app/config.json",
+        absl::StrCat(R"({"root":{"path":"rootfs"},"mounts":[{"destination":"/proc","type":"proc"},
+      {"destination":"/etc/hosts","source":")",
+                     Kubelet(), R"(/etc-hosts"}]})"));
   }
   static std::string Kubelet() { return absl::StrCat("/srv/kubelet/pods/", kPodUid); }
   void Folder(const std::string& path) { ASSERT_TRUE(MakeFolders(host_.root + path).ok()); }
-  void Put(const std::string& path, const std::string& content) { ASSERT_TRUE(WriteFileDurably(host_.root + path, content).ok()); }
+  void Put(const std::string& path, const std::string& content) {
+    ASSERT_TRUE(WriteFileDurably(host_.root + path, content).ok());
+  }
   // The tar of a host folder.
   std::string Tar(const std::string& path, files::Layout layout) {
     const std::string tar = host_.root + "/layer.tar";
@@ -49,7 +53,8 @@ class PodOnNodeTest : public testing::Test {
 
 TEST_F(PodOnNodeTest, FilesGoToTheBundlesRootAndThePodsEmptyDirs) {
   const std::string tar = Tar("/upper", files::Layout::kOverlay);
-  const absl::Status status = ApplyFiles(host_, claim_, kPodUid, {.rootfs_tar = tar, .volumes = {{"cache", tar}}});
+  const absl::Status status =
+      ApplyFiles(host_, claim_, kPodUid, {.rootfs_tar = tar, .volumes = {{"cache", tar}}});
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_EQ(*ReadFile(host_.root + "/run/bundles/app/rootfs/new"), "new");
   EXPECT_EQ(*ReadFile(host_.root + Kubelet() + "/volumes/kubernetes.io~empty-dir/cache/new"), "new");
@@ -73,8 +78,10 @@ TEST_F(PodOnNodeTest, NothingOutsideTheHostIsReached) {
 
 TEST_F(PodOnNodeTest, AnEmptyDirOfAPodThatNoMountNamesIsAnError) {
   const std::string tar = Tar("/upper", files::Layout::kPlain);
-  EXPECT_EQ(ApplyFiles(host_, claim_, "another-uid", {.volumes = {{"cache", tar}}}).code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(ApplyFiles(host_, claim_, kPodUid, {.volumes = {{"none", tar}}}).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ApplyFiles(host_, claim_, "another-uid", {.volumes = {{"cache", tar}}}).code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ApplyFiles(host_, claim_, kPodUid, {.volumes = {{"none", tar}}}).code(),
+            absl::StatusCode::kNotFound);
 }
 
 TEST_F(PodOnNodeTest, AMissingBundleIsSaid) {

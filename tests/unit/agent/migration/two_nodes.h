@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two nodes in one process: a real Source and a real Target, joined by a real TLS stream over the loopback, with real
-// permits and journals. What is behaved rather than real: processes (a World that complains when two copies run), the
-// guard, and godwit-runtime.
+// Two nodes in one process: a real Source and a real Target, joined by a real TLS stream over the loopback,
+// with real permits and journals. What is behaved rather than real: processes (a World that complains when
+// two copies run), the guard, and godwit-runtime.
 #pragma once
 
 #include <atomic>
@@ -62,7 +62,8 @@ class World {
   }
   absl::Status Stands(const std::string& cgroup) {
     absl::MutexLock lock(&mutex_);
-    return copies_.contains(cgroup) ? absl::OkStatus() : absl::NotFoundError(absl::StrCat("nothing in ", cgroup));
+    return copies_.contains(cgroup) ? absl::OkStatus()
+                                    : absl::NotFoundError(absl::StrCat("nothing in ", cgroup));
   }
   bool source_runs() {
     absl::MutexLock lock(&mutex_);
@@ -95,7 +96,8 @@ class World {
 // What all guards of a test share: how they behave.
 struct GuardBehaviour {
   World* world = nullptr;
-  std::function<absl::Status(const agent_api::GuardContainer&)> dump;  // writes images; null: a few small ones
+  std::function<absl::Status(const agent_api::GuardContainer&)>
+      dump;  // writes images; null: a few small ones
   std::function<void()> before_cede;
   std::function<void()> after_cede;
   bool answer_cede = true;  // false: CEDED is written, and nobody told
@@ -106,12 +108,19 @@ struct GuardBehaviour {
 // A guard that writes its journal and changes the world, as the real one does; without a connection.
 class FakeGuard final : public Guard {
  public:
-  FakeGuard(agent_api::GuardSpec spec, GuardBehaviour& behaviour) : spec_(std::move(spec)), behaviour_(behaviour) { ++behaviour_.started; }
+  FakeGuard(agent_api::GuardSpec spec, GuardBehaviour& behaviour)
+      : spec_(std::move(spec)), behaviour_(behaviour) {
+    ++behaviour_.started;
+  }
   // The agent hangs up, or goes: not ceded, so thaw.
   ~FakeGuard() override { HangUp("the agent is gone"); }
 
   absl::StatusOr<agent_api::GuardReply> Freeze() override {
-    if (!behaviour_.refuse_freeze.empty()) return agent_api::GuardReply{.ok = false, .state = agent_api::SourceState::kAborted, .reason = behaviour_.refuse_freeze, .message = "refused by the test"};
+    if (!behaviour_.refuse_freeze.empty())
+      return agent_api::GuardReply{.ok = false,
+                                   .state = agent_api::SourceState::kAborted,
+                                   .reason = behaviour_.refuse_freeze,
+                                   .message = "refused by the test"};
     Write({.state = agent_api::SourceState::kFrozen});
     behaviour_.world->SourceRuns(false);
     return Reply(true);
@@ -122,13 +131,16 @@ class FakeGuard final : public Guard {
       const absl::Status status = behaviour_.dump ? behaviour_.dump(one) : DumpSomething(one);
       if (ended_) return absl::UnavailableError("the guard has ended");
       if (status.ok()) return Reply(true);
-      return agent_api::GuardReply{.ok = false, .state = State(), .reason = "DumpFailed", .message = std::string(status.message())};
+      return agent_api::GuardReply{
+          .ok = false, .state = State(), .reason = "DumpFailed", .message = std::string(status.message())};
     }
     return absl::NotFoundError(container);
   }
   absl::StatusOr<agent_api::GuardReply> Cede() override {
     if (behaviour_.before_cede) behaviour_.before_cede();
-    if (State() != agent_api::SourceState::kFrozen) return agent_api::GuardReply{.ok = false, .state = State(), .reason = "FreezeLimit", .message = "thawed"};
+    if (State() != agent_api::SourceState::kFrozen)
+      return agent_api::GuardReply{
+          .ok = false, .state = State(), .reason = "FreezeLimit", .message = "thawed"};
     Write({.state = agent_api::SourceState::kCeded});
     if (behaviour_.after_cede) behaviour_.after_cede();
     if (!behaviour_.answer_cede) {
@@ -138,7 +150,8 @@ class FakeGuard final : public Guard {
     return Reply(true);
   }
   absl::StatusOr<agent_api::GuardReply> Thaw(const std::string& why) override {
-    if (State() == agent_api::SourceState::kCeded) return agent_api::GuardReply{.ok = false, .state = State(), .reason = "Ceded", .message = "ceded"};
+    if (State() == agent_api::SourceState::kCeded)
+      return agent_api::GuardReply{.ok = false, .state = State(), .reason = "Ceded", .message = "ceded"};
     HangUp(why);
     return Reply(true);
   }
@@ -183,8 +196,12 @@ class FakeGuard final : public Guard {
     Write({.state = agent_api::SourceState::kAborted, .reason = "AgentGone", .message = why});
   }
   static absl::Status DumpSomething(const agent_api::GuardContainer& container) {
-    for (const auto& [name, size] : std::map<std::string, size_t>{{"pages-1.img", 3'000'000}, {"core-1.img", 700}, {"inventory.img", 50}}) {
-      if (absl::Status status = WriteFileDurably(absl::StrCat(container.images, "/", name), std::string(size, 'x')); !status.ok()) return status;
+    for (const auto& [name, size] : std::map<std::string, size_t>{
+             {"pages-1.img", 3'000'000}, {"core-1.img", 700}, {"inventory.img", 50}}) {
+      if (absl::Status status =
+              WriteFileDurably(absl::StrCat(container.images, "/", name), std::string(size, 'x'));
+          !status.ok())
+        return status;
     }
     return absl::OkStatus();
   }
@@ -198,7 +215,10 @@ class FakeGuard final : public Guard {
 class FakeRuntime : public permits::RuntimePeer, public std::enable_shared_from_this<FakeRuntime> {
  public:
   FakeRuntime(permits::PermitTable& table, World& world, std::string container)
-      : table_(table), world_(world), container_(std::move(container)), cgroup_(absl::StrCat("/kubepods/", container_)) {}
+      : table_(table),
+        world_(world),
+        container_(std::move(container)),
+        cgroup_(absl::StrCat("/kubepods/", container_)) {}
   ~FakeRuntime() override { Join(); }
 
   void Create() { table_.OnRequest(shared_from_this(), Request(agent_api::RuntimeOp::kCreate)); }
@@ -210,7 +230,9 @@ class FakeRuntime : public permits::RuntimePeer, public std::enable_shared_from_
   }
   agent_api::RuntimeAction AwaitAction(agent_api::RuntimeAction wanted) {
     absl::MutexLock lock(&mutex_);
-    auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return last_.has_value() && last_->action == wanted; };
+    auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return last_.has_value() && last_->action == wanted;
+    };
     EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(20))) << container_;
     return last_.has_value() ? last_->action : agent_api::RuntimeAction::kRun;
   }
@@ -227,18 +249,24 @@ class FakeRuntime : public permits::RuntimePeer, public std::enable_shared_from_
     for (std::thread& thread : threads) thread.join();
   }
 
-  bool fails = false;                    // the restore does
-  std::function<void()> before_restored; // on the way
+  bool fails = false;                     // the restore does
+  std::function<void()> before_restored;  // on the way
   const std::string& cgroup() const { return cgroup_; }
 
  private:
   agent_api::RuntimeRequest Request(agent_api::RuntimeOp op) const {
-    return {.op = op, .sandbox_uid = kTargetPodUid, .container = container_, .container_id = container_ + "-id", .bundle = "/bundles/" + container_, .cgroup = cgroup_};
+    return {.op = op,
+            .sandbox_uid = kTargetPodUid,
+            .container = container_,
+            .container_id = container_ + "-id",
+            .bundle = "/bundles/" + container_,
+            .cgroup = cgroup_};
   }
   void Act(const agent_api::RuntimeReply& reply) {
     switch (reply.action) {
       case agent_api::RuntimeAction::kRestore: {
-        agent_api::RuntimeRequest request = Request(fails ? agent_api::RuntimeOp::kFailed : agent_api::RuntimeOp::kRestored);
+        agent_api::RuntimeRequest request =
+            Request(fails ? agent_api::RuntimeOp::kFailed : agent_api::RuntimeOp::kRestored);
         request.message = fails ? "criu said no" : "";
         request.pid = 4711;
         if (before_restored) before_restored();

@@ -19,12 +19,14 @@ using testing::HasSubstr;
 class TwoNodesTest : public testing::Test {
  protected:
   TwoNodesTest() : folder_(tls::TestFolder()) {
-    for (const char* name : {"/source", "/target", "/upper", "/cache"}) EXPECT_TRUE(MakeFolders(folder_ + name).ok());
+    for (const char* name : {"/source", "/target", "/upper", "/cache"})
+      EXPECT_TRUE(MakeFolders(folder_ + name).ok());
     n1_ = *tls::Identity::Load(tls::MakeIdentityFiles(folder_, authority_, {"n1.agent.godwit"}));
     n2_ = *tls::Identity::Load(tls::MakeIdentityFiles(folder_, authority_, {"n2.agent.godwit"}));
     behaviour_.world = &world_;
     MakePermits();
-    server_ = *transfer::StreamServer::Start(*n2_, "127.0.0.1", 0, [this](std::shared_ptr<transfer::Stream> stream) { ServeStream(stream); });
+    server_ = *transfer::StreamServer::Start(
+        *n2_, "127.0.0.1", 0, [this](std::shared_ptr<transfer::Stream> stream) { ServeStream(stream); });
   }
   ~TwoNodesTest() override {
     source_.reset();
@@ -36,25 +38,45 @@ class TwoNodesTest : public testing::Test {
   // --- the target node
   void MakePermits() {
     permits_ = std::make_unique<permits::PermitTable>(
-        permits::PermitStore(folder_ + "/permits"), [this](const std::string& cgroup) { world_.CopyDies(cgroup); return absl::OkStatus(); },
+        permits::PermitStore(folder_ + "/permits"),
+        [this](const std::string& cgroup) {
+          world_.CopyDies(cgroup);
+          return absl::OkStatus();
+        },
         [this](const std::string& cgroup) { return world_.Stands(cgroup); });
   }
   TargetNode Target2() {
     return {.node = "n2",
             .permits = permits_.get(),
-            .check_images = [this](const std::string& images) { return FileExists(images + "/inventory.img") ? check_images_ : absl::DataLossError("no inventory"); },
-            .apply_files = [this](const permits::Claim& claim, const std::string&, const FilesToApply& files) {
-              absl::MutexLock lock(&mutex_);
-              applied_.push_back(claim.container + (files.rootfs_tar.empty() ? "" : " rootfs"));
-              for (const auto& [volume, tar] : files.volumes) applied_.push_back(claim.container + " " + volume);
-              return absl::OkStatus(); },
+            .check_images =
+                [this](const std::string& images) {
+                  return FileExists(images + "/inventory.img") ? check_images_
+                                                               : absl::DataLossError("no inventory");
+                },
+            .apply_files =
+                [this](const permits::Claim& claim, const std::string&, const FilesToApply& files) {
+                  absl::MutexLock lock(&mutex_);
+                  applied_.push_back(claim.container + (files.rootfs_tar.empty() ? "" : " rootfs"));
+                  for (const auto& [volume, tar] : files.volumes)
+                    applied_.push_back(claim.container + " " + volume);
+                  return absl::OkStatus();
+                },
             .thaw = [this](const std::string& cgroup) { return world_.CopyRuns(cgroup); },
             .stands = [this](const std::string& cgroup) { return world_.Stands(cgroup); },
-            .destroy_left_copies = [this](const std::string&) { world_.CopyDies("/kubepods/app"); return absl::OkStatus(); }};
+            .destroy_left_copies =
+                [this](const std::string&) {
+                  world_.CopyDies("/kubepods/app");
+                  return absl::OkStatus();
+                }};
   }
   void StartTarget(std::vector<std::string> containers = {"app"}) {
-    TargetRequest request{.uid = kUid, .pod = {"shop", "cache-0-abcde", kTargetPodUid}, .containers = std::move(containers), .source_node = "n1", .create_limit = create_limit_};
-    absl::StatusOr<std::unique_ptr<Target>> target = Target::Start(request, folder_ + "/target", Target2(), nullptr);
+    TargetRequest request{.uid = kUid,
+                          .pod = {"shop", "cache-0-abcde", kTargetPodUid},
+                          .containers = std::move(containers),
+                          .source_node = "n1",
+                          .create_limit = create_limit_};
+    absl::StatusOr<std::unique_ptr<Target>> target =
+        Target::Start(request, folder_ + "/target", Target2(), nullptr);
     ASSERT_TRUE(target.ok()) << target.status();
     SetTarget(*std::move(target));
   }
@@ -71,7 +93,8 @@ class TwoNodesTest : public testing::Test {
     CutStream();
     std::weak_ptr<Target> gone = target();
     SetTarget(nullptr);
-    for (const absl::Time end = absl::Now() + absl::Seconds(20); !gone.expired() && absl::Now() < end;) absl::SleepFor(absl::Milliseconds(1));
+    for (const absl::Time end = absl::Now() + absl::Seconds(20); !gone.expired() && absl::Now() < end;)
+      absl::SleepFor(absl::Milliseconds(1));
     EXPECT_TRUE(gone.expired());
   }
   void ServeStream(const std::shared_ptr<transfer::Stream>& stream) {
@@ -85,7 +108,9 @@ class TwoNodesTest : public testing::Test {
     if (std::shared_ptr<Target> target = this->target(); target != nullptr) {
       target->Serve(stream, *transfer::DecodeMessage<transfer::Hello>(*frame));
     } else {
-      (void)stream->SendMessage(transfer::FrameType::kRefused, transfer::Reason{"NotFound", "no such migration here"}, absl::Now() + absl::Seconds(5));
+      (void)stream->SendMessage(transfer::FrameType::kRefused,
+                                transfer::Reason{"NotFound", "no such migration here"},
+                                absl::Now() + absl::Seconds(5));
     }
   }
   void CutStream() {
@@ -107,7 +132,8 @@ class TwoNodesTest : public testing::Test {
                                .target_node = "n2",
                                .target_address = absl::StrCat("127.0.0.1:", server_->port()),
                                .freeze_limit = freeze_limit_};
-    for (const std::string& container : containers) spec.containers.push_back({container, "containerd://" + container});
+    for (const std::string& container : containers)
+      spec.containers.push_back({container, "containerd://" + container});
     return spec;
   }
   SourceNode Source1() {
@@ -115,28 +141,38 @@ class TwoNodesTest : public testing::Test {
     node.find_pod = [this](const agent_api::SourceSpec& spec) -> absl::StatusOr<PodOnNode> {
       PodOnNode pod;
       for (const agent_api::ContainerRef& ref : spec.containers) {
-        pod.parts.push_back({.container = {.id = ref.id, .name = ref.name, .init_pid = 1}, .writable_layer = folder_ + "/upper"});
+        pod.parts.push_back({.container = {.id = ref.id, .name = ref.name, .init_pid = 1},
+                             .writable_layer = folder_ + "/upper"});
       }
       pod.volumes["cache"] = folder_ + "/cache";
       return pod;
     };
-    node.pack = [](const std::string& path, files::Layout layout, const files::Sink& sink) { return files::Pack(path, layout, sink); };
+    node.pack = [](const std::string& path, files::Layout layout, const files::Sink& sink) {
+      return files::Pack(path, layout, sink);
+    };
     node.guards.start = [this](const agent_api::GuardSpec& spec) -> absl::StatusOr<std::unique_ptr<Guard>> {
       EXPECT_TRUE(WriteFileDurably(folder_ + "/source/guard.json", json::Encode(spec)).ok());
       auto guard = std::make_unique<FakeGuard>(spec, behaviour_);
       guard_ = guard.get();
       return guard;
     };
-    node.guards.find = [](const std::string&) -> absl::StatusOr<std::unique_ptr<Guard>> { return absl::NotFoundError("no guard"); };
-    node.connect = [this](const std::string& address, const std::string& peer, absl::Time deadline) -> absl::StatusOr<std::unique_ptr<transfer::Stream>> {
+    node.guards.find = [](const std::string&) -> absl::StatusOr<std::unique_ptr<Guard>> {
+      return absl::NotFoundError("no guard");
+    };
+    node.connect = [this](const std::string& address, const std::string& peer,
+                          absl::Time deadline) -> absl::StatusOr<std::unique_ptr<transfer::Stream>> {
       if (unreachable_) return absl::UnavailableError("no route");
       return transfer::Stream::Connect(*n1_, address, peer, deadline);
     };
-    node.froze = [this](const SourceStatus& status) { absl::MutexLock lock(&mutex_); froze_.push_back(status); };
+    node.froze = [this](const SourceStatus& status) {
+      absl::MutexLock lock(&mutex_);
+      froze_.push_back(status);
+    };
     return node;
   }
   void StartSource(std::vector<std::string> containers = {"app"}) {
-    absl::StatusOr<std::unique_ptr<Source>> source = Source::Start(Spec(std::move(containers)), folder_ + "/source", Source1());
+    absl::StatusOr<std::unique_ptr<Source>> source =
+        Source::Start(Spec(std::move(containers)), folder_ + "/source", Source1());
     ASSERT_TRUE(source.ok()) << source.status();
     source_ = *std::move(source);
   }
@@ -144,7 +180,8 @@ class TwoNodesTest : public testing::Test {
   // --- waiting, always with a deadline
   SourceStatus AwaitSource(const std::function<bool(const SourceStatus&)>& wanted) {
     SourceStatus status;
-    for (const absl::Time end = absl::Now() + absl::Seconds(30); absl::Now() < end; absl::SleepFor(absl::Milliseconds(2))) {
+    for (const absl::Time end = absl::Now() + absl::Seconds(30); absl::Now() < end;
+         absl::SleepFor(absl::Milliseconds(2))) {
       status = source_->status();
       if (wanted(status)) return status;
     }
@@ -156,7 +193,8 @@ class TwoNodesTest : public testing::Test {
   }
   TargetStatus AwaitTarget(TargetState state) {
     TargetStatus status;
-    for (const absl::Time end = absl::Now() + absl::Seconds(30); absl::Now() < end; absl::SleepFor(absl::Milliseconds(2))) {
+    for (const absl::Time end = absl::Now() + absl::Seconds(30); absl::Now() < end;
+         absl::SleepFor(absl::Milliseconds(2))) {
       status = target()->status();
       if (status.state == state) return status;
     }
@@ -197,7 +235,8 @@ class TwoNodesTest : public testing::Test {
 
 bool TargetRuns(const SourceStatus& status) { return status.target_running; }
 
-// --- it works --------------------------------------------------------------------------------------------------------
+// --- it works
+// --------------------------------------------------------------------------------------------------------
 
 TEST_F(TwoNodesTest, APodOfTwoContainersMovesAndTheSourceEndsOnlyWhenTold) {
   StartTarget({"app", "side"});
@@ -219,8 +258,10 @@ TEST_F(TwoNodesTest, APodOfTwoContainersMovesAndTheSourceEndsOnlyWhenTold) {
   EXPECT_GT(status.wire_bytes, status.memory_bytes);
   EXPECT_GT(status.freeze, absl::ZeroDuration());
   std::vector<std::string> steps;
-  for (const agent_api::FreezeStep& step : status.steps) steps.push_back(step.name + (step.container.empty() ? "" : " ") + step.container);
-  EXPECT_THAT(steps, testing::IsSupersetOf({"freeze", "dump app", "dump side", "send app", "restore app", "restore side", "commit"}));
+  for (const agent_api::FreezeStep& step : status.steps)
+    steps.push_back(step.name + (step.container.empty() ? "" : " ") + step.container);
+  EXPECT_THAT(steps, testing::IsSupersetOf({"freeze", "dump app", "dump side", "send app", "restore app",
+                                            "restore side", "commit"}));
   {
     absl::MutexLock lock(&mutex_);
     EXPECT_THAT(applied_, ElementsAre("app rootfs", "app cache", "side rootfs"));
@@ -241,7 +282,8 @@ TEST_F(TwoNodesTest, ARestartedContainerOfAMovedPodStartsAfresh) {
   EXPECT_EQ(Create("app").AwaitAction(RuntimeAction::kRun), RuntimeAction::kRun);
 }
 
-// --- before the decision: the source goes on ---------------------------------------------------------------------------
+// --- before the decision: the source goes on
+// ---------------------------------------------------------------------------
 
 TEST_F(TwoNodesTest, ATargetThatDoesNotKnowTheMigrationLeavesTheSourceUntouched) {
   StartSource();
@@ -275,7 +317,9 @@ TEST_F(TwoNodesTest, ARefusedFreezeAbortsBothSides) {
 }
 
 TEST_F(TwoNodesTest, AFailedDumpThawsTheSourceAndTellsWhyOnBothSides) {
-  behaviour_.dump = [](const agent_api::GuardContainer&) { return absl::InternalError("criu: unsupported socket"); };
+  behaviour_.dump = [](const agent_api::GuardContainer&) {
+    return absl::InternalError("criu: unsupported socket");
+  };
   StartTarget();
   Create("app");
   StartSource();
@@ -314,7 +358,10 @@ TEST_F(TwoNodesTest, ImagesThatAreNoImagesAreNotRestored) {
 
 TEST_F(TwoNodesTest, ATargetThatNeverRestoresIsGivenUpAtTheCreateLimit) {
   create_limit_ = absl::Milliseconds(300);
-  behaviour_.dump = [](const agent_api::GuardContainer&) { absl::SleepFor(absl::Seconds(1)); return absl::OkStatus(); };
+  behaviour_.dump = [](const agent_api::GuardContainer&) {
+    absl::SleepFor(absl::Seconds(1));
+    return absl::OkStatus();
+  };
   StartTarget();
   Create("app");
   StartSource();
@@ -377,7 +424,8 @@ TEST_F(TwoNodesTest, AnAbortedTargetRefusesEveryCreateAndThawsTheSource) {
 TEST_F(TwoNodesTest, AnotherNodesStreamIsRefused) {
   StartTarget();
   auto n3 = *tls::Identity::Load(tls::MakeIdentityFiles(folder_, authority_, {"n3.agent.godwit"}));
-  auto stream = *transfer::Stream::Connect(*n3, absl::StrCat("127.0.0.1:", server_->port()), "n2", absl::Now() + absl::Seconds(10));
+  auto stream = *transfer::Stream::Connect(*n3, absl::StrCat("127.0.0.1:", server_->port()), "n2",
+                                           absl::Now() + absl::Seconds(10));
   const transfer::Hello hello{.uid = kUid, .from_node = "n1", .to_node = "n2"};
   ASSERT_TRUE(stream->SendMessage(transfer::FrameType::kHello, hello, absl::Now() + absl::Seconds(10)).ok());
   const auto frame = stream->Receive(absl::Now() + absl::Seconds(10));
@@ -386,7 +434,8 @@ TEST_F(TwoNodesTest, AnotherNodesStreamIsRefused) {
   EXPECT_EQ(target()->status().state, TargetState::kOpen);
 }
 
-// --- after the decision: only the target's word counts -------------------------------------------------------------------
+// --- after the decision: only the target's word counts
+// -------------------------------------------------------------------
 
 TEST_F(TwoNodesTest, ACutConnectionAfterTheDecisionIsMadeAgainUntilTheTargetAnswers) {
   StartTarget();
@@ -396,7 +445,8 @@ TEST_F(TwoNodesTest, ACutConnectionAfterTheDecisionIsMadeAgainUntilTheTargetAnsw
     CutStream();
   };
   StartSource();
-  const SourceStatus waiting = AwaitSource([](const SourceStatus& status) { return absl::StrContains(status.message, "waits, frozen"); });
+  const SourceStatus waiting = AwaitSource(
+      [](const SourceStatus& status) { return absl::StrContains(status.message, "waits, frozen"); });
   EXPECT_EQ(waiting.state, SourceState::kCeded);
   EXPECT_EQ(target()->status().state, TargetState::kPrepared);
   EXPECT_FALSE(world_.source_runs());
@@ -449,7 +499,8 @@ TEST_F(TwoNodesTest, AGuardThatThawedBeforeItWasAskedToCedeAborts) {
   ExpectRunsOnlyOnSource();
 }
 
-// --- an agent is restarted -----------------------------------------------------------------------------------------------
+// --- an agent is restarted
+// -----------------------------------------------------------------------------------------------
 
 TEST_F(TwoNodesTest, ASourceAgentThatEndsBeforeTheDecisionLeavesARunningPod) {
   StartTarget();
@@ -522,27 +573,36 @@ TEST_F(TwoNodesTest, ATargetAgentThatEndsPreparedWaitsForTheVerdictAndRuns) {
   EXPECT_EQ(world_.copies(true), 1);
 }
 
-// --- restores from checkpoints -------------------------------------------------------------------------------------------
+// --- restores from checkpoints
+// -------------------------------------------------------------------------------------------
 
 TEST_F(TwoNodesTest, ARestoreNeedsNobodysVerdict) {
   world_.SourceRuns(false);  // there is none
-  TargetRequest request{.uid = kUid, .pod = {"shop", "cache-0-abcde", kTargetPodUid}, .containers = {"app"}, .create_limit = create_limit_};
+  TargetRequest request{.uid = kUid,
+                        .pod = {"shop", "cache-0-abcde", kTargetPodUid},
+                        .containers = {"app"},
+                        .create_limit = create_limit_};
   const std::string images = folder_ + "/images";
   ASSERT_TRUE(MakeFolders(images).ok());
   ASSERT_TRUE(WriteFileDurably(images + "/inventory.img", "x").ok());
-  SetTarget(*Target::Start(request, folder_ + "/target", Target2(), [&]() -> absl::StatusOr<std::map<std::string, ContainerState>> {
-    return std::map<std::string, ContainerState>{{"app", {.images = images}}};
-  }));
+  SetTarget(*Target::Start(request, folder_ + "/target", Target2(),
+                           [&]() -> absl::StatusOr<std::map<std::string, ContainerState>> {
+                             return std::map<std::string, ContainerState>{{"app", {.images = images}}};
+                           }));
   Create("app").AwaitAction(RuntimeAction::kDone);
   AwaitTarget(TargetState::kRunning);
   EXPECT_EQ(world_.copies(true), 1);
 }
 
 TEST_F(TwoNodesTest, AnArchiveThatIsNotWhatWasRecordedFailsTheRestoreAndEveryCreate) {
-  TargetRequest request{.uid = kUid, .pod = {"shop", "cache-0-abcde", kTargetPodUid}, .containers = {"app"}, .create_limit = create_limit_};
-  SetTarget(*Target::Start(request, folder_ + "/target", Target2(), []() -> absl::StatusOr<std::map<std::string, ContainerState>> {
-    return absl::DataLossError("the archive's digest is wrong");
-  }));
+  TargetRequest request{.uid = kUid,
+                        .pod = {"shop", "cache-0-abcde", kTargetPodUid},
+                        .containers = {"app"},
+                        .create_limit = create_limit_};
+  SetTarget(*Target::Start(request, folder_ + "/target", Target2(),
+                           []() -> absl::StatusOr<std::map<std::string, ContainerState>> {
+                             return absl::DataLossError("the archive's digest is wrong");
+                           }));
   const TargetStatus status = AwaitTarget(TargetState::kAborted);
   EXPECT_EQ(status.reason, "DataLoss");
   FakeRuntime& app = Create("app");

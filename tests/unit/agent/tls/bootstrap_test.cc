@@ -28,7 +28,8 @@ class FakeController {
       ++requests;
       if (request.get_header_value("Authorization") != "Bearer right") {
         response.status = 403;
-        response.set_content(R"({"error":{"reason":"PermissionDenied","message":"the token is not valid"}})", "application/json");
+        response.set_content(R"({"error":{"reason":"PermissionDenied","message":"the token is not valid"}})",
+                             "application/json");
         return;
       }
       const auto asked = json::Decode<CertificateRequest>(request.body);

@@ -24,7 +24,8 @@ struct Ends {
 };
 
 // A handshake over a socket pair; each end then asks whether the other is who it should be.
-Ends Handshake(Identity& server, Identity& client, const std::string& expected_server, const std::string& expected_client) {
+Ends Handshake(Identity& server, Identity& client, const std::string& expected_server,
+               const std::string& expected_client) {
   int sockets[2];
   EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), 0);
   UniqueFd server_socket(sockets[0]);
@@ -58,7 +59,8 @@ Ends Handshake(Identity& server, Identity& client, const std::string& expected_s
 class IdentityTest : public testing::Test {
  protected:
   std::unique_ptr<Identity> Make(const std::vector<std::string>& names, const TestAuthority& authority) {
-    absl::StatusOr<std::unique_ptr<Identity>> identity = Identity::Load(MakeIdentityFiles(folder_, authority, names));
+    absl::StatusOr<std::unique_ptr<Identity>> identity =
+        Identity::Load(MakeIdentityFiles(folder_, authority, names));
     EXPECT_TRUE(identity.ok()) << identity.status();
     return *std::move(identity);
   }
@@ -81,7 +83,8 @@ TEST_F(IdentityTest, AnotherNameIsRefusedAndNamed) {
   auto client = Make({"n1.agent.godwit"}, authority_);
   const Ends ends = Handshake(*server, *client, "n3.agent.godwit", kControllerName);
   EXPECT_EQ(ends.client_sees_server.code(), absl::StatusCode::kPermissionDenied);
-  EXPECT_THAT(ends.client_sees_server.message(), HasSubstr("is for n2.agent.godwit, not for n3.agent.godwit"));
+  EXPECT_THAT(ends.client_sees_server.message(),
+              HasSubstr("is for n2.agent.godwit, not for n3.agent.godwit"));
   EXPECT_EQ(ends.server_sees_client.code(), absl::StatusCode::kPermissionDenied);
 }
 
@@ -101,8 +104,8 @@ TEST_F(IdentityTest, ACertificateOfAnotherAuthorityIsRefusedByBothEnds) {
 
 TEST_F(IdentityTest, AnEndedCertificateIsRefused) {
   IdentityFiles files = MakeIdentityFiles(folder_, authority_, {"n1.agent.godwit"});
-  PutFile(files.certificate_and_key,
-          authority_.Issue({"n1.agent.godwit"}, absl::Now() - absl::Hours(2), absl::Now() - absl::Minutes(1)));
+  PutFile(files.certificate_and_key, authority_.Issue({"n1.agent.godwit"}, absl::Now() - absl::Hours(2),
+                                                      absl::Now() - absl::Minutes(1)));
   auto ended = *Identity::Load(files);
   auto server = Make({"n2.agent.godwit"}, authority_);
   EXPECT_FALSE(Handshake(*server, *ended, "n2.agent.godwit", "n1.agent.godwit").connected);
@@ -131,14 +134,17 @@ TEST_F(IdentityTest, ChangedFilesAreUsedByTheNextHandshakeAndABrokenChangeIsNot)
 
 TEST_F(IdentityTest, LoadSaysWhatIsWrong) {
   const IdentityFiles good = MakeIdentityFiles(folder_, authority_, {"n1.agent.godwit"});
-  EXPECT_EQ(Identity::Load({absl::StrCat(folder_, "/none"), good.authority}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Identity::Load({absl::StrCat(folder_, "/none"), good.authority}).status().code(),
+            absl::StatusCode::kNotFound);
   EXPECT_EQ(Identity::Load({good.certificate_and_key, absl::StrCat(folder_, "/none")}).status().code(),
             absl::StatusCode::kNotFound);
   const std::string mixed = absl::StrCat(folder_, "/mixed.pem");
   const std::string one = authority_.Issue({"n1.agent.godwit"});
   const std::string two = authority_.Issue({"n1.agent.godwit"});
-  PutFile(mixed, absl::StrCat(one.substr(0, one.find("-----BEGIN CERT")), two.substr(two.find("-----BEGIN CERT"))));
-  EXPECT_THAT(Identity::Load({mixed, good.authority}).status().message(), HasSubstr("does not belong to the key"));
+  PutFile(mixed,
+          absl::StrCat(one.substr(0, one.find("-----BEGIN CERT")), two.substr(two.find("-----BEGIN CERT"))));
+  EXPECT_THAT(Identity::Load({mixed, good.authority}).status().message(),
+              HasSubstr("does not belong to the key"));
 }
 
 TEST(CertificateTest, ARequestCarriesTheName) {

@@ -28,7 +28,8 @@ class TestAuthority {
   std::string Pem() const { return PemOf(certificate_.get()); }
 
   // Key and certificate with these DNS names, as PEM.
-  std::string Issue(const std::vector<std::string>& dns_names, absl::Time not_before = absl::Now() - absl::Minutes(1),
+  std::string Issue(const std::vector<std::string>& dns_names,
+                    absl::Time not_before = absl::Now() - absl::Minutes(1),
                     absl::Time not_after = absl::Now() + absl::Hours(1)) const {
     KeyPointer key(EVP_EC_gen("P-256"));
     CertificatePointer leaf =
@@ -44,8 +45,8 @@ class TestAuthority {
     X509_REQ* request = PEM_read_bio_X509_REQ(bio, nullptr, nullptr, nullptr);
     BIO_free(bio);
     if (request == nullptr) return "";
-    CertificatePointer leaf = Make("leaf", X509_REQ_get0_pubkey(request), certificate_.get(), key_.get(), {}, dns_names,
-                                   absl::Now() - absl::Minutes(1), absl::Now() + absl::Hours(1));
+    CertificatePointer leaf = Make("leaf", X509_REQ_get0_pubkey(request), certificate_.get(), key_.get(), {},
+                                   dns_names, absl::Now() - absl::Minutes(1), absl::Now() + absl::Hours(1));
     X509_REQ_free(request);
     return PemOf(leaf.get());
   }
@@ -69,8 +70,9 @@ class TestAuthority {
     X509_EXTENSION_free(extension);
   }
   static CertificatePointer Make(const std::string& name, EVP_PKEY* key, X509* issuer, EVP_PKEY* issuer_key,
-                                 const std::vector<std::string>& constraints, const std::vector<std::string>& dns_names,
-                                 absl::Time not_before, absl::Time not_after) {
+                                 const std::vector<std::string>& constraints,
+                                 const std::vector<std::string>& dns_names, absl::Time not_before,
+                                 absl::Time not_after) {
     CertificatePointer certificate(X509_new());
     X509* x = certificate.get();
     X509_set_version(x, X509_VERSION_3);
@@ -81,7 +83,8 @@ class TestAuthority {
     X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_ASC,
                                reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
     X509_set_issuer_name(x, X509_get_subject_name(issuer != nullptr ? issuer : x));
-    if (!constraints.empty()) Extend(x, NID_basic_constraints, absl::StrCat("critical,", absl::StrJoin(constraints, ",")));
+    if (!constraints.empty())
+      Extend(x, NID_basic_constraints, absl::StrCat("critical,", absl::StrJoin(constraints, ",")));
     if (!dns_names.empty()) {
       Extend(x, NID_subject_alt_name, absl::StrCat("DNS:", absl::StrJoin(dns_names, ",DNS:")));
       Extend(x, NID_ext_key_usage, "serverAuth,clientAuth");
@@ -112,7 +115,8 @@ inline std::string TestFolder() {
 inline IdentityFiles MakeIdentityFiles(const std::string& folder, const TestAuthority& authority,
                                        const std::vector<std::string>& dns_names) {
   static int number = 0;
-  const IdentityFiles files{absl::StrCat(folder, "/identity-", ++number, ".pem"), absl::StrCat(folder, "/ca-", number, ".pem")};
+  const IdentityFiles files{absl::StrCat(folder, "/identity-", ++number, ".pem"),
+                            absl::StrCat(folder, "/ca-", number, ".pem")};
   PutFile(files.certificate_and_key, authority.Issue(dns_names));
   PutFile(files.authority, authority.Pem());
   return files;

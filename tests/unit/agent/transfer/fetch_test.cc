@@ -33,7 +33,8 @@ class FetchTest : public testing::Test {
   const std::string path_ = folder_ + "/fetched.tar";
   const tls::TestAuthority authority_;
   std::unique_ptr<tls::Identity> n1_, n2_;
-  FindArchive find_ = [this](const std::string& uid, const std::string& archive) -> absl::StatusOr<std::string> {
+  FindArchive find_ = [this](const std::string& uid,
+                             const std::string& archive) -> absl::StatusOr<std::string> {
     if (uid != "c-1" || archive != "app.tar") return absl::NotFoundError("no such archive");
     return folder_ + "/original.tar";
   };
@@ -58,7 +59,9 @@ TEST_F(FetchTest, MoreThanWasExpectedIsRefusedAndLeavesNothing) {
 }
 
 TEST_F(FetchTest, WhatThePeerDoesNotHaveIsNotFound) {
-  find_ = [](const std::string&, const std::string&) -> absl::StatusOr<std::string> { return absl::NotFoundError("no such archive"); };
+  find_ = [](const std::string&, const std::string&) -> absl::StatusOr<std::string> {
+    return absl::NotFoundError("no such archive");
+  };
   const absl::Status status = Fetch();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(status.message(), testing::HasSubstr("app.tar from node n2: no such archive"));

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "base/file.h"
+
 #include <random>
 #include <thread>
 
@@ -6,7 +8,6 @@
 #include "agent/transfer/file_receiver.h"
 #include "agent/transfer/file_sender.h"
 #include "agent/transfer/image_sender.h"
-#include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/agent/transfer/stream_pair.h"
@@ -37,7 +38,8 @@ Frame DataFrame(uint32_t id, uint64_t offset, absl::string_view bytes) {
 Frame EndFrame(uint32_t id, absl::string_view content) {
   Checksum checksum;
   checksum.Update(content);
-  return MessageFrame(FrameType::kFileEnd, FileEnd{id, static_cast<int64_t>(content.size()), checksum.Text()});
+  return MessageFrame(FrameType::kFileEnd,
+                      FileEnd{id, static_cast<int64_t>(content.size()), checksum.Text()});
 }
 
 std::string RandomText(size_t size, int seed) {
@@ -76,11 +78,14 @@ TEST_F(FileReceiverTest, FilesLieWhereTheyBelong) {
 TEST_F(FileReceiverTest, NamesThatCouldLeaveTheFolderAreRefused) {
   uint32_t id = 0;
   for (const char* name : {"", ".", "..", "../x", "a/b", "/etc/passwd", ".hidden", "a\nb", "a b", "\xff"}) {
-    const absl::Status status = FileReceiver(Rules(folder_)).Take(BeginFrame(++id, "app", FileKind::kImage, name));
+    const absl::Status status =
+        FileReceiver(Rules(folder_)).Take(BeginFrame(++id, "app", FileKind::kImage, name));
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << name << " " << status;
   }
   for (const char* container : {"", "..", "other", "app/../.."}) {
-    EXPECT_FALSE(FileReceiver(Rules(folder_)).Take(BeginFrame(++id, container, FileKind::kImage, "x.img")).ok()) << container;
+    EXPECT_FALSE(
+        FileReceiver(Rules(folder_)).Take(BeginFrame(++id, container, FileKind::kImage, "x.img")).ok())
+        << container;
   }
   EXPECT_FALSE(receiver_.Take(BeginFrame(1, "app", FileKind::kImage, std::string(129, 'a'))).ok());
   EXPECT_FALSE(receiver_.Take(BeginFrame(1, "app", FileKind::kArchive, "")).ok());
@@ -117,7 +122,8 @@ TEST_F(FileReceiverTest, AWrongChecksumOrSizeIsDataLoss) {
 
 TEST_F(FileReceiverTest, AContainerIsCompleteOnlyWhenItsCountsAreRight) {
   ASSERT_TRUE(receiver_.Take(BeginFrame(1, "app", FileKind::kRootfs, "")).ok());
-  EXPECT_FALSE(receiver_.Take(MessageFrame(FrameType::kContainerEnd, ContainerEnd{"app", 1, 0})).ok()) << "open file";
+  EXPECT_FALSE(receiver_.Take(MessageFrame(FrameType::kContainerEnd, ContainerEnd{"app", 1, 0})).ok())
+      << "open file";
   ASSERT_TRUE(receiver_.Take(EndFrame(1, "")).ok());
   EXPECT_EQ(receiver_.Take(MessageFrame(FrameType::kContainerEnd, ContainerEnd{"app", 2, 0})).code(),
             absl::StatusCode::kDataLoss);
@@ -136,7 +142,8 @@ TEST_F(FileReceiverTest, MoreThanThereIsRoomForIsRefused) {
   ASSERT_TRUE(receiver.Take(DataFrame(1, 0, "0123456789")).ok());
   EXPECT_EQ(receiver.Take(DataFrame(1, 10, "x")).code(), absl::StatusCode::kResourceExhausted);
   ASSERT_TRUE(receiver.Take(BeginFrame(2, "app", FileKind::kImage, "a.img")).ok());
-  EXPECT_EQ(receiver.Take(BeginFrame(3, "app", FileKind::kImage, "b.img")).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(receiver.Take(BeginFrame(3, "app", FileKind::kImage, "b.img")).code(),
+            absl::StatusCode::kResourceExhausted);
 }
 
 // Sends a folder while a "dump" writes it, and receives it at the other end of a real stream.

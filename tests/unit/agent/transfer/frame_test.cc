@@ -27,7 +27,8 @@ TEST(FrameTest, WhatIsEncodedIsDecodedForEveryTypeAndManyLengths) {
       for (char& c : payload) c = static_cast<char>(random());
       const size_t cut = length == 0 ? 0 : random() % length;
       const absl::string_view whole = payload;
-      const HeaderBytes header = EncodeHeader(static_cast<FrameType>(type), {whole.substr(0, cut), whole.substr(cut)});
+      const HeaderBytes header =
+          EncodeHeader(static_cast<FrameType>(type), {whole.substr(0, cut), whole.substr(cut)});
       absl::StatusOr<FrameHeader> decoded = DecodeHeader(View(header));
       ASSERT_TRUE(decoded.ok()) << decoded.status();
       EXPECT_EQ(static_cast<int>(decoded->type), type);
@@ -47,7 +48,8 @@ TEST(FrameTest, EveryFlippedBitIsNoticed) {
     const absl::string_view header = absl::string_view(bytes).substr(0, kFrameHeaderBytes);
     absl::StatusOr<FrameHeader> decoded = DecodeHeader(header);
     const bool noticed =
-        !decoded.ok() || !CheckPayload(header, *decoded, absl::string_view(bytes).substr(kFrameHeaderBytes)).ok();
+        !decoded.ok() ||
+        !CheckPayload(header, *decoded, absl::string_view(bytes).substr(kFrameHeaderBytes)).ok();
     EXPECT_TRUE(noticed) << "bit " << bit;
   }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two ends of a real stream over the loopback, with certificates made for the test: a is node n1's, b node n2's.
+// Two ends of a real stream over the loopback, with certificates made for the test: a is node n1's, b node
+// n2's.
 #pragma once
 
 #include <memory>

@@ -71,7 +71,8 @@ TEST(StreamTest, FramesOfManyThreadsDoNotMix) {
 
 TEST(StreamTest, ADeadlineWhileReceivingLosesNothing) {
   StreamPair pair;
-  EXPECT_EQ(pair.b->Receive(absl::Now() + absl::Milliseconds(20)).status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(pair.b->Receive(absl::Now() + absl::Milliseconds(20)).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
   ASSERT_TRUE(pair.a->Send(FrameType::kAbort, {"why"}, Soon()).ok());
   EXPECT_EQ(pair.b->Receive(Soon())->payload, "why");
 }
@@ -81,7 +82,8 @@ TEST(StreamTest, APeerThatDoesNotReadMakesSendingEnd) {
   const std::string data(kMaxDataBytes, 'x');
   absl::Status status;
   for (int i = 0; i < 200 && status.ok(); ++i) {
-    status = pair.a->Send(FrameType::kFileData, {"twelve bytes", data}, absl::Now() + absl::Milliseconds(200));
+    status =
+        pair.a->Send(FrameType::kFileData, {"twelve bytes", data}, absl::Now() + absl::Milliseconds(200));
   }
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
   EXPECT_FALSE(pair.a->Send(FrameType::kPing, {}, Soon()).ok());
@@ -174,9 +176,11 @@ TEST_F(StreamServerTest, StoppingEndsOpenStreams) {
 TEST_F(StreamServerTest, AddressesAreSpelledOut) {
   auto n1 = Make("n1.agent.godwit", authority_);
   for (const char* address : {"", "127.0.0.1", ":9552", "localhost:9552", "127.0.0.1:http"}) {
-    EXPECT_EQ(Stream::Connect(*n1, address, "n2", Soon()).status().code(), absl::StatusCode::kInvalidArgument) << address;
+    EXPECT_EQ(Stream::Connect(*n1, address, "n2", Soon()).status().code(), absl::StatusCode::kInvalidArgument)
+        << address;
   }
-  EXPECT_EQ(Stream::Connect(*n1, "127.0.0.1:1", "n2", Soon()).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Stream::Connect(*n1, "127.0.0.1:1", "n2", Soon()).status().code(),
+            absl::StatusCode::kUnavailable);
 }
 
 }  // namespace

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/api/server.h"
+
+#include <httplib.h>
+
+#include <memory>
+#include <vector>
+
+#include "agent/permits/permit_table.h"
+#include "base/file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/unit/agent/tls/test_authority.h"
+
+namespace godwit::agent_api {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr char kUid[] = "0b9f5d1e-1111-4222-8333-444455556666";
+
+// A server with real Operations and Checkpoints of an empty node.
+class ServerTest : public testing::Test {
+ protected:
+  ServerTest() {
+    identity_ = *tls::Identity::Load(tls::MakeIdentityFiles(folder_, authority_, {"n1.agent.godwit"}));
+    permits_ = std::make_unique<permits::PermitTable>(
+        permits::PermitStore(folder_ + "/permits"), [](const std::string&) { return absl::OkStatus(); },
+        [](const std::string&) { return absl::OkStatus(); });
+    operations::Options options{.folder = folder_ + "/state", .node = "n1"};
+    options.target.permits = permits_.get();
+    options.memory_available = [this] { return memory_; };
+    operations_ = *operations::Operations::Open(std::move(options));
+    checkpoints_ = *checkpoint::Checkpoints::Open(folder_ + "/checkpoints", {}, nullptr, nullptr);
+    Backend backend{.operations = operations_.get(), .checkpoints = checkpoints_.get(), .metrics = &metrics_};
+    backend.node = [] {
+      return NodeInfo{.node = "n1", .version = "1", .architecture = "amd64", .kernel = "6"};
+    };
+    backend.preflight = [](const PreflightRequest&) -> absl::StatusOr<PreflightReport> {
+      return absl::NotFoundError("no such container");
+    };
+    server_ = *ApiServer::Start(*identity_, "127.0.0.1", 0, std::move(backend));
+  }
+
+  // A client with a certificate for `name`, or with none.
+  std::unique_ptr<httplib::SSLClient> Client(const std::string& name, const tls::TestAuthority& authority) {
+    const tls::IdentityFiles files = tls::MakeIdentityFiles(folder_, authority, {name.empty() ? "x" : name});
+    auto client = name.empty() ? std::make_unique<httplib::SSLClient>("127.0.0.1", server_->port())
+                               : std::make_unique<httplib::SSLClient>("127.0.0.1", server_->port(),
+                                                                      files.certificate_and_key,
+                                                                      files.certificate_and_key);
+    client->enable_server_certificate_verification(false);
+    client->set_read_timeout(20);
+    return client;
+  }
+  std::unique_ptr<httplib::SSLClient> Controller() { return Client(tls::kControllerName, authority_); }
+
+  static std::string ReasonOf(const httplib::Result& result) {
+    if (!result) return "no answer";
+    const auto error = json::Decode<ErrorBody>(result->body);
+    return error.ok() ? error->error.reason : result->body;
+  }
+  static std::string Target(const std::string& uid, int64_t bytes = 0) {
+    return json::Encode(TargetSpec{.migration = {"shop", "move", uid},
+                                   .pod = {"shop", "cache", "7c9f5d1e-1111-4222-8333-444455556666"},
+                                   .containers = {"app"},
+                                   .source_node = "n2",
+                                   .expected_bytes = bytes,
+                                   .create_limit = absl::Seconds(60)});
+  }
+  static std::string TargetPath(const std::string& uid) { return "/v1/migrations/" + uid + "/target"; }
+
+  const std::string folder_ = tls::TestFolder();
+  const tls::TestAuthority authority_;
+  int64_t memory_ = int64_t{1} << 40;
+  std::unique_ptr<tls::Identity> identity_;
+  metrics::Registry registry_;
+  metrics::AgentMetrics metrics_{registry_};
+  std::unique_ptr<permits::PermitTable> permits_;
+  std::unique_ptr<operations::Operations> operations_;
+  std::unique_ptr<checkpoint::Checkpoints> checkpoints_;
+  std::unique_ptr<ApiServer> server_;
+};
+
+TEST_F(ServerTest, OnlyTheControllerIsAnswered) {
+  const auto answer = Controller()->Get("/v1/node");
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->status, 200);
+  EXPECT_EQ(json::Decode<NodeInfo>(answer->body)->node, "n1");
+
+  const auto agent = Client("n2.agent.godwit", authority_)->Get("/v1/node");
+  ASSERT_TRUE(agent);
+  EXPECT_EQ(agent->status, 403);
+  EXPECT_EQ(ReasonOf(agent), "PermissionDenied");
+  EXPECT_EQ(Client("n2.agent.godwit", authority_)->Delete(TargetPath(kUid))->status, 403);
+
+  const tls::TestAuthority stranger("stranger");
+  EXPECT_FALSE(Client(tls::kControllerName, stranger)->Get("/v1/node")) << "another authority's controller";
+  EXPECT_FALSE(Client("", authority_)->Get("/v1/node")) << "no certificate";
+}
+
+TEST_F(ServerTest, APermitIsPutOnceReadAbortedAndForgotten) {
+  auto controller = Controller();
+  EXPECT_EQ(controller->Get(TargetPath(kUid))->status, 404);
+  const auto put = controller->Put(TargetPath(kUid), Target(kUid), "application/json");
+  ASSERT_TRUE(put);
+  EXPECT_EQ(put->status, 200) << put->body;
+  EXPECT_EQ(json::Decode<TargetStatus>(put->body)->state, TargetState::kOpen);
+  EXPECT_EQ(controller->Put(TargetPath(kUid), Target(kUid), "application/json")->status, 200)
+      << "the same again";
+  std::string other = Target(kUid);
+  other.replace(other.find("\"n2\""), 4, "\"n3\"");
+  const auto conflict = controller->Put(TargetPath(kUid), other, "application/json");
+  EXPECT_EQ(conflict->status, 409);
+  EXPECT_EQ(ReasonOf(conflict), "AlreadyExists");
+
+  EXPECT_EQ(controller->Delete(TargetPath(kUid))->status, 409) << "still open";
+  EXPECT_EQ(
+      controller
+          ->Post(TargetPath(kUid) + "/abort", R"({"reason":"Cancelled","message":"m"})", "application/json")
+          ->status,
+      200);
+  TargetStatus status;
+  for (const absl::Time end = absl::Now() + absl::Seconds(20);
+       status.state != TargetState::kAborted && absl::Now() < end;) {
+    status = *json::Decode<TargetStatus>(controller->Get(TargetPath(kUid))->body);
+  }
+  EXPECT_EQ(status.reason, "Cancelled");
+  EXPECT_EQ(controller->Delete(TargetPath(kUid))->status, 200);
+  EXPECT_EQ(controller->Get(TargetPath(kUid))->status, 404);
+  EXPECT_EQ(controller->Delete(TargetPath(kUid))->status, 200) << "gone is what was asked for";
+  EXPECT_FALSE(FileExists(folder_ + "/state/migrations/" + kUid));
+  EXPECT_FALSE(FileExists(folder_ + "/permits/7c9f5d1e-1111-4222-8333-444455556666"));
+}
+
+TEST_F(ServerTest, NoRoomIsSaidWithNumbers) {
+  memory_ = 1 << 20;
+  const auto put = Controller()->Put(TargetPath(kUid), Target(kUid, 8 << 20), "application/json");
+  EXPECT_EQ(put->status, 507);
+  EXPECT_EQ(ReasonOf(put), "ResourceExhausted");
+  EXPECT_THAT(put->body, HasSubstr("MiB"));
+}
+
+TEST_F(ServerTest, WhatIsNotUnderstoodIsRefused) {
+  auto controller = Controller();
+  EXPECT_EQ(controller->Put(TargetPath(kUid), "{", "application/json")->status, 400);
+  EXPECT_EQ(controller->Put(TargetPath(kUid), R"({"migration":1})", "application/json")->status, 400);
+  EXPECT_EQ(
+      controller->Put(TargetPath(kUid), Target("1b9f5d1e-1111-4222-8333-444455556666"), "application/json")
+          ->status,
+      400)
+      << "another UID";
+  for (const char* uid : {"x", "..", "%2e%2e%2f%2e%2e", "0B9F5D1E-1111-4222-8333-444455556666",
+                          "0b9f5d1e-1111-4222-8333-4444555566667"}) {
+    const auto answer = controller->Get(TargetPath(uid));
+    ASSERT_TRUE(answer) << uid;
+    EXPECT_THAT(answer->status, testing::AnyOf(400, 404)) << uid;
+  }
+  EXPECT_EQ(controller->Get("/v2/node")->status, 404);
+  EXPECT_EQ(ReasonOf(controller->Get("/v2/node")), "NotFound");
+  EXPECT_EQ(ReasonOf(controller->Post("/v1/preflight",
+                                      R"({"pod":{"namespace":"a","name":"b","uid":"c"},"containers":[]})",
+                                      "application/json")),
+            "NotFound");
+  const auto huge = controller->Put(TargetPath(kUid), std::string(32 << 20, ' '), "application/json");
+  EXPECT_TRUE(!huge || huge->status == 413) << huge->status;
+}
+
+TEST_F(ServerTest, AbortAndFinishOfWhatIsNotHereAreNotFound) {
+  auto controller = Controller();
+  const std::string source = "/v1/migrations/" + std::string(kUid) + "/source";
+  EXPECT_EQ(controller->Post(source + "/finish", "", "application/json")->status, 404);
+  EXPECT_EQ(controller->Post(source + "/abort", R"({"reason":"Cancelled"})", "application/json")->status,
+            404);
+  EXPECT_EQ(controller->Get("/v1/checkpoints/" + std::string(kUid))->status, 404);
+  EXPECT_EQ(controller->Delete("/v1/checkpoints/" + std::string(kUid))->status, 200);
+  EXPECT_EQ(controller->Get("/v1/restores/" + std::string(kUid))->status, 404);
+}
+
+TEST_F(ServerTest, RequestsAreCounted) {
+  Controller()->Get("/v1/node");
+  EXPECT_THAT(registry_.Exposition(),
+              HasSubstr("godwit_agent_api_requests_total{code=\"200\",method=\"GET\",route=\"node\"} 1"));
+}
+
+TEST(HealthServerTest, TellsHealthReadinessAndMetrics) {
+  metrics::Registry registry;
+  metrics::AgentMetrics metrics(registry);
+  metrics.build_info.With("1").Set(1);
+  absl::Status ready = absl::UnavailableError("no certificate yet");
+  auto server = *HealthServer::Start("127.0.0.1", 0, registry, [&ready] { return ready; });
+  httplib::Client client("127.0.0.1", server->port());
+  EXPECT_EQ(client.Get("/healthz")->status, 200);
+  EXPECT_EQ(client.Get("/readyz")->status, 503);
+  EXPECT_THAT(client.Get("/readyz")->body, HasSubstr("no certificate yet"));
+  ready = absl::OkStatus();
+  EXPECT_EQ(client.Get("/readyz")->status, 200);
+  EXPECT_THAT(client.Get("/metrics")->body, HasSubstr("godwit_agent_build_info"));
+  EXPECT_EQ(client.Get("/v1/node")->status, 404) << "the API is not here";
+}
+
+}  // namespace
+}  // namespace godwit::agent_api
