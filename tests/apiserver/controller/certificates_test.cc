@@ -12,6 +12,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "k8s/client.h"
+#include "k8s/core.h"
+#include "k8s/pod.h"
 #include "tests/apiserver/environment.h"
 
 namespace godwit::controller {

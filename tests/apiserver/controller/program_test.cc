@@ -113,11 +113,11 @@ TEST(ProgramTest, OneOfTwoReplicasLeadsAndTheOtherTakesOverWhenItIsKilled) {
 }
 
 TEST(ProgramTest, NonsenseIsRefusedAtTheStart) {
-  const auto limits = Run({CONTROLLER_PROGRAM, "--freeze_limit=2m", "--create_limit=100s"});
+  const auto limits = godwit::Run({CONTROLLER_PROGRAM, "--freeze_limit=2m", "--create_limit=100s"});
   ASSERT_TRUE(limits.ok());
   EXPECT_EQ(limits->status.code, 1);
   EXPECT_THAT(limits->err, HasSubstr("--freeze_limit must be shorter than --create_limit"));
-  const auto kubeconfig = Run({CONTROLLER_PROGRAM, "--kubeconfig=/does/not/exist"});
+  const auto kubeconfig = godwit::Run({CONTROLLER_PROGRAM, "--kubeconfig=/does/not/exist"});
   ASSERT_TRUE(kubeconfig.ok());
   EXPECT_EQ(kubeconfig->status.code, 1);
   EXPECT_THAT(kubeconfig->err, HasSubstr("/does/not/exist"));
