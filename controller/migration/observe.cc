@@ -133,6 +133,11 @@ absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const crds::Migratio
   if (before) return seen;
   if (preparing) seen.rival = RivalOf(cluster, migration);
   ObserveSides(cluster, !preparing || Failing(migration), seen);
+  // The order to freeze is about to be given: not to a pod that is being deleted, even if our copy does not
+  // know it.
+  const bool begins = phase == MigrationPhase::kSwitching && seen.source_side.ok() &&
+                      seen.source_side->state == agent_api::SourceState::kNone;
+  if (begins) GODWIT_RETURN_IF_ERROR(ObserveSource(cluster, true, seen));
   seen.target = cluster.Pod({migration.metadata.name_space, migration.status.target_pod_name});
   if (preparing && seen.target && now > migration.status.start_time + migration.spec.timeout) {
     seen.target_warning = cluster.LastWarning(seen.target->metadata);
