@@ -15,6 +15,10 @@ namespace {
 
 constexpr k8s::Resource kCrd{"apiextensions.k8s.io", "v1", "customresourcedefinitions",
                              "CustomResourceDefinition", false};
+constexpr k8s::Resource kRuntimeClass{"node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", false};
+// The API server refuses pods of a RuntimeClass that it does not have.
+constexpr char kGodwitClass[] =
+    "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: godwit}\nhandler: godwit\n";
 
 rapidjson::Value Scalar(const YAML::Node& node, rapidjson::Document::AllocatorType& allocator) {
   const std::string text = node.Scalar();
@@ -51,6 +55,8 @@ k8s::Unstructured FromYaml(const std::string& text) {
 }
 
 void InstallCrds(const k8s::Api& api) {
+  const k8s::Client<k8s::Unstructured> classes(api, kRuntimeClass);
+  CHECK_OK(classes.Apply(FromYaml(kGodwitClass), {.field_manager = "test", .force = true}).status());
   const k8s::Client<k8s::Unstructured> crds(api, kCrd);
   for (const char* plural : {"migrations", "checkpoints", "restores"}) {
     const auto text = ReadFile(absl::StrCat(CRDS_FOLDER, "/", plural, ".yaml"));

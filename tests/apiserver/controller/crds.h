@@ -12,7 +12,7 @@ namespace godwit::apiserver {
 // YAML as kubectl reads it: plain scalars that look like numbers or booleans are such.
 k8s::Unstructured FromYaml(const std::string& text);
 
-// Applies crds/*.yaml and waits until their kinds are served. Once for a server.
+// Applies crds/*.yaml, waits until their kinds are served, and makes the RuntimeClass. Once for a server.
 void InstallCrds(const k8s::Api& api);
 
 }  // namespace godwit::apiserver
