@@ -62,6 +62,7 @@ absl::StatusOr<Options> ReadOptions() {
   return Options{.folder = agent_api::kInstallFolder,
                  .state = agent_api::kStateFolder,
                  .run = "/run/godwit",
+                 .guards = "/sys/fs/cgroup/godwit-guard",
                  .drop_in_folder = absl::GetFlag(FLAGS_containerd_drop_in_folder),
                  .config = absl::GetFlag(FLAGS_containerd_config),
                  .may_restart = restart == "auto"};

@@ -27,7 +27,9 @@ struct CleanupOptions {
 //   3. takes Godwit's finalizers off everything that is left, so that it can be deleted without a controller;
 //   archives of
 //      Checkpoints stay, they are somebody's data
-//   4. removes the nodes' label godwit.io/runtime, the certificate authority and the Lease
+//   4. removes the nodes' label godwit.io/runtime, the certificate authority, the Lease, and the RuntimeClass
+//   unless a pod
+//      still runs with it
 absl::Status CleanUp(const k8s::Api& api, const CleanupOptions& options, Clock& clock = Clock::Real());
 
 // `godwit-controller cleanup-nodes`: waits until the DaemonSet godwit-uninstall has cleaned every node, and

@@ -27,6 +27,9 @@ using k8s::Unstructured;
 constexpr std::array<k8s::Resource, 3> kKinds = {crds::Migration::kResource, crds::Checkpoint::kResource,
                                                  crds::Restore::kResource};
 constexpr k8s::Resource kDaemonSets{"apps", "v1", "daemonsets", "DaemonSet"};
+constexpr k8s::Resource kRuntimeClasses{"node.k8s.io", "v1", "runtimeclasses", "RuntimeClass",
+                                        /*namespaced=*/false};
+constexpr char kRuntimeClass[] = "godwit";
 constexpr char kRuntimeLabel[] = "godwit.io/runtime";
 const std::set<std::string> kEndPhases = {"Succeeded", "Ready", "Failed"};
 
@@ -156,6 +159,23 @@ absl::Status DeleteMade(const k8s::Api& api, const std::string& name_space) {
   return absl::OkStatus();
 }
 
+// kubelet looks the RuntimeClass up whenever it starts a container of a pod that names it, restarts included.
+absl::Status DeleteUnusedRuntimeClass(const k8s::Api& api) {
+  GODWIT_ASSIGN_OR_RETURN(auto pods, k8s::Client<k8s::Pod>(api).ListAll(""));
+  const auto user = std::find_if(pods.items.begin(), pods.items.end(), [](const k8s::Pod& pod) {
+    const bool ended = pod.status.phase == "Succeeded" || pod.status.phase == "Failed";
+    return pod.spec.runtime_class_name == kRuntimeClass && !ended;
+  });
+  if (user != pods.items.end()) {
+    LOG(WARNING) << Log("the RuntimeClass stays, as pods need it to restart their containers")
+                        .With("name", kRuntimeClass)
+                        .With("pod", user->metadata.object_name().ToString());
+    return absl::OkStatus();
+  }
+  return IgnoreNotFound(k8s::Client<Unstructured>(api, kRuntimeClasses).Delete("", kRuntimeClass),
+                        "cannot delete RuntimeClass godwit");
+}
+
 }  // namespace
 
 absl::Status CleanUp(const k8s::Api& api, const CleanupOptions& options, Clock& clock) {
@@ -164,6 +184,7 @@ absl::Status CleanUp(const k8s::Api& api, const CleanupOptions& options, Clock& 
   GODWIT_RETURN_IF_ERROR(DeleteWorkload(api, options, kDaemonSets, "agent", clock));
   for (const k8s::Resource& kind : kKinds) GODWIT_RETURN_IF_ERROR(DropFinalizers(api, kind));
   GODWIT_RETURN_IF_ERROR(UnlabelNodes(api));
+  GODWIT_RETURN_IF_ERROR(DeleteUnusedRuntimeClass(api));
   return DeleteMade(api, options.name_space);
 }
 

@@ -57,6 +57,9 @@ class ChartTest(unittest.TestCase):
             self.assertEqual(crd["spec"], source["spec"])
         self.assertFalse([o for o in self.all if o["kind"] == "CustomResourceDefinition"])
 
+    def test_the_runtime_class_is_left_to_the_hook(self):
+        self.assertEqual(one(self.default, "RuntimeClass", "godwit")["metadata"]["annotations"]["helm.sh/resource-policy"], "keep")
+
     def test_namespaced_objects_say_their_namespace(self):
         cluster_wide = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "RuntimeClass",
                         "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}

@@ -90,6 +90,7 @@ class UninstallTest(ClusterTest):
         undeploy()
         kubectl("-n", self.namespace, "delete", "checkpoint", "monday", "--timeout=20s")
         self.assertIsNone(self.get("checkpoint", "monday"))
+        on_node(node, "rm", "-r", archive.rpartition("/")[0])
 
     def test_a_pod_that_moved_goes_on_and_can_restart_and_end(self):
         deploy()

@@ -85,6 +85,7 @@ class InstallTest : public ::testing::Test {
                 .folder = root_ + "/opt",
                 .state = root_ + "/state",
                 .run = root_ + "/run",
+                .guards = root_ + "/guards",
                 .drop_in_folder = root_ + "/etc/conf.d",
                 .config = root_ + "/etc/config.toml",
                 .proc = root_ + "/proc",
@@ -239,9 +240,12 @@ TEST_F(InstallTest, ANewVersionBecomesCurrentAndOneInUseIsKept) {
 TEST_F(InstallTest, UninstallLeavesTheNodeAsItWas) {
   ASSERT_TRUE(Install(options_, containerd_, clock_).ok());
   ASSERT_TRUE(MakeFolders(options_.state + "/permits/uid").ok());
+  ASSERT_TRUE(MakeFolders(options_.state + "/identity/key").ok());
+  ASSERT_TRUE(MakeFolders(options_.guards).ok());
   auto report = Uninstall(options_, containerd_, clock_);
   ASSERT_TRUE(report.ok()) << report.status();
-  for (const char* path : {"/opt", "/state", "/run", "/etc/conf.d"}) EXPECT_FALSE(Exists(path)) << path;
+  for (const char* path : {"/opt", "/state", "/run", "/etc/conf.d", "/guards"})
+    EXPECT_FALSE(Exists(path)) << path;
   EXPECT_EQ(containerd_.restarts, 2);
   EXPECT_THAT(*containerd_.Handlers(""), ::testing::ElementsAre("runc"));
   EXPECT_TRUE(Uninstall(options_, containerd_, clock_).ok()) << "may be repeated";
@@ -259,6 +263,7 @@ TEST_F(InstallTest, UninstallKeepsRuntimeAndHandlerForPodsThatUseThem) {
   ASSERT_TRUE(Install(options_, containerd_, clock_).ok());
   ASSERT_TRUE(MakeFolders(options_.tasks + "/k8s.io/abc").ok());
   std::ofstream(options_.tasks + "/k8s.io/abc/runtime") << options_.folder << "/bin/godwit-runtime";
+  ASSERT_TRUE(MakeFolders(options_.state + "/identity/key").ok());
   auto report = Uninstall(options_, containerd_, clock_);
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_THAT(report->lines.back(), HasSubstr("kept"));
@@ -267,6 +272,7 @@ TEST_F(InstallTest, UninstallKeepsRuntimeAndHandlerForPodsThatUseThem) {
   EXPECT_TRUE(Exists("/etc/conf.d/godwit.toml"));
   EXPECT_FALSE(Exists("/opt/bin/godwit-guard"));
   EXPECT_FALSE(Exists("/opt/criu"));
+  EXPECT_FALSE(Exists("/state/identity"));
   EXPECT_EQ(containerd_.restarts, 1);
   ASSERT_TRUE(Install(options_, containerd_, clock_).ok()) << "and Godwit can be installed again";
   EXPECT_TRUE(Exists("/opt/criu/criu"));

@@ -2,6 +2,7 @@
 #include "controller/cleanup/cleanup.h"
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_replace.h"
 #include "crds/checkpoint.h"
 #include "crds/migration.h"
 #include "gmock/gmock.h"
@@ -19,6 +20,7 @@ using k8s::Unstructured;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
+constexpr k8s::Resource kRuntimeClasses{"node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", false};
 constexpr k8s::Resource kDaemonSets{"apps", "v1", "daemonsets", "DaemonSet"};
 
 Unstructured Object(absl::string_view json) { return *Unstructured::Parse(json); }
@@ -123,6 +125,18 @@ TEST_F(CleanupTest, AgentsAreGoneBeforeFinalizersGo) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("godwit-agent-x on n1"));
   EXPECT_THAT(server_.Get(crds::Checkpoint::kResource, {"shop", "monday"})->Meta().finalizers,
               ElementsAre("godwit.io/checkpoint"));
+}
+
+TEST_F(CleanupTest, TheRuntimeClassStaysWhileAPodRunsWithIt) {
+  server_.Put(kRuntimeClasses, Object(R"({"metadata":{"name":"godwit"},"handler":"godwit"})"));
+  const char* pod = R"({"metadata":{"namespace":"shop","name":"moved"},"spec":{"runtimeClassName":"godwit"},
+                        "status":{"phase":"%s"}})";
+  server_.Put(k8s::Pod::kResource, Object(absl::StrReplaceAll(pod, {{"%s", "Running"}})));
+  EXPECT_EQ(CleanUp(server_.api(), options_, clock_), absl::OkStatus());
+  EXPECT_TRUE(server_.Get(kRuntimeClasses, {"", "godwit"}));
+  server_.Put(k8s::Pod::kResource, Object(absl::StrReplaceAll(pod, {{"%s", "Failed"}})));
+  EXPECT_EQ(CleanUp(server_.api(), options_, clock_), absl::OkStatus());
+  EXPECT_FALSE(server_.Get(kRuntimeClasses, {"", "godwit"}));
 }
 
 TEST_F(CleanupTest, ASecondRunFindsNothingToDo) {
