@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "absl/log/check.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "controller/pods/names.h"
@@ -58,7 +59,7 @@ class DeploymentTest : public ::testing::Test {
   static void SetUpTestSuite() {
     auto started = Environment::Start(
         {.controllers = "replicaset-controller,deployment-controller,serviceaccount-controller"});
-    ASSERT_TRUE(started.ok()) << started.status();
+    CHECK_OK(started.status());
     environment_ = started->release();
     apiserver::InstallCrds(environment_->api());
   }
