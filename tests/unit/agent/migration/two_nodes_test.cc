@@ -32,7 +32,7 @@ class TwoNodesTest : public testing::Test {
     source_.reset();
     server_.reset();
     DropTarget();
-    runtimes_.clear();
+    EndRuntimes();
   }
 
   // --- the target node
@@ -121,6 +121,12 @@ class TwoNodesTest : public testing::Test {
     runtimes_.push_back(std::make_shared<FakeRuntime>(*permits_, world_, container));
     runtimes_.back()->Create();
     return *runtimes_.back();
+  }
+
+  // Their threads first: the last reference to one must not go in its own thread.
+  void EndRuntimes() {
+    for (const std::shared_ptr<FakeRuntime>& runtime : runtimes_) runtime->Join();
+    runtimes_.clear();
   }
 
   // --- the source node
@@ -557,7 +563,7 @@ TEST_F(TwoNodesTest, ATargetAgentThatEndsPreparedWaitsForTheVerdictAndRuns) {
   AwaitTarget(TargetState::kPrepared);
   AwaitSource([](const SourceStatus& status) { return absl::StrContains(status.message, "waits, frozen"); });
   DropTarget();
-  runtimes_.clear();
+  EndRuntimes();
   MakePermits();
   SetTarget(*Target::Recover(folder_ + "/target", Target2()));
   EXPECT_EQ(target()->status().state, TargetState::kPrepared);
