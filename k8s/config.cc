@@ -26,8 +26,7 @@ std::string Environment(const char* name) {
 // this file.
 class KubeconfigReader {
  public:
-  KubeconfigReader(const YAML::Node& root, std::string folder)
-      : root_(root), folder_(std::move(folder)) {}
+  KubeconfigReader(const YAML::Node& root, std::string folder) : root_(root), folder_(std::move(folder)) {}
 
   absl::StatusOr<Config> Read(std::string context) {
     if (context.empty()) context = Text(root_["current-context"]);
