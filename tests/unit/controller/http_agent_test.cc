@@ -174,7 +174,13 @@ TEST_F(HttpAgentTest, AServerThatDoesNotTrustUsIsToldFromOneThatIsDown) {
   Identity untrusted = *other->Issue({"controller.godwit"}, kDay, absl::Now());
   untrusted.authorities = authority_->certificate();
   identity_.Set(untrusted);
-  const auto refused = agent->Node().status();
+  // In TLS 1.3 the server refuses our certificate after the handshake: when it has closed before our request is written,
+  // its alert is lost with the connection. The controller asks again, and so do we.
+  absl::Status refused;
+  for (int attempt = 0; attempt < 100 && refused.code() != absl::StatusCode::kUnauthenticated; ++attempt) {
+    refused = agent->Node().status();
+    EXPECT_FALSE(refused.ok());
+  }
   EXPECT_EQ(refused.code(), absl::StatusCode::kUnauthenticated) << refused;
   HttpAgents nobody(&identity_, {.port = 1});
   const auto down = nobody.At("edge-7", "127.0.0.1")->Node().status();
