@@ -152,7 +152,7 @@ class MigrationTest(ClusterTest):
 
         def story():
             seen.seek(0)
-            return [tuple(line.split()) for line in seen.read().splitlines() if line.startswith(("ADDED", "DELETED"))]
+            return [tuple(line.split()) for line in seen.read().splitlines() if line.startswith(("ADDED trio", "DELETED trio"))]
         wait("the watch to begin", lambda: len(story()) >= 3)
         other = b if victim["spec"]["nodeName"] == a else a
         _, target, _ = self.move(victim["metadata"]["name"], other, "move-trio")
