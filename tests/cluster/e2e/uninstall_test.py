@@ -45,6 +45,14 @@ class UninstallTest(ClusterTest):
             found[name] = sorted(on_node(name, "sh", "-c", INVENTORY).splitlines()) + sorted(node["metadata"]["labels"].items())
         return found
 
+    def settled_inventory(self):
+        """The same, once kube-proxy has taken the Services of what was uninstalled out of the nodes' rules: that is its work,
+        a moment later."""
+        def settled():
+            found = self.inventory()
+            return None if any("godwit-system/" in str(line) for lines in found.values() for line in lines) else found
+        return wait("kube-proxy to forget Godwit's Services", settled, 60, 1)
+
     def leftovers(self):
         """Objects of Godwit's that are still in the API server, but for the definitions, which stay."""
         kinds = ("deployments,daemonsets,jobs,pods,services,serviceaccounts,roles,rolebindings,secrets,configmaps,leases,"
@@ -57,7 +65,7 @@ class UninstallTest(ClusterTest):
     def test_nodes_are_as_they_were_and_nothing_is_left(self):
         deploy()
         undeploy()
-        before = self.inventory()
+        before = self.settled_inventory()
         deploy()
         self.assertNotEqual(self.inventory(), before)
         first, second = self.nodes[:2]
@@ -70,7 +78,7 @@ class UninstallTest(ClusterTest):
         kubectl("-n", self.namespace, "delete", "pod", moved)
         undeploy()
         self.maxDiff = None
-        self.assertEqual(self.inventory(), before)
+        self.assertEqual(self.settled_inventory(), before)
         self.assertEqual(self.leftovers(), [])
         self.assertEqual(self.get("migration", "there")["status"]["phase"], "Succeeded")
         kubectl("-n", self.namespace, "delete", "migration", "there", "--timeout=20s")
