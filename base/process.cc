@@ -61,10 +61,14 @@ struct Prepared {
   _exit(127);
 }
 
+// By the system call: sigaction() refuses the two signals that the C library keeps for itself (32 and 33), and
+// whoever started us may have left them ignored.
 void ResetSignals() {
-  struct sigaction by_default = {};
-  by_default.sa_handler = SIG_DFL;
-  for (int signal = 1; signal < _NSIG; ++signal) sigaction(signal, &by_default, nullptr);
+  // The kernel's struct sigaction (handler, flags, restorer, mask of 64 signals): all zero is SIG_DFL.
+  constexpr uint64_t kByDefault[4] = {};
+  constexpr size_t kMaskBytes = 8;
+  for (int signal = 1; signal < _NSIG; ++signal)
+    syscall(SYS_rt_sigaction, signal, kByDefault, nullptr, kMaskBytes);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);

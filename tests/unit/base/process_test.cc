@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -119,10 +120,16 @@ TEST(ProcessTest, NoOtherDescriptorIsInherited) {
   EXPECT_EQ(listed, "0\n1\n2\n3\n");  // 3 is ls' own, on the folder it lists
 }
 
+// Ignores a signal, or not, by the system call: the C library's own (32, 33) too. Fields as the kernel's.
+void SetIgnored(int signal, bool ignored) {
+  const uint64_t action[4] = {ignored ? reinterpret_cast<uint64_t>(SIG_IGN) : 0, 0, 0, 0};
+  ASSERT_EQ(syscall(SYS_rt_sigaction, signal, action, nullptr, 8), 0);
+}
+
 TEST(ProcessTest, SignalsAreAtTheirDefaultsInTheChild) {
-  signal(SIGPIPE, SIG_IGN);
+  for (int signal : {SIGPIPE, 32, 33}) SetIgnored(signal, true);
   const std::string status = *RunOrError({"grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status"});
-  signal(SIGPIPE, SIG_DFL);
+  for (int signal : {SIGPIPE, 32, 33}) SetIgnored(signal, false);
   EXPECT_EQ(status, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 }
 
