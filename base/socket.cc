@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/socket.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -20,15 +21,27 @@
 namespace godwit {
 namespace {
 
-absl::StatusOr<sockaddr_un> AddressOf(const std::string& path) {
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot use \"", path,
-                                                   "\" as a Unix socket: its length must be 1 to ",
-                                                   sizeof address.sun_path - 1, " bytes"));
+// An address takes 107 bytes of path. A longer one is reached through a descriptor of its folder, which must
+// stay open while the address is used.
+struct Address {
+  sockaddr_un name = {};
+  UniqueFd folder;
+};
+
+absl::StatusOr<Address> AddressOf(const std::string& path) {
+  Address address;
+  address.name.sun_family = AF_UNIX;
+  std::string short_path = path;
+  const size_t slash = path.rfind('/');
+  if (path.size() >= sizeof address.name.sun_path && slash != std::string::npos) {
+    GODWIT_ASSIGN_OR_RETURN(address.folder, OpenFile(path.substr(0, slash + 1), O_PATH | O_DIRECTORY));
+    short_path = absl::StrCat("/proc/self/fd/", address.folder.get(), path.substr(slash));
   }
-  memcpy(address.sun_path, path.data(), path.size());
+  if (short_path.empty() || short_path.size() >= sizeof address.name.sun_path) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot use \"", path, "\" as a Unix socket: its name is empty or too long"));
+  }
+  memcpy(address.name.sun_path, short_path.data(), short_path.size());
   return address;
 }
 
@@ -59,13 +72,13 @@ void RemoveStaleSocket(const std::string& path) {
 }  // namespace
 
 absl::StatusOr<UniqueFd> ListenUnix(const std::string& path, mode_t mode) {
-  GODWIT_ASSIGN_OR_RETURN(const sockaddr_un address, AddressOf(path));
+  GODWIT_ASSIGN_OR_RETURN(const Address address, AddressOf(path));
   RemoveStaleSocket(path);
   UniqueFd listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!listener.ok()) return ErrnoStatus("cannot make a Unix socket");
   // The mode of the open socket is that of the file which bind makes: it is never there with a wider one.
   if (fchmod(listener.get(), mode) != 0) return ErrnoStatus("cannot set the mode of a Unix socket");
-  if (bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+  if (bind(listener.get(), reinterpret_cast<const sockaddr*>(&address.name), sizeof address.name) != 0) {
     return ErrnoStatus(absl::StrCat("cannot listen at ", path));
   }
   if (chmod(path.c_str(), mode) != 0) return ErrnoStatus(absl::StrCat("cannot set the mode of ", path));
@@ -92,13 +105,13 @@ absl::StatusOr<UniqueFd> AcceptUnix(int listener, absl::Duration limit) {
 }
 
 absl::StatusOr<UniqueFd> ConnectUnix(const std::string& path, absl::Duration limit) {
-  GODWIT_ASSIGN_OR_RETURN(const sockaddr_un address, AddressOf(path));
+  GODWIT_ASSIGN_OR_RETURN(const Address address, AddressOf(path));
   // A blocking connect waits only while the listener's queue is full, for as long as SO_SNDTIMEO says.
   UniqueFd connection(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!connection.ok()) return ErrnoStatus("cannot make a Unix socket");
   const timeval timeout = absl::ToTimeval(std::clamp(limit, absl::Milliseconds(1), absl::Hours(24)));
   setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
-  if (connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0)
+  if (connect(connection.get(), reinterpret_cast<const sockaddr*>(&address.name), sizeof address.name) == 0)
     return connection;
   const std::string what = absl::StrCat("cannot connect to ", path);
   if (errno == ECONNREFUSED) return absl::UnavailableError(absl::StrCat(what, ": nobody listens there"));
@@ -133,27 +146,95 @@ absl::StatusOr<std::string> LineChannel::ReadLine(absl::Duration limit) {
     }
     GODWIT_RETURN_IF_ERROR(WaitReady(socket_.get(), POLLIN, deadline, "cannot read a line").status());
     char chunk[16384];
-    const ssize_t n = recv(socket_.get(), chunk, sizeof chunk, MSG_DONTWAIT);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
-    if (n < 0 && errno != ECONNRESET) return ErrnoStatus("cannot read a line");
-    if (n <= 0) {
+    const absl::StatusOr<size_t> got = Receive(chunk, sizeof chunk);
+    if (absl::IsUnavailable(got.status())) continue;
+    GODWIT_RETURN_IF_ERROR(got.status());
+    if (*got == 0) {
       if (buffer_.empty()) return absl::OutOfRangeError("the peer has closed the connection");
       return absl::DataLossError("the peer has closed the connection in the middle of a line");
     }
-    buffer_.append(chunk, static_cast<size_t>(n));
+    buffer_.append(chunk, *got);
   }
 }
 
+// Unavailable: nothing is there after all. 0: the peer has closed.
+absl::StatusOr<size_t> LineChannel::Receive(char* data, size_t size) {
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxDescriptors * sizeof(int))];
+  iovec part = {data, size};
+  msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+  if (most_descriptors_ > 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+  }
+  const ssize_t n = recvmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return absl::UnavailableError("nothing to read");
+  if (n < 0) return errno == ECONNRESET ? absl::StatusOr<size_t>(0) : ErrnoStatus("cannot read a line");
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    for (size_t at = CMSG_LEN(0); at + sizeof(int) <= header->cmsg_len; at += sizeof(int)) {
+      int fd = -1;
+      memcpy(&fd, reinterpret_cast<const char*>(header) + at, sizeof fd);
+      descriptors_.emplace_back(fd);
+    }
+  }
+  if (most_descriptors_ > 0 &&
+      ((message.msg_flags & MSG_CTRUNC) != 0 || descriptors_.size() > most_descriptors_)) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the peer sent more than ", most_descriptors_, " descriptors, or more than fit here"));
+  }
+  return static_cast<size_t>(n);
+}
+
+absl::StatusOr<std::vector<UniqueFd>> LineChannel::TakeDescriptors(size_t count) {
+  if (descriptors_.size() < count) {
+    return absl::DataLossError(
+        absl::StrCat("the peer sent ", descriptors_.size(), " descriptors instead of ", count));
+  }
+  std::vector<UniqueFd> taken;
+  for (; count > 0; --count) {
+    taken.push_back(std::move(descriptors_.front()));
+    descriptors_.pop_front();
+  }
+  return taken;
+}
+
 absl::Status LineChannel::WriteLine(absl::string_view line, absl::Duration limit) {
+  return WriteLine(line, {}, limit);
+}
+
+absl::Status LineChannel::WriteLine(absl::string_view line, const std::vector<int>& descriptors,
+                                    absl::Duration limit) {
+  if (descriptors.size() > kMaxDescriptors) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot write a line with ", descriptors.size(), " descriptors"));
+  }
   if (absl::StrContains(line, '\n'))
     return absl::InvalidArgumentError("cannot write a line that holds a newline");
   const absl::Time deadline = absl::Now() + limit;
   const std::string framed = absl::StrCat(line, "\n");
   absl::string_view left = framed;
+  // They go with the line's first bytes.
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxDescriptors * sizeof(int))] = {};
+  size_t control_size = 0;
+  if (!descriptors.empty()) {
+    control_size = CMSG_SPACE(descriptors.size() * sizeof(int));
+    auto* header = reinterpret_cast<cmsghdr*>(control);
+    *header = {.cmsg_len = CMSG_LEN(descriptors.size() * sizeof(int)),
+               .cmsg_level = SOL_SOCKET,
+               .cmsg_type = SCM_RIGHTS};
+    memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size() * sizeof(int));
+  }
   while (!left.empty()) {
-    const ssize_t n = send(socket_.get(), left.data(), left.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    iovec part = {const_cast<char*>(left.data()), left.size()};
+    msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (control_size > 0) {
+      message.msg_control = control;
+      message.msg_controllen = control_size;
+    }
+    const ssize_t n = sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n >= 0) {
       left.remove_prefix(static_cast<size_t>(n));
+      control_size = 0;
     } else if (errno == EAGAIN) {
       GODWIT_RETURN_IF_ERROR(WaitReady(socket_.get(), POLLOUT, deadline, "cannot write a line").status());
     } else if (errno == EPIPE || errno == ECONNRESET) {

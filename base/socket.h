@@ -6,7 +6,9 @@
 #include <sys/types.h>
 
 #include <cstddef>
+#include <deque>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -35,6 +37,9 @@ absl::StatusOr<UniqueFd> ConnectUnix(const std::string& path, absl::Duration lim
 
 absl::StatusOr<PeerCredentials> PeerOf(int socket);
 
+// Of one line: the kernel's own bound is 253.
+inline constexpr size_t kMaxDescriptors = 250;
+
 // Lines over a connected socket. One thread reads, one may write meanwhile; Shutdown is safe from any.
 class LineChannel {
  public:
@@ -49,15 +54,28 @@ class LineChannel {
   absl::StatusOr<std::string> ReadLine(absl::Duration limit);
   // `line` must not hold a '\n'; one is added. Unavailable: the peer is gone.
   absl::Status WriteLine(absl::string_view line, absl::Duration limit);
+  // The same with descriptors beside it, at most kMaxDescriptors; they stay the caller's.
+  absl::Status WriteLine(absl::string_view line, const std::vector<int>& descriptors, absl::Duration limit);
+  // From now on descriptors that come beside lines are kept (otherwise the kernel drops them), at most
+  // `most` at a time: more of them are ResourceExhausted.
+  void AcceptDescriptors(size_t most) { most_descriptors_ = most; }
+  // The next `count` of the descriptors that came beside the lines read so far, close-on-exec. DataLoss when
+  // there are fewer.
+  absl::StatusOr<std::vector<UniqueFd>> TakeDescriptors(size_t count);
   // True when the peer has closed its end, lines that were not yet read aside. Does not wait.
   bool PeerClosed() const;
   // Ends both directions, and with them a ReadLine that waits.
   void Shutdown();
 
  private:
+  // As recv(2).
+  absl::StatusOr<size_t> Receive(char* data, size_t size);
+
   UniqueFd socket_;
   size_t max_line_;
   std::string buffer_;  // received, not yet returned
+  size_t most_descriptors_ = 0;
+  std::deque<UniqueFd> descriptors_;  // received, not yet taken
 };
 
 }  // namespace godwit

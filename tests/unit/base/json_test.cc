@@ -76,7 +76,7 @@ TEST(JsonTest, MissingRequiredFieldIsAnError) {
 TEST(JsonTest, UnknownEnumNameListsTheKnownOnes) {
   auto decoded = Decode<agent_api::GuardCommand>(R"({"op":"Melt"})");
   ASSERT_FALSE(decoded.ok());
-  EXPECT_THAT(std::string(decoded.status().message()), HasSubstr("\"Melt\" is none of Freeze, Dump"));
+  EXPECT_THAT(std::string(decoded.status().message()), HasSubstr("\"Melt\" is none of Arm, Freeze, Dump"));
 }
 
 TEST(JsonTest, HostileTextIsRefused) {

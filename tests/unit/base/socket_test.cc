@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/socket.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -44,6 +45,62 @@ struct Pair {
   }
   LineChannel a, b;
 };
+
+TEST_F(SocketTest, APathThatIsTooLongForAnAddressIsReachedThroughItsFolder) {
+  const std::string folder = folder_ + "/" + std::string(120, 'd');
+  ASSERT_TRUE(MakeFolders(folder).ok());
+  auto listener = ListenUnix(folder + "/socket");
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  EXPECT_TRUE(FileExists(folder + "/socket"));
+  auto connection = ConnectUnix(folder + "/socket", kLong);
+  EXPECT_TRUE(connection.ok()) << connection.status();
+  EXPECT_TRUE(AcceptUnix(listener->get(), kLong).ok());
+}
+
+TEST_F(SocketTest, DescriptorsArriveWithTheirLines) {
+  Pair pair;
+  pair.b.AcceptDescriptors(kMaxDescriptors);
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const UniqueFd in(ends[0]), out(ends[1]);
+  ASSERT_TRUE(pair.a.WriteLine("none", kLong).ok());
+  ASSERT_TRUE(pair.a.WriteLine("one", {out.get()}, kLong).ok());
+  ASSERT_TRUE(pair.a.WriteLine("many", std::vector<int>(kMaxDescriptors, in.get()), kLong).ok());
+  EXPECT_EQ(*pair.b.ReadLine(kLong), "none");
+  EXPECT_EQ(*pair.b.ReadLine(kLong), "one");
+  auto one = pair.b.TakeDescriptors(1);
+  ASSERT_TRUE(one.ok()) << one.status();
+  EXPECT_TRUE(WriteAll((*one)[0].get(), "x", "a pipe").ok());
+  EXPECT_EQ(fcntl((*one)[0].get(), F_GETFD), FD_CLOEXEC);
+  EXPECT_EQ(*pair.b.ReadLine(kLong), "many");
+  auto many = pair.b.TakeDescriptors(kMaxDescriptors);
+  ASSERT_TRUE(many.ok()) << many.status();
+  char byte = 0;
+  EXPECT_EQ(read(many->back().get(), &byte, 1), 1);
+  EXPECT_TRUE(absl::IsDataLoss(pair.b.TakeDescriptors(1).status()));
+  EXPECT_FALSE(pair.a.WriteLine("more", std::vector<int>(kMaxDescriptors + 1, in.get()), kLong).ok());
+}
+
+TEST_F(SocketTest, DescriptorsThatWereNotAskedForAreDropped) {
+  Pair pair;
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const UniqueFd in(ends[0]);
+  UniqueFd out(ends[1]);
+  ASSERT_TRUE(pair.a.WriteLine("one", {out.get()}, kLong).ok());
+  out.Reset();
+  EXPECT_EQ(*pair.b.ReadLine(kLong), "one");
+  char byte = 0;
+  EXPECT_EQ(read(in.get(), &byte, 1), 0) << "somebody holds the other end";
+  EXPECT_FALSE(pair.b.TakeDescriptors(1).ok());
+}
+
+TEST_F(SocketTest, MoreDescriptorsThanAcceptedAreRefused) {
+  Pair pair;
+  pair.b.AcceptDescriptors(1);
+  ASSERT_TRUE(pair.a.WriteLine("two", {0, 0}, kLong).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(pair.b.ReadLine(kLong).status()));
+}
 
 TEST_F(SocketTest, LinesTravelBothWaysAndThePeerIsKnown) {
   auto listener = ListenUnix(path_, 0600);
