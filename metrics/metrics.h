@@ -19,10 +19,13 @@
 
 namespace godwit::metrics {
 
-// Upper bounds in seconds. Freezes and their steps are told apart where people can feel the difference;
-// requests are Kubernetes' own; whole operations end with the controller's default timeout.
-inline const std::vector<double> kFreezeSeconds = {0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75,
-                                                   1,    2,     4,    8,   15,  30,   60};
+// Upper bounds in seconds. Freezes are told apart where people can feel the difference, and below a tenth of
+// a second, where pre-copy's are, more finely; their steps down to what a system call takes. Requests are Kubernetes' own; whole operations end with the controller's
+// default timeout.
+inline const std::vector<double> kFreezeSeconds = {0.01, 0.025, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.35,
+                                                   0.5,  0.75,  1,    2,    4,    8,    15,  30,   60};
+inline const std::vector<double> kStepSeconds = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05,
+                                                 0.1,    0.25,  0.5,    1,     2.5,  5,     10,    30};
 inline const std::vector<double> kRequestSeconds = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
                                                     0.25,  0.5,    1,     2.5,  5,     10,   30};
 inline const std::vector<double> kOperationSeconds = {0.5, 1,  2,  3,  5,   7.5, 10,
@@ -98,7 +101,8 @@ struct ControllerMetrics {
       {"verb", "resource"},
       kRequestSeconds};
 
-  // Requests to agents. route: node, preflight, target, source, finish, abort, checkpoint, manifest, restore.
+  // Requests to agents. route: node, preflight, target, source, limits, switch, finish, abort, checkpoint,
+  // manifest, restore.
   Counter<3> agent_requests{registry,
                             "godwit_controller_agent_requests_total",
                             "Requests to agents, by method, route and HTTP status (error: no answer).",
@@ -173,7 +177,7 @@ struct AgentMetrics {
                             "godwit_agent_freeze_step_duration_seconds",
                             "The steps of which freezes are made up.",
                             {"step"},
-                            kFreezeSeconds};
+                            kStepSeconds};
   Gauge<0> frozen_pods{registry, "godwit_agent_frozen_pods",
                        "Pods of this node that stand still now for Godwit."};
   Histogram<0> create_wait{registry,
@@ -207,6 +211,34 @@ struct AgentMetrics {
       "godwit_agent_stream_errors_total",
       "Streams between agents that ended early, by reason (Checksum, Protocol, Connection, Peer, Storage).",
       {"reason"}};
+
+  // Pre-copy, of the pods that this node sends. outcome: converged (frozen within the budget), gave_up (it
+  // did not converge, and was frozen or left as asked for), fell_back (the pod does not allow it), aborted.
+  // why: zero (known to be zeros), unchanged (written with what was there).
+  Counter<1> pre_copies{registry,
+                        "godwit_agent_pre_copies_total",
+                        "Pre-copies that came to their end, by outcome.",
+                        {"outcome"}};
+  Counter<0> pre_copy_rounds{registry, "godwit_agent_pre_copy_rounds_total",
+                             "Rounds in which memory was copied while its pod ran."};
+  Counter<0> pre_copy_dirty{registry, "godwit_agent_pre_copy_dirty_bytes_total",
+                            "Memory that rounds of pre-copy found written since the round before."};
+  Counter<1> pre_copy_saved{registry,
+                            "godwit_agent_pre_copy_saved_bytes_total",
+                            "Memory that pre-copy went through and did not have to send, by why.",
+                            {"why"}};
+  Gauge<0> pre_copy_dirty_rate{registry, "godwit_agent_pre_copy_dirty_rate_bytes_per_second",
+                               "How fast the pods that are pre-copied now write memory, all together."};
+  Gauge<0> pre_copy_predicted_freeze{
+      registry, "godwit_agent_pre_copy_predicted_freeze_seconds",
+      "The longest of the freezes predicted for the pods that are pre-copied now; 0 without one."};
+
+  // The pagers of the pods that came to this node. how: fault (a process waited for the page), background.
+  Gauge<0> pager_backlog{registry, "godwit_agent_pager_backlog_bytes",
+                         "Memory of restored pods that is not in its place yet and lies in the page store."};
+  Gauge<0> pager_fault_p99{registry, "godwit_agent_pager_slow_fault_seconds",
+                           "The time within which 99 % of the pages that processes waited for were in their place; of "
+                           "the slowest pager at work."};
 
   // What lies on the node's disk.
   Gauge<0> images_bytes{registry, "godwit_agent_images_bytes",

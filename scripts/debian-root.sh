@@ -22,7 +22,7 @@ NODE_PACKAGES="iproute2 nftables iptables kmod procps jq curl openssl ca-certifi
  containernetworking-plugins etcd-server docker-registry prometheus checkpointctl skopeo redis-server redis-tools
  postgresql conntrack socat strace less"
 TESTING_PACKAGES="criu libcompel1 libnet9 runc"
-CRIU_PACKAGES="criu/testing libcompel1/testing libnet9/testing libnl-3-200/testing tar gzip"
+CRIU_PACKAGES="criu/testing libcompel1/testing libnet9/testing libnl-3-200/testing tar gzip nftables"
 
 name=${1:?usage: debian-root.sh build|node|sysroot|criu-amd64|criu-arm64|packages}
 case $name in

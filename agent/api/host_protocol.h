@@ -64,12 +64,105 @@ struct RuntimeReply {
   RuntimeAction action = RuntimeAction::kRefuse;
   std::string images;   // kRestore: folder of CRIU images
   std::string work;     // kRestore: folder for CRIU's logs
+  std::string gate;     // kRestore: FIFO at which CRIU waits until the agent writes a byte (criu_environment.h); empty: none.
+                        // The images may come meanwhile; descriptors.json is there already.
+  bool lazy_pages = false;  // kRestore: godwit-pager fills the memory; started by godwit-runtime before the restore
   std::string message;  // kRefuse: becomes the container's failure message that kubectl describe shows
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("action", self.action);
     field("images", self.images);
     field("work", self.work);
+    field("gate", self.gate);
+    field("lazyPages", self.lazy_pages);
+    field("message", self.message);
+  }
+};
+
+// --- godwit-pager -> agent ---------------------------------------------------------------------------------------
+
+// Over kPagesSocket: the pager asks before it listens, to be refused in time, and again when CRIU connects, for the stores
+// of all tasks (the gate is open then, so that the agent knows them). Each time it asks once, and gets one line for every batch of at most kMaxPagesBatch tasks, with as many
+// memfds beside it by SCM_RIGHTS, in the order of `tasks`; `more` is true in all lines but the last. Both sides close then.
+inline constexpr char kPagesSocket[] = "/run/godwit/pages.sock";
+inline constexpr size_t kMaxPagesBatch = 128;
+struct PagesRequest {
+  std::string sandbox_uid;
+  std::string container;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("sandboxUID", self.sandbox_uid);
+    field.Required("container", self.container);
+  }
+};
+struct PagesReply {
+  bool ok = false;
+  std::string message;         // when not ok
+  std::vector<int64_t> tasks;  // container pids; a memfd each: a page lies at the offset of its address, holes are zeros
+  bool more = false;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("ok", self.ok);
+    field("message", self.message);
+    field("tasks", self.tasks);
+    field("more", self.more);
+  }
+};
+
+// What godwit-pager is to do: godwit-pager --spec FILE. It detaches, listens at `socket` (CRIU's lazy-pages.socket in the
+// restore's work folder) and returns 0 once it does; its two processes (pager and keeper) both hold every userfaultfd.
+// It begins to fill when the container's cgroup is thawed for the first time, serves faults from the first moment, and
+// ends when all is filled or the cgroup is empty.
+struct PagerSpec {
+  std::string migration_uid;
+  std::string sandbox_uid;
+  std::string container;
+  std::string container_id;
+  std::string socket;        // lazy-pages.socket
+  std::string pages_socket;  // kPagesSocket
+  std::string cgroup;        // the container's cgroup2 folder, absolute
+  std::string status;        // file, rewritten as it fills: PagerStatus
+  std::string log;           // file
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("migrationUID", self.migration_uid);
+    field.Required("sandboxUID", self.sandbox_uid);
+    field.Required("container", self.container);
+    field.Required("containerID", self.container_id);
+    field.Required("socket", self.socket);
+    field.Required("pagesSocket", self.pages_socket);
+    field.Required("cgroup", self.cgroup);
+    field.Required("status", self.status);
+    field.Required("log", self.log);
+  }
+};
+// kPagersFolder/<container id>.json: removed by the pager when it ends well. A file without a live pager or keeper is of
+// one that died.
+inline constexpr char kPagersFolder[] = "/run/godwit/pagers";
+struct PagerStatus {
+  std::string migration_uid;
+  int64_t pager_pid = 0;
+  int64_t keeper_pid = 0;
+  int64_t total_bytes = 0;      // to be filled in all
+  int64_t remaining_bytes = 0;  // not filled yet
+  int64_t faults = 0;           // pages that were waited for
+  absl::Duration fault_p50;     // from the fault's message to the page's installation
+  absl::Duration fault_p99;
+  absl::Duration filling;       // since the first thaw
+  bool failed = false;          // the container was killed, because its memory could not be filled
+  std::string message;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("migrationUID", self.migration_uid);
+    field.Required("pagerPID", self.pager_pid);
+    field.Required("keeperPID", self.keeper_pid);
+    field("totalBytes", self.total_bytes);
+    field("remainingBytes", self.remaining_bytes);
+    field("faults", self.faults);
+    field("faultP50", self.fault_p50);
+    field("faultP99", self.fault_p99);
+    field("filling", self.filling);
+    field("failed", self.failed);
     field("message", self.message);
   }
 };
@@ -125,6 +218,7 @@ struct GuardContainer {
   int64_t init_pid = 0;   // host pid namespace; the guard checks that it is still in `cgroup`
   std::string images;     // where the dump goes
   std::string work;       // CRIU's log
+  std::string hidden;     // file of the pages that CRIU's dump leaves out (criu_environment.h), written before kDump; empty: none
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("name", self.name);
@@ -134,6 +228,7 @@ struct GuardContainer {
     field.Required("initPID", self.init_pid);
     field.Required("images", self.images);
     field.Required("work", self.work);
+    field("hidden", self.hidden);
   }
 };
 
@@ -148,6 +243,7 @@ struct GuardSpec {
   std::string criu_folder;    // put first in PATH for runc: kInstallFolder/criu
   absl::Duration freeze_limit;
   std::vector<GuardContainer> containers;
+  std::vector<std::string> addresses;  // the pod's: fenced while it stands still; empty: no fence
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("migrationUID", self.migration_uid);
@@ -158,15 +254,19 @@ struct GuardSpec {
     field.Required("criuFolder", self.criu_folder);
     field.Required("freezeLimit", self.freeze_limit);
     field.Required("containers", self.containers);
+    field("addresses", self.addresses);
   }
 };
 
-// kFreeze: freezes all cgroups. kDump: dumps `container`, which stays frozen. kCede: writes CEDED; from then on it
+// kArm: starts runc and CRIU for every container and holds them at a gate, so that their start is not in the freeze; the
+// pod runs. kFreeze: fences the pod's address, freezes all cgroups. kDump: dumps `container` (opens its gate where it is
+// armed), which stays frozen. kCede: writes CEDED; from then on it
 // thaws only on kTargetAborted. kThaw: journals ABORTED, thaws (also the ordinary end of a checkpoint). kKill: only when ceded: cgroup.kill,
 // waits until the processes are gone, writes DONE. kStatus changes nothing. After kThaw, kTargetAborted and kKill it exits.
-enum class GuardOp { kFreeze, kDump, kCede, kThaw, kTargetAborted, kKill, kStatus };
-constexpr std::array<std::pair<GuardOp, absl::string_view>, 7> JsonNames(GuardOp) {
-  return {{{GuardOp::kFreeze, "Freeze"},
+enum class GuardOp { kArm, kFreeze, kDump, kCede, kThaw, kTargetAborted, kKill, kStatus };
+constexpr std::array<std::pair<GuardOp, absl::string_view>, 8> JsonNames(GuardOp) {
+  return {{{GuardOp::kArm, "Arm"},
+           {GuardOp::kFreeze, "Freeze"},
            {GuardOp::kDump, "Dump"},
            {GuardOp::kCede, "Cede"},
            {GuardOp::kThaw, "Thaw"},

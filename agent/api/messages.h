@@ -98,6 +98,7 @@ struct NodeInfo {
   int64_t memory_available = 0;   // MemAvailable
   int64_t storage_available = 0;  // free bytes where images are written
   int64_t images_bytes = 0;       // bytes that Godwit holds there
+  std::string no_pre_copy;        // not empty: why this node's kernel cannot pre-copy ("kernel 6.1 has no PAGEMAP_SCAN ...")
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("node", self.node);
@@ -110,6 +111,7 @@ struct NodeInfo {
     field("memoryAvailable", self.memory_available);
     field("storageAvailable", self.storage_available);
     field("imagesBytes", self.images_bytes);
+    field("noPreCopy", self.no_pre_copy);
   }
 };
 
@@ -158,8 +160,39 @@ struct TargetSpec {
   bool operator==(const TargetSpec&) const = default;
 };
 
-// PUT /v1/migrations/{uid}/source: freeze, dump, send, and commit or abort with the target agent. Sent when the first
-// container of the target pod waits in `create`.
+// How a source copies the memory.
+enum class CopyMode { kStopAndCopy, kPreCopy };
+constexpr std::array<std::pair<CopyMode, absl::string_view>, 2> JsonNames(CopyMode) {
+  return {{{CopyMode::kStopAndCopy, "StopAndCopy"}, {CopyMode::kPreCopy, "PreCopy"}}};
+}
+// What a pre-copy does when it will not come within its freeze budget.
+enum class WhenNotConverging { kFail, kFreeze };
+constexpr std::array<std::pair<WhenNotConverging, absl::string_view>, 2> JsonNames(WhenNotConverging) {
+  return {{{WhenNotConverging::kFail, "Fail"}, {WhenNotConverging::kFreeze, "Freeze"}}};
+}
+
+// POST /v1/migrations/{uid}/source/limits: replaces those of the SourceSpec while it runs.
+struct PreCopyLimits {
+  absl::Duration freeze_budget;            // freeze only when the prediction is below
+  absl::Duration pre_copy_timeout;         // from the first round
+  WhenNotConverging when_not_converging = WhenNotConverging::kFail;
+  int64_t bandwidth_limit = 0;             // bytes per second; 0: none
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("freezeBudget", self.freeze_budget);
+    field("preCopyTimeout", self.pre_copy_timeout);
+    field("whenNotConverging", self.when_not_converging);
+    field("bandwidthLimit", self.bandwidth_limit);
+  }
+  bool operator==(const PreCopyLimits&) const = default;
+};
+
+// PUT /v1/migrations/{uid}/source: freeze, dump, send, and commit or abort with the target agent. StopAndCopy: sent when
+// the first container of the target pod waits in `create`, and freezes at once. PreCopy: sent when the target has its
+// permit; copies in rounds, says `converged` in its status, and goes on with that until it is told to switch:
+//
+// POST /v1/migrations/{uid}/source/switch (no body): the target's first container waits in `create`; freeze when the
+// prediction fits. May be repeated. Before it a PreCopy source freezes nothing.
 struct SourceSpec {
   PodName migration;
   PodName pod;
@@ -169,6 +202,9 @@ struct SourceSpec {
   std::string target_node;     // the name that the target agent's certificate must carry
   std::string target_address;  // ip:port of its stream
   absl::Duration freeze_limit;  // the longest freeze; the source thaws by itself then (design: tightest liveness probe)
+  CopyMode mode = CopyMode::kStopAndCopy;
+  PreCopyLimits limits;         // kPreCopy
+  std::vector<std::string> pod_addresses;  // fenced on the source's node while the pod stands still
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("migration", self.migration);
@@ -179,6 +215,9 @@ struct SourceSpec {
     field.Required("targetNode", self.target_node);
     field.Required("targetAddress", self.target_address);
     field.Required("freezeLimit", self.freeze_limit);
+    field("mode", self.mode);
+    field("limits", self.limits);
+    field("podAddresses", self.pod_addresses);
   }
   bool operator==(const SourceSpec&) const = default;
 };
@@ -217,6 +256,38 @@ constexpr std::array<std::pair<TargetState, absl::string_view>, 5> JsonNames(Tar
            {TargetState::kAborted, "Aborted"}}};
 }
 
+// How far a pre-copy is.
+struct PreCopyProgress {
+  int64_t rounds = 0;             // finished
+  int64_t memory_bytes = 0;       // that the container's tasks have mapped and the engine carries
+  int64_t dirty_bytes = 0;        // found written in the last round
+  int64_t dirty_rate = 0;         // bytes per second
+  int64_t throughput = 0;         // bytes of pages per second that the last rounds reached
+  int64_t sent_bytes = 0;         // content that went over, all rounds
+  int64_t zero_bytes = 0;         // sent as zeros
+  int64_t unchanged_bytes = 0;    // written but of the same content: not sent
+  absl::Duration predicted_freeze;
+  bool converged = false;         // the prediction fits the budget
+  bool gave_up = false;           // it will not fit; when_not_converging was done
+  std::string fallback;           // not empty: memory is not pre-copied, and why ("... has files open with O_DIRECT")
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("rounds", self.rounds);
+    field("memoryBytes", self.memory_bytes);
+    field("dirtyBytes", self.dirty_bytes);
+    field("dirtyRate", self.dirty_rate);
+    field("throughput", self.throughput);
+    field("sentBytes", self.sent_bytes);
+    field("zeroBytes", self.zero_bytes);
+    field("unchangedBytes", self.unchanged_bytes);
+    field("predictedFreeze", self.predicted_freeze);
+    field("converged", self.converged);
+    field("gaveUp", self.gave_up);
+    field("fallback", self.fallback);
+  }
+  bool operator==(const PreCopyProgress&) const = default;
+};
+
 // GET /v1/migrations/{uid}/source
 struct SourceStatus {
   SourceState state = SourceState::kNone;
@@ -229,6 +300,10 @@ struct SourceStatus {
   int64_t memory_bytes = 0;  // sent: page images
   int64_t file_bytes = 0;    // sent: writable layers, emptyDirs
   int64_t wire_bytes = 0;    // sent: everything, frames included
+  // With CopyMode::kPreCopy:
+  bool switching = false;  // it was told to switch
+  PreCopyLimits limits;    // in use: those of the SourceSpec, or what replaced them
+  PreCopyProgress pre_copy;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("state", self.state);
@@ -241,6 +316,9 @@ struct SourceStatus {
     field("memoryBytes", self.memory_bytes);
     field("fileBytes", self.file_bytes);
     field("wireBytes", self.wire_bytes);
+    field("switching", self.switching);
+    field("limits", self.limits);
+    field("preCopy", self.pre_copy);
   }
 };
 

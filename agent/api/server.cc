@@ -220,6 +220,16 @@ class Api final : public ApiServer {
                 Counted("abort", Aborts([&operations](const std::string& uid, const AbortRequest& why) {
                           return operations.AbortSource(uid, why);
                         })));
+    server.Post(absl::StrCat(source, "/switch"),
+                Counted("switch", [&operations](const auto& request, auto& response) {
+                  AnswerEmpty(response, operations.SwitchSource(request.matches[1].str()));
+                }));
+    server.Post(absl::StrCat(source, "/limits"),
+                Counted("limits", [&operations](const auto& request, auto& response) {
+                  auto limits = json::Decode<PreCopyLimits>(request.body);
+                  if (!limits.ok()) return Answer(response, limits.status());
+                  AnswerEmpty(response, operations.SetSourceLimits(request.matches[1].str(), *limits));
+                }));
     server.Post(absl::StrCat(source, "/finish"),
                 Counted("finish", [&operations](const auto& request, auto& response) {
                   AnswerEmpty(response, operations.FinishSource(request.matches[1].str()));

@@ -13,6 +13,7 @@
 #include "agent/checkpoint/archive.h"
 #include "agent/criu/images.h"
 #include "agent/files/layer.h"
+#include "agent/memory/pagers.h"
 #include "agent/runtime/mounts.h"
 #include "agent/runtime/volumes.h"
 #include "base/file.h"
@@ -25,6 +26,8 @@ using agent_api::CheckpointSpec;
 using agent_api::CheckpointState;
 using agent_api::CheckpointStatus;
 using agent_api::GuardReply;
+
+constexpr absl::Duration kFillingLimit = absl::Seconds(60);
 
 // A failure with its CamelCase reason.
 struct Failure {
@@ -151,6 +154,10 @@ class Taker {
     auto clean = absl::MakeCleanup([&guards] { RemoveTree(guards).IgnoreError(); });
     absl::Status made = MakeFolders(guards, 0700);
     if (!made.ok()) return Because("StorageFailed", made);
+    std::vector<std::string> ids;
+    for (const Source& source : sources_) ids.push_back(source.container.id);
+    absl::Status filled = memory::AwaitFilled(node_.host.At(agent_api::kPagersFolder), ids, kFillingLimit);
+    if (!filled.ok()) return Because("MemoryNotFilled", filled);
     auto guard = start_guard_(GuardSpecFor());
     if (!guard.ok()) return Because("GuardFailed", guard.status());
     auto frozen = (*guard)->Freeze();

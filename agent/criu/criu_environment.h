@@ -29,6 +29,21 @@ inline constexpr char kOutsideCgroupVariable[] = "GODWIT_CRIU_OUTSIDE_CGROUP";
 // started ahead of time.
 inline constexpr char kGateVariable[] = "GODWIT_CRIU_GATE";
 
+// Dump: a file of the memory that the page engine carries, read when the gate has been passed. Text, a line
+// for each range, sorted: "<pid> <start>-<end>\n", pid (decimal) in the host's pid namespace, addresses in
+// hexadecimal. The kernel's answer to PAGEMAP_SCAN is changed so that CRIU finds no page there; a file that
+// cannot be read fails the dump.
+inline constexpr char kHiddenPagesVariable[] = "GODWIT_CRIU_HIDDEN_PAGES";
+
+// Dump: a FIFO that somebody reads. It gets a byte when the dump has succeeded: the images are complete and
+// CRIU has let the tasks go. runc and CRIU need a few milliseconds more to end.
+inline constexpr char kDoneVariable[] = "GODWIT_CRIU_DONE";
+
+// Dump: "1": CRIU finds no connection tracking entries in the pod's network namespace. It reads the machine's
+// whole table twice for them (5 ms each for 262144 buckets), also when that namespace is not its to restore;
+// they are of no use where connections are closed on restore.
+inline constexpr char kNoConntrackVariable[] = "GODWIT_CRIU_NO_CONNTRACK";
+
 // A file of one byte or more, mapped and looked at whenever CRIU writes pages, scans memory or opens an
 // image. From the moment its first byte is not 0, those calls fail with ECANCELED: CRIU takes its own error
 // path, which heals the tasks it has injected code into. Killing CRIU instead can kill the application.

@@ -18,10 +18,10 @@
 namespace godwit::criu {
 namespace {
 
-constexpr uint32_t kCommonMagic = 0x54564319;
 constexpr uint32_t kServiceMagic = 0x55105940;
 constexpr size_t kMaxImage = size_t{16} << 20;
 constexpr size_t kMaxRecords = 65536;
+constexpr size_t kMaxViews = size_t{1} << 20;
 constexpr size_t kMaxFiles = 1u << 20;
 constexpr size_t kMaxName = 128;
 
@@ -74,23 +74,29 @@ absl::Status CheckDescriptors(const std::string& folder) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<std::string>> ParseImage(absl::string_view bytes, uint32_t magic,
-                                                    const std::string& path) {
+absl::StatusOr<std::vector<absl::string_view>> SplitImage(absl::string_view bytes, uint32_t magic,
+                                                          const std::string& path) {
   size_t at = HeadSize(bytes, magic);
   if (at == 0) return Broken(path, "its first bytes are not those of its kind");
-  std::vector<std::string> records;
+  std::vector<absl::string_view> records;
   while (at < bytes.size()) {
     if (bytes.size() - at < 4) return Broken(path, "it ends within a record's length");
     const size_t size = U32(bytes, at);
     at += 4;
     if (size > bytes.size() - at)
       return Broken(path, absl::StrCat("record ", records.size(), " is longer than the file"));
-    if (records.size() == kMaxRecords)
-      return Broken(path, absl::StrCat("more than ", kMaxRecords, " records"));
-    records.emplace_back(bytes.substr(at, size));
+    if (records.size() == kMaxViews) return Broken(path, absl::StrCat("more than ", kMaxViews, " records"));
+    records.push_back(bytes.substr(at, size));
     at += size;
   }
   return records;
+}
+
+absl::StatusOr<std::vector<std::string>> ParseImage(absl::string_view bytes, uint32_t magic,
+                                                    const std::string& path) {
+  GODWIT_ASSIGN_OR_RETURN(const std::vector<absl::string_view> records, SplitImage(bytes, magic, path));
+  if (records.size() > kMaxRecords) return Broken(path, absl::StrCat("more than ", kMaxRecords, " records"));
+  return std::vector<std::string>(records.begin(), records.end());
 }
 
 absl::StatusOr<std::vector<std::string>> ReadImage(const std::string& path, uint32_t magic) {

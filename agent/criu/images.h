@@ -20,8 +20,15 @@ inline constexpr uint32_t kInventoryMagic = 0x58313116;
 inline constexpr uint32_t kPstreeMagic = 0x50273030;
 inline constexpr uint32_t kStatsMagic = 0x57093306;
 
-// The records in the bytes of an image; `name` is for errors. At most 65536. InvalidArgument when the bytes
-// are something else.
+// First in every image but the inventory and the stats.
+inline constexpr uint32_t kCommonMagic = 0x54564319;
+
+// The records in the bytes of an image, as views into them; `name` is for errors. InvalidArgument when the
+// bytes are something else.
+absl::StatusOr<std::vector<absl::string_view>> SplitImage(absl::string_view bytes, uint32_t magic,
+                                                          const std::string& name);
+
+// Copies of them; at most 65536.
 absl::StatusOr<std::vector<std::string>> ParseImage(absl::string_view bytes, uint32_t magic,
                                                     const std::string& name);
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "agent/criu/criu_environment.h"
+#include "agent/criu/gate.h"
 #include "base/file.h"
 #include "base/process.h"
 #include "base/status.h"
@@ -21,8 +22,9 @@ namespace {
 // MiB.
 constexpr char kGhostLimit[] = "ghost-limit 256M\n";
 // CRIU's lock of established connections, made by libnftables in CRIU's process: 7-9 ms, where forking
-// iptables-restore takes 54 ms a side.
+// iptables-restore takes 54 ms a side. The images say which it was, and the restore does as they say.
 constexpr char kNetworkLock[] = "network-lock nftables\n";
+constexpr char kNoNetworkLock[] = "network-lock skip\n";
 // Connections that nobody has accepted yet are left out; without it CRIU refuses a busy server.
 constexpr char kSkipInFlight[] = "skip-in-flight\n";
 
@@ -79,11 +81,17 @@ Version ParseVersion(absl::string_view text) {
   return {};
 }
 
-Plan PlanDump(const Programs& programs, const agent_api::GuardContainer& container) {
+std::string LazyPagesSocket(absl::string_view work) { return absl::StrCat(work, "/lazy-pages.socket"); }
+
+Plan PlanDump(const Programs& programs, const agent_api::GuardContainer& container,
+              const DumpOptions& options) {
   Plan plan = Begin(container.work, "dump.log");
+  plan.gate = options.gate;
+  plan.done = absl::StrCat(container.work, "/done");
   plan.abort_file = absl::StrCat(container.work, "/abort");
   const bool has_flag = programs.runtime_version >= kHasSkipInFlightFlag;
-  plan.config = absl::StrCat(kNetworkLock, kGhostLimit, has_flag ? "" : kSkipInFlight);
+  plan.config = absl::StrCat(options.fenced ? kNoNetworkLock : kNetworkLock, kGhostLimit,
+                             has_flag ? "" : kSkipInFlight);
   plan.argv = {programs.runtime, "--root",         container.runc_root, "checkpoint",   "--leave-running",
                "--image-path",   container.images, "--work-path",       container.work, "--tcp-established",
                "--file-locks"};
@@ -91,6 +99,10 @@ Plan PlanDump(const Programs& programs, const agent_api::GuardContainer& contain
   plan.argv.push_back(container.id);
   plan.env = BaseEnvironment(programs, plan);
   plan.env.push_back(Variable(kAbortVariable, plan.abort_file));
+  plan.env.push_back(Variable(kDoneVariable, plan.done));
+  plan.env.push_back(Variable(kNoConntrackVariable, "1"));
+  if (!container.hidden.empty()) plan.env.push_back(Variable(kHiddenPagesVariable, container.hidden));
+  if (!plan.gate.empty()) plan.env.push_back(Variable(kGateVariable, plan.gate));
   return plan;
 }
 
@@ -98,15 +110,17 @@ Plan PlanRestore(const Programs& programs, const RestoreRequest& request) {
   Plan plan = Begin(request.work, "restore.log");
   // Without cgroup-root CRIU puts the tasks back into the cgroup they were dumped in. The controller before
   // the colon is empty: cgroup v2 alone, for a machine may have v1 hierarchies beside it.
-  plan.config = absl::StrCat(kNetworkLock, "tcp-close\n", "cgroup-root :", request.cgroup, "\n");
+  plan.config = absl::StrCat("tcp-close\n", "cgroup-root :", request.cgroup, "\n");
   plan.argv = {programs.runtime};
   plan.argv.insert(plan.argv.end(), request.global_arguments.begin(), request.global_arguments.end());
   for (const std::string& argument :
        {std::string("restore"), std::string("--detach"), std::string("--bundle"), request.bundle,
         std::string("--image-path"), request.images, std::string("--work-path"), request.work,
-        std::string("--pid-file"), request.pid_file, std::string("--file-locks"), request.id}) {
+        std::string("--pid-file"), request.pid_file, std::string("--file-locks")}) {
     plan.argv.push_back(argument);
   }
+  if (request.lazy_pages) plan.argv.push_back("--lazy-pages");
+  plan.argv.push_back(request.id);
   plan.env = BaseEnvironment(programs, plan);
   const absl::string_view root = absl::StripSuffix(request.cgroup_root, "/");
   plan.env.push_back(Variable(kHoldCgroupVariable, absl::StrCat(root, request.cgroup)));
@@ -129,8 +143,11 @@ absl::Status Prepare(const Plan& plan) {
     return WriteAll(file.get(), content, path);
   };
   GODWIT_RETURN_IF_ERROR(write(plan.config_file, plan.config));
-  if (plan.abort_file.empty()) return absl::OkStatus();
-  return write(plan.abort_file, absl::string_view("\0", 1));
+  if (!plan.abort_file.empty()) GODWIT_RETURN_IF_ERROR(write(plan.abort_file, absl::string_view("\0", 1)));
+  for (const std::string& fifo : {plan.gate, plan.done}) {
+    if (!fifo.empty()) GODWIT_RETURN_IF_ERROR(MakeGate(fifo));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace godwit::criu

@@ -31,6 +31,8 @@ struct Plan {
   std::string config_file;       // CRIU's options, written by Prepare
   std::string config;
   std::string abort_file;  // dump: one zero byte, written by Prepare (kAbortVariable)
+  std::string gate;        // dump: made by Prepare
+  std::string done;        // dump: FIFO that gets a byte at its end (kDoneVariable), made by Prepare
   std::string log_file;    // where CRIU will have written its log
   std::string messages;    // where CRIU's stderr goes
 };
@@ -42,9 +44,15 @@ struct Programs {
   std::string criu_folder;  // put first in PATH
 };
 
-// Dumps a container whose cgroup is frozen and leaves it frozen. Established TCP connections go into the
-// image.
-Plan PlanDump(const Programs& programs, const agent_api::GuardContainer& container);
+struct DumpOptions {
+  std::string gate;     // FIFO at which CRIU waits before it does anything, made by Prepare; or empty
+  bool fenced = false;  // the pod's packets are dropped while it stands still: CRIU need not lock connections
+};
+
+// Dumps a container whose cgroup is frozen (by when the gate is opened) and leaves it frozen. Established TCP
+// connections go into the image.
+Plan PlanDump(const Programs& programs, const agent_api::GuardContainer& container,
+              const DumpOptions& options = {});
 
 struct RestoreRequest {
   // runc's before its command, as the shim gave them: --root, and --log, without which runc writes into the
@@ -60,7 +68,11 @@ struct RestoreRequest {
   std::string cgroup_root;  // where cgroup2 is mounted: "/sys/fs/cgroup"
   std::string own_cgroup;   // the caller's, below cgroup_root (the 0:: line of /proc/self/cgroup)
   std::string gate;         // FIFO, or empty
+  bool lazy_pages = false;  // a lazy-pages daemon listens at LazyPagesSocket(work)
 };
+
+// Where CRIU, started by runc, looks for the lazy-pages daemon (criu/uffd.c).
+std::string LazyPagesSocket(absl::string_view work);
 
 // Restores with established connections closed, into the bundle's own cgroup, standing still (frozen) when
 // runc returns. Stdin, stdout and stderr of the command must be the container's: CRIU gives them to the
@@ -72,7 +84,7 @@ Plan PlanRestore(const Programs& programs, const RestoreRequest& request);
 // itself will.
 void WarmUp(const Programs& programs);
 
-// Writes the plan's config and abort file (folders must exist).
+// Writes the plan's config and abort file and makes its FIFOs (folders must exist).
 absl::Status Prepare(const Plan& plan);
 
 }  // namespace godwit::criu

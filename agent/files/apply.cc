@@ -6,8 +6,9 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
+#include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "agent/files/change_mark.h"
 #include "agent/files/extended_attributes.h"
 #include "agent/files/layer.h"
 #include "agent/files/tar.h"
@@ -85,12 +87,12 @@ class Applier {
       if (entry == nullptr) break;
       GODWIT_RETURN_IF_ERROR(One(entry));
     }
-    // Last, because what is put into a folder changes its time; inner ones first.
-    for (auto folder = folders_.rbegin(); folder != folders_.rend(); ++folder) {
-      GODWIT_ASSIGN_OR_RETURN(UniqueFd fd, OpenBelow(root_.get(), folder->first));
-      if (utimensat(AT_FDCWD, Seen(fd.get(), "").c_str(), folder->second.data(), 0) != 0) {
-        return ErrnoStatus(absl::StrCat("cannot set the time of \"", absl::CHexEscape(folder->first), "\""));
-      }
+    // Last, because what is put into a folder changes its time.
+    for (const auto& [path, time] : folder_times_) {
+      GODWIT_ASSIGN_OR_RETURN(UniqueFd fd, OpenBelow(root_.get(), path));
+      const timespec times[] = {time, time};
+      if (utimensat(AT_FDCWD, Seen(fd.get(), "").c_str(), times, 0) != 0)
+        return ErrnoStatus(absl::StrCat("cannot set the time of \"", absl::CHexEscape(path), "\""));
     }
     return absl::OkStatus();
   }
@@ -104,6 +106,10 @@ class Applier {
         return Hostile(place.text, "the folder itself as a file");
       return SetUp(entry, folder.get(), place);
     }
+    GODWIT_RETURN_IF_ERROR(KeepTime(folder.get(), place.folder));
+    GODWIT_ASSIGN_OR_RETURN(const Change change, ChangeOf(entry, place));
+    if (change == Change::kRemoved) return Remove(folder.get(), place);
+    if (change == Change::kPatched) return Patch(entry, folder.get(), place);
     if (layout_ == Layout::kOverlay && absl::StartsWith(place.name, kWhiteout))
       return Whiteout(folder.get(), place);
     if (archive_entry_hardlink(entry) != nullptr) return HardLink(entry, folder.get(), place);
@@ -114,6 +120,35 @@ class Applier {
       case AE_IFIFO: return Fifo(entry, folder.get(), place);
       default: return Hostile(place.text, "neither file, folder, link nor FIFO");
     }
+  }
+
+  // What the folder's time is before anything in it is touched; the tar's word on it comes before.
+  absl::Status KeepTime(int folder, const std::string& path) {
+    const auto [kept, added] = folder_times_.try_emplace(path);
+    if (!added) return absl::OkStatus();
+    struct stat info{};
+    if (fstat(folder, &info) != 0)
+      return ErrnoStatus(absl::StrCat("cannot look at \"", absl::CHexEscape(path), "\""));
+    kept->second = info.st_mtim;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Change> ChangeOf(archive_entry* entry, const Place& place) const {
+    if (layout_ != Layout::kChanges) return Change::kReplaced;
+    const char* name = nullptr;
+    const void* value = nullptr;
+    size_t size = 0;
+    archive_entry_xattr_reset(entry);
+    while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
+      if (absl::string_view(name) != kChangeMark) continue;
+      const absl::string_view word(static_cast<const char*>(value), size);
+      if (archive_entry_filetype(entry) == AE_IFREG && archive_entry_hardlink(entry) == nullptr) {
+        if (word == "removed") return Change::kRemoved;
+        if (word == "patched") return Change::kPatched;
+      }
+      return Hostile(place.text, "it is marked as no change is");
+    }
+    return Change::kReplaced;
   }
 
   static absl::Status Remove(int folder, const Place& place) {
@@ -191,19 +226,37 @@ class Applier {
     UniqueFd fd(
         openat(folder, place.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!fd.ok()) return ErrnoStatus(absl::StrCat("cannot create \"", absl::CHexEscape(place.text), "\""));
+    GODWIT_RETURN_IF_ERROR(Fill(fd.get(), entry, place));
+    return SetUp(entry, folder, place);
+  }
+
+  // The file may be replaced by nobody meanwhile, and what it is was made by the tars before.
+  absl::Status Patch(archive_entry* entry, int folder, const Place& place) {
+    open_how how{};
+    how.flags = O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV;
+    UniqueFd fd(static_cast<int>(syscall(SYS_openat2, folder, place.name.c_str(), &how, sizeof(how))));
+    struct stat info{};
+    if (!fd.ok() || fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode))
+      return Hostile(place.text, "no such file is there to be patched");
+    GODWIT_RETURN_IF_ERROR(Fill(fd.get(), entry, place));
+    return SetUp(entry, folder, place);
+  }
+
+  // The entry's data into the file, at its places, and the entry's length.
+  absl::Status Fill(int fd, archive_entry* entry, const Place& place) {
     absl::string_view data;
     int64_t offset = 0;
     for (;;) {
       GODWIT_ASSIGN_OR_RETURN(const bool more, tar_.NextData(data, offset));
       if (!more) break;
-      if (lseek(fd.get(), offset, SEEK_SET) < 0)
+      if (lseek(fd, offset, SEEK_SET) < 0)
         return ErrnoStatus(absl::StrCat("cannot write \"", absl::CHexEscape(place.text), "\""));
-      GODWIT_RETURN_IF_ERROR(WriteAll(fd.get(), data, absl::CHexEscape(place.text)));
+      GODWIT_RETURN_IF_ERROR(WriteAll(fd, data, absl::CHexEscape(place.text)));
     }
-    if (ftruncate(fd.get(), archive_entry_size(entry)) != 0) {
+    if (ftruncate(fd, archive_entry_size(entry)) != 0)
       return ErrnoStatus(absl::StrCat("cannot write \"", absl::CHexEscape(place.text), "\""));
-    }
-    return SetUp(entry, folder, place);
+    return absl::OkStatus();
   }
 
   // Owner, mode, attributes and time, in the order in which none undoes another. The file was made by us a
@@ -223,7 +276,7 @@ class Applier {
     if (archive_entry_filetype(entry) == AE_IFDIR) {
       const std::string path =
           place.folder.empty() ? place.name : absl::StrCat(place.folder, "/", place.name);
-      folders_.push_back({path, {time, time}});
+      folder_times_[path] = time;
       return absl::OkStatus();
     }
     const timespec times[] = {time, time};
@@ -231,17 +284,30 @@ class Applier {
     return absl::OkStatus();
   }
 
-  static absl::Status SetAttributes(archive_entry* entry, int folder, const Place& place) {
+  // Those of the entry and no others: a folder may have been there before, or hand down an ACL.
+  absl::Status SetAttributes(archive_entry* entry, int folder, const Place& place) const {
+    const std::string seen = Seen(folder, place.name);
+    const bool follow = place.name.empty();
+    std::set<absl::string_view> wanted;
     const char* name = nullptr;
     const void* value = nullptr;
     size_t size = 0;
     archive_entry_xattr_reset(entry);
     while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
+      if (layout_ == Layout::kChanges && absl::string_view(name) == kChangeMark) continue;
       if (!MayBeSet(name))
         return Hostile(place.text, absl::StrCat("it has the extended attribute ", absl::CHexEscape(name)));
-      const auto set = place.name.empty() ? setxattr : lsetxattr;
-      if (set(Seen(folder, place.name).c_str(), name, value, size, 0) != 0) {
+      wanted.insert(name);
+      if ((follow ? setxattr : lsetxattr)(seen.c_str(), name, value, size, 0) != 0) {
         return ErrnoStatus(absl::StrCat("cannot set the extended attribute ", name, " of \"",
+                                        absl::CHexEscape(place.text), "\""));
+      }
+    }
+    GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> present, SettableAttributes(seen, follow));
+    for (const std::string& extra : present) {
+      if (wanted.contains(extra)) continue;
+      if ((follow ? removexattr : lremovexattr)(seen.c_str(), extra.c_str()) != 0) {
+        return ErrnoStatus(absl::StrCat("cannot remove the extended attribute ", extra, " of \"",
                                         absl::CHexEscape(place.text), "\""));
       }
     }
@@ -251,7 +317,7 @@ class Applier {
   TarReader tar_;
   UniqueFd root_;
   const Layout layout_;
-  std::vector<std::pair<std::string, std::array<timespec, 2>>> folders_;
+  std::map<std::string, timespec> folder_times_;  // to be set at the end
 };
 
 }  // namespace

@@ -31,6 +31,15 @@ Fate FateOf(absl::string_view name) {
                         : Fate::kDrop;  // a label of the node's security module is not the pod's
 }
 
+absl::StatusOr<std::vector<std::string>> Names(const std::string& path, bool follow) {
+  std::string names(kMaxAttribute, '\0');
+  const ssize_t size = (follow ? listxattr : llistxattr)(path.c_str(), names.data(), names.size());
+  if (size < 0 && errno == ENOTSUP) return std::vector<std::string>();
+  if (size < 0) return ErrnoStatus("cannot list extended attributes");
+  names.resize(static_cast<size_t>(size));
+  return std::vector<std::string>(absl::StrSplit(names, '\0', absl::SkipEmpty()));
+}
+
 }  // namespace
 
 bool MayBeSet(absl::string_view name) {
@@ -39,25 +48,24 @@ bool MayBeSet(absl::string_view name) {
          (absl::StartsWith(name, "trusted.") && !absl::StartsWith(name, kOverlay));
 }
 
+absl::StatusOr<std::vector<std::string>> SettableAttributes(const std::string& path, bool follow) {
+  GODWIT_ASSIGN_OR_RETURN(std::vector<std::string> names, Names(path, follow));
+  std::erase_if(names, [](const std::string& name) { return !MayBeSet(name); });
+  return names;
+}
+
 absl::StatusOr<Attributes> ReadAttributes(const std::string& path, bool follow) {
   Attributes attributes;
-  std::string names(kMaxAttribute, '\0');
-  const ssize_t size = (follow ? listxattr : llistxattr)(path.c_str(), names.data(), names.size());
-  if (size < 0) {
-    if (errno == ENOTSUP) return attributes;
-    return ErrnoStatus("cannot list extended attributes");
-  }
-  names.resize(static_cast<size_t>(size));
-  for (absl::string_view name : absl::StrSplit(names, '\0', absl::SkipEmpty())) {
+  GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> names, Names(path, follow));
+  for (const std::string& name : names) {
     const Fate fate = FateOf(name);
     if (fate == Fate::kDrop) continue;
     std::string value(kMaxAttribute, '\0');
-    const std::string key(name);
     const ssize_t length =
-        (follow ? getxattr : lgetxattr)(path.c_str(), key.c_str(), value.data(), value.size());
+        (follow ? getxattr : lgetxattr)(path.c_str(), name.c_str(), value.data(), value.size());
     if (length < 0) return ErrnoStatus(absl::StrCat("cannot read the extended attribute ", name));
     value.resize(static_cast<size_t>(length));
-    if (fate == Fate::kKeep) attributes.kept.emplace_back(key, value);
+    if (fate == Fate::kKeep) attributes.kept.emplace_back(name, value);
     if (fate == Fate::kOpaque && value == "y") attributes.opaque = true;
     if (fate == Fate::kRefuse || (fate == Fate::kOpaque && value != "y")) {
       return absl::FailedPreconditionError(

@@ -26,4 +26,7 @@ absl::StatusOr<Attributes> ReadAttributes(const std::string& path, bool follow);
 // May a tar set this attribute here?
 bool MayBeSet(absl::string_view name);
 
+// Those of the file at `path`, a link itself, that a tar may set.
+absl::StatusOr<std::vector<std::string>> SettableAttributes(const std::string& path, bool follow);
+
 }  // namespace godwit::files

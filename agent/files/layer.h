@@ -21,6 +21,7 @@ namespace godwit::files {
 enum class Layout {
   kOverlay,  // an overlay's upper folder, applied to a mounted root file system
   kPlain,    // an ordinary folder
+  kChanges,  // Apply only: what changed since the tar before, of either (changes.h)
 };
 
 // Takes the next piece of the tar stream, at most 1 MiB.
@@ -38,8 +39,8 @@ absl::StatusOr<PackTotals> Pack(const std::string& folder, Layout layout, const 
 
 // Applies a tar file to a folder, which must exist and which nobody else uses. The tar is hostile: every path
 // is resolved by the kernel inside the folder, without links and without leaving its file system.
-// InvalidArgument: the tar holds what Pack never writes; DataLoss: it is damaged. After an error the folder
-// holds a part.
+// A folder that the tar does not name keeps its time, whatever is put into it. InvalidArgument: the tar holds
+// what Pack never writes; DataLoss: it is damaged. After an error the folder holds a part.
 absl::Status Apply(const std::string& tar_file, const std::string& folder, Layout layout);
 
 }  // namespace godwit::files

@@ -23,6 +23,7 @@ class GuardClient {
   // An error is the connection's (Unavailable: the guard is gone, DeadlineExceeded: no answer in time;
   // useless then). A refusal is a reply with ok = false, its reason and message; the guard has thawed where
   // its state is Aborted.
+  absl::StatusOr<agent_api::GuardReply> Arm(absl::Duration limit = absl::Seconds(20));
   absl::StatusOr<agent_api::GuardReply> Freeze(absl::Duration limit = absl::Seconds(10));
   absl::StatusOr<agent_api::GuardReply> Dump(const std::string& container, absl::Duration limit);
   absl::StatusOr<agent_api::GuardReply> Cede();
@@ -56,5 +57,9 @@ struct GuardLaunch {
 // cgroup, session and namespaces. When an earlier guard of the same spec died, the new one reads its journal:
 // what was frozen and not ceded is thawed, what was ceded stays frozen and is answered for again.
 absl::StatusOr<GuardClient> StartGuard(const agent_api::GuardSpec& spec, const GuardLaunch& launch);
+
+// Lifts the fences on the host that guards have left when they were killed, and that no new guard of their
+// spec has taken over. `criu_folder`: host path of the bundle with nft. `launch.spec_file` is not looked at.
+absl::Status LiftFencesLeft(const GuardLaunch& launch, const std::string& criu_folder);
 
 }  // namespace godwit::guard

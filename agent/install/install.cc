@@ -227,7 +227,9 @@ absl::StatusOr<Report> Uninstall(const Options& options, Containerd& containerd,
   GODWIT_ASSIGN_OR_RETURN(const UniqueFd lock, Lock(options));
   Report report;
   GODWIT_RETURN_IF_ERROR(RemoveTree(options.state + "/identity"));  // no private key without an agent
-  rmdir(options.guards.c_str());  // stays while a guard is in it, and where there was none
+  // Each stays while one of them is in it, and where there was none.
+  rmdir(options.guards.c_str());
+  rmdir(options.pagers.c_str());
   GODWIT_ASSIGN_OR_RETURN(const int tasks, TasksOfRuntime(options.tasks, Binary(options)));
   if (tasks > 0) {
     GODWIT_RETURN_IF_ERROR(KeepRuntimeOnly(options.folder));

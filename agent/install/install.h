@@ -26,6 +26,7 @@ struct Options {
   std::string state;   // agent_api::kStateFolder
   std::string run;     // /run/godwit: does not outlive a boot, as containerd does not
   std::string guards;  // the cgroup that godwit-guards make theirs in
+  std::string pagers;  // the same of godwit-pagers
   std::string drop_in_folder;
   std::string config;  // containerd's main configuration, for messages
   std::string proc = "/proc";

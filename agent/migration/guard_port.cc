@@ -16,6 +16,7 @@ using agent_api::GuardReply;
 class RealGuard final : public Guard {
  public:
   explicit RealGuard(guard::GuardClient client) : client_(std::move(client)) {}
+  absl::StatusOr<GuardReply> Arm() override { return client_.Arm(); }
   absl::StatusOr<GuardReply> Freeze() override { return client_.Freeze(); }
   absl::StatusOr<GuardReply> Dump(const std::string& container, absl::Duration limit) override {
     return client_.Dump(container, limit);

@@ -19,6 +19,7 @@ namespace godwit::migration {
 class Guard {
  public:
   virtual ~Guard() = default;
+  virtual absl::StatusOr<agent_api::GuardReply> Arm() = 0;
   virtual absl::StatusOr<agent_api::GuardReply> Freeze() = 0;
   virtual absl::StatusOr<agent_api::GuardReply> Dump(const std::string& container, absl::Duration limit) = 0;
   virtual absl::StatusOr<agent_api::GuardReply> Cede() = 0;

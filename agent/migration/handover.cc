@@ -19,7 +19,8 @@ SourceRow Row(SourceStage stage) {
   using enum SourceStage;
   switch (stage) {
     //                                done               failed       unknown        target aborted
-    case kConnecting: return {kFreezing, kAborting, std::nullopt, kAborting};
+    case kConnecting: return {kCopying, kAborting, std::nullopt, kAborting};
+    case kCopying: return {kFreezing, kAborting, std::nullopt, kAborting};
     case kFreezing: return {kSending, kAborting, std::nullopt, kAborting};
     case kSending: return {kAwaitingPrepared, kAborting, std::nullopt, kAborting};
     case kAwaitingPrepared: return {kCeding, kAborting, std::nullopt, kAborting};
@@ -53,6 +54,7 @@ std::optional<SourceStage> Next(SourceStage stage, SourceEvent event) {
 SourceState StateOf(SourceStage stage) {
   switch (stage) {
     case SourceStage::kConnecting:
+    case SourceStage::kCopying:
     case SourceStage::kFreezing: return SourceState::kOpen;
     case SourceStage::kSending:
     case SourceStage::kAwaitingPrepared:
@@ -73,6 +75,7 @@ SourceState StateOf(SourceStage stage) {
 absl::string_view NameOf(SourceStage stage) {
   switch (stage) {
     case SourceStage::kConnecting: return "connecting";
+    case SourceStage::kCopying: return "copying while the pod runs";
     case SourceStage::kFreezing: return "freezing";
     case SourceStage::kSending: return "dumping and sending";
     case SourceStage::kAwaitingPrepared: return "waiting until the target has restored";

@@ -15,7 +15,8 @@
 namespace godwit::migration {
 
 enum class SourceStage {
-  kConnecting,        // finds the containers, has the target agent's HELLO_OK, starts the guard
+  kConnecting,        // finds the containers, has the target agent's HELLO_OK
+  kCopying,           // sends memory in rounds while the pod runs; at last starts the guard and arms it
   kFreezing,          // nothing runs from here on
   kSending,           // dumps and sends, container after container
   kAwaitingPrepared,  // the target restores

@@ -8,6 +8,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "agent/migration/mapped_files.h"
+#include "agent/runtime/cgroup.h"
 #include "agent/runtime/mounts.h"
 #include "base/json.h"
 #include "base/status.h"
@@ -65,6 +67,14 @@ absl::StatusOr<std::string> EmptyDirFolder(const std::vector<std::string>& mount
 // A path under which an open folder can be used as a folder.
 std::string PathOf(const UniqueFd& folder) { return absl::StrCat("/proc/self/fd/", folder.get(), "/."); }
 
+absl::Status ApplyTars(const TarSequence& tars, const UniqueFd& folder, files::Layout base) {
+  for (size_t i = tars.applied; i < tars.paths.size(); ++i) {
+    GODWIT_RETURN_IF_ERROR(
+        files::Apply(tars.paths[i], PathOf(folder), i == 0 ? base : files::Layout::kChanges));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<PodOnNode::Part> FindPart(const runtime::HostView& host, const agent_api::PodName& pod,
                                          const agent_api::ContainerRef& ref) {
   const std::string what = absl::StrCat("container ", ref.name, " of pod ", pod.name_space, "/", pod.name);
@@ -112,11 +122,24 @@ absl::StatusOr<UniqueFd> OpenHostFolder(const runtime::HostView& host, const std
 }
 
 absl::StatusOr<files::PackTotals> PackHostFolder(const runtime::HostView& host, const std::string& path,
-                                                 files::Layout layout, const files::Sink& sink) {
+                                                 files::Layout layout, const files::Pass& pass, int round,
+                                                 files::Snapshot& snapshot, const files::Sink& sink) {
   GODWIT_ASSIGN_OR_RETURN(UniqueFd folder, OpenHostFolder(host, path));
-  absl::StatusOr<files::PackTotals> totals = files::Pack(PathOf(folder), layout, sink);
+  absl::StatusOr<files::PackTotals> totals =
+      (round == 0 ? files::PackBase : files::PackChanges)(PathOf(folder), layout, pass, snapshot, sink);
   if (!totals.ok()) return Annotate(totals.status(), path);
   return totals;
+}
+
+absl::StatusOr<files::MappedFiles> FindMappedFiles(const runtime::HostView& host, const PodOnNode& pod) {
+  files::MappedFiles mapped;
+  for (const PodOnNode::Part& part : pod.parts) {
+    GODWIT_ASSIGN_OR_RETURN(const std::vector<pid_t> pids,
+                            runtime::ProcessesInCgroup(host.At(part.container.cgroup)));
+    GODWIT_ASSIGN_OR_RETURN(UniqueFd layer, OpenHostFolder(host, part.writable_layer));
+    GODWIT_RETURN_IF_ERROR(AddMappedFiles(host.proc, pids, layer.get(), mapped));
+  }
+  return mapped;
 }
 
 absl::Status ApplyFiles(const runtime::HostView& host, const permits::Claim& claim,
@@ -126,19 +149,19 @@ absl::Status ApplyFiles(const runtime::HostView& host, const permits::Claim& cla
                           ReadFile(absl::StrCat("/proc/self/fd/", bundle.get(), "/config.json")));
   absl::StatusOr<BundleConfig> config = json::Decode<BundleConfig>(text);
   if (!config.ok()) return Annotate(config.status(), absl::StrCat(claim.bundle, "/config.json"));
-  if (!files.rootfs_tar.empty()) {
+  if (files.rootfs.applied < files.rootfs.paths.size()) {
     const std::string& root = config->root.path;
     GODWIT_ASSIGN_OR_RETURN(
         UniqueFd folder,
         OpenHostFolder(host, absl::StartsWith(root, "/") ? root : absl::StrCat(claim.bundle, "/", root)));
-    GODWIT_RETURN_IF_ERROR(files::Apply(files.rootfs_tar, PathOf(folder), files::Layout::kOverlay));
+    GODWIT_RETURN_IF_ERROR(ApplyTars(files.rootfs, folder, files::Layout::kOverlay));
   }
   std::vector<std::string> sources;
   for (const BundleConfig::Mount& mount : config->mounts) sources.push_back(mount.source);
-  for (const auto& [volume, tar] : files.volumes) {
+  for (const auto& [volume, tars] : files.volumes) {
     GODWIT_ASSIGN_OR_RETURN(std::string path, EmptyDirFolder(sources, pod_uid, volume));
     GODWIT_ASSIGN_OR_RETURN(UniqueFd folder, OpenHostFolder(host, path));
-    GODWIT_RETURN_IF_ERROR(files::Apply(tar, PathOf(folder), files::Layout::kPlain));
+    GODWIT_RETURN_IF_ERROR(ApplyTars(tars, folder, files::Layout::kPlain));
   }
   return absl::OkStatus();
 }

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "agent/api/messages.h"
+#include "agent/files/changes.h"
 #include "agent/files/layer.h"
 #include "agent/permits/permit_table.h"
 #include "agent/runtime/containers.h"
@@ -36,18 +37,30 @@ absl::StatusOr<PodOnNode> FindPod(const runtime::HostView& host, const agent_api
 // included.
 absl::StatusOr<UniqueFd> OpenHostFolder(const runtime::HostView& host, const std::string& path);
 
-// files::Pack of a host folder.
+// files::PackBase (round 0) or PackChanges of a host folder.
 absl::StatusOr<files::PackTotals> PackHostFolder(const runtime::HostView& host, const std::string& path,
-                                                 files::Layout layout, const files::Sink& sink);
+                                                 files::Layout layout, const files::Pass& pass, int round,
+                                                 files::Snapshot& snapshot, const files::Sink& sink);
+
+// What the pod's processes have mapped shared and writable now.
+absl::StatusOr<files::MappedFiles> FindMappedFiles(const runtime::HostView& host, const PodOnNode& pod);
+
+// One tree's tars in their order: the base, then the changes.
+struct TarSequence {
+  std::vector<std::string> paths;
+  size_t applied = 0;  // so many of them were applied before
+};
 
 // What is to be put into a container's files before it is restored.
 struct FilesToApply {
-  std::string rootfs_tar;                      // empty: none
-  std::map<std::string, std::string> volumes;  // emptyDir name -> tar
+  TarSequence rootfs;
+  std::map<std::string, TarSequence> volumes;  // by emptyDir
 };
 
 // Applies them to the root file system and the emptyDirs of the container that `claim` is about to create;
-// the bundle's configuration says where these are.
+// the bundle's configuration says where these are. May be called again when more tars have come, with
+// `applied` raised to what was there. All of them once more, from the base, does no harm either: that is for
+// a new claim, whose root file system is another.
 absl::Status ApplyFiles(const runtime::HostView& host, const permits::Claim& claim,
                         const std::string& pod_uid, const FilesToApply& files);
 

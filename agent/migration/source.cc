@@ -113,6 +113,10 @@ agent_api::SourceStatus Source::status() const {
     status.freeze = absl::Now() - *freeze_begin_;
   }
   if (status.message.empty()) status.message = hint_;
+  if (spec_.mode == agent_api::CopyMode::kPreCopy) {
+    status.switching = switch_;
+    status.limits = limits_;
+  }
   return status;
 }
 
@@ -121,12 +125,40 @@ bool Source::final() const {
   return IsFinal(stage_);
 }
 
+// `what` is too late, or makes no sense, unless the source still copies.
+absl::Status Source::CheckCopies(absl::string_view what) const {
+  if (spec_.mode == agent_api::CopyMode::kPreCopy && StateOf(stage_) == SourceState::kOpen)
+    return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("migration ", spec_.migration.uid, ": ", what,
+                   " is for a source that copies in rounds; this one is of mode ", json::Name(spec_.mode),
+                   " and is ", NameOf(stage_)));
+}
+
+absl::Status Source::Switch() {
+  absl::MutexLock lock(&mutex_);
+  if (switch_) return absl::OkStatus();
+  absl::Status copies = CheckCopies("the order to switch");
+  switch_ = copies.ok();
+  return copies;
+}
+
+absl::Status Source::SetLimits(const agent_api::PreCopyLimits& limits) {
+  absl::MutexLock lock(&mutex_);
+  absl::Status copies = CheckCopies("a change of limits");
+  if (!copies.ok()) return copies;
+  limits_ = limits;
+  bucket_.SetLimit(limits.bandwidth_limit);
+  return absl::OkStatus();
+}
+
 absl::Status Source::Abort(const std::string& reason, const std::string& message) {
   absl::MutexLock lock(&mutex_);
   switch (stage_) {
     case SourceStage::kAborting:
     case SourceStage::kAborted: return absl::OkStatus();
     case SourceStage::kConnecting:
+    case SourceStage::kCopying:
     case SourceStage::kFreezing:
     case SourceStage::kSending:
     case SourceStage::kAwaitingPrepared: break;
@@ -137,7 +169,8 @@ absl::Status Source::Abort(const std::string& reason, const std::string& message
   }
   if (!abort_.has_value()) abort_ = {reason, message};
   // Whoever sends or dumps is woken; the guard thaws by itself when its agent hangs up.
-  if (stage_ == SourceStage::kSending && stream_ != nullptr) stream_->Shutdown();
+  const bool sends = stage_ == SourceStage::kCopying || stage_ == SourceStage::kSending;
+  if (sends && stream_ != nullptr) stream_->Shutdown();
   if (stage_ == SourceStage::kSending && guard_ != nullptr) guard_->Shutdown();
   return absl::OkStatus();
 }
@@ -203,6 +236,7 @@ void Source::Run() {
 std::optional<SourceEvent> Source::Perform(SourceStage stage) {
   switch (stage) {
     case SourceStage::kConnecting: return Connect();
+    case SourceStage::kCopying: return Copy();
     case SourceStage::kFreezing: return Freeze();
     case SourceStage::kSending: return Send();
     case SourceStage::kAwaitingPrepared: return AwaitPrepared();
@@ -360,7 +394,7 @@ SourceEvent Source::Commit() {
 // Ceded, and the connection is gone: asks for ever, for only the target knows which copy is to run.
 SourceEvent Source::AskTarget() {
   transfer::HelloOk answer;
-  const absl::Status status = OpenStream(/*ask=*/true, kReachLimit, &answer);
+  const absl::Status status = OpenStream(HelloFor(/*ask=*/true, /*resume=*/false), kReachLimit, &answer);
   if (status.ok()) {
     switch (answer.state) {
       case agent_api::TargetState::kPrepared:

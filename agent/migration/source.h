@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The source side of one migration: freeze by the guard, dump and send, cede, and hear that the target runs.
-// Reads as its table (handover.h): one thread performs one stage after another; API calls only leave word for
-// it.
+// The source side of one migration: copy memory in rounds while the pod runs, freeze by the guard, dump and
+// send the rest, cede, and hear that the target runs. Reads as its table (handover.h): one thread performs
+// one stage after another; API calls only leave word for it.
 //
 //   <folder>/spec.json       what was asked for          <folder>/journal     OPEN by the agent, the rest by
 //   the guard <folder>/guard.json      what the guard was told     <folder>/guard.sock, guard.log,
@@ -22,10 +22,11 @@
 #include "absl/time/time.h"
 #include "agent/api/host_protocol.h"
 #include "agent/api/messages.h"
-#include "agent/files/layer.h"
+#include "agent/migration/file_rounds.h"
 #include "agent/migration/guard_port.h"
 #include "agent/migration/handover.h"
 #include "agent/migration/pod_on_node.h"
+#include "agent/migration/pre_copy.h"
 #include "agent/transfer/file_sender.h"
 #include "agent/transfer/image_sender.h"
 #include "agent/transfer/messages.h"
@@ -48,12 +49,19 @@ struct SourceNode {
   std::string runtime;      // runc, host path
   std::string criu_folder;  // host path
   std::function<absl::StatusOr<PodOnNode>(const agent_api::SourceSpec&)> find_pod;
-  std::function<absl::StatusOr<files::PackTotals>(const std::string& path, files::Layout, const files::Sink&)>
-      pack;
+  FileRounds::Pack pack;
+  FileRounds::FindMapped mapped_files;
+  MemoryNode memory;
+  // Whether the memory of these containers is still being filled after an earlier move.
+  std::function<bool(const std::vector<std::string>& container_ids)> filling;
   Guards guards;
   std::function<absl::StatusOr<std::unique_ptr<transfer::Stream>>(
       const std::string& address, const std::string& node, absl::Time deadline)>
       connect;
+  // The host's path of a cgroup2 folder as seen from here.
+  std::function<std::string(const std::string& cgroup)> cgroup_here;
+  // Metrics: after each round.
+  std::function<void(const agent_api::PreCopyProgress& before, const agent_api::PreCopyProgress& now)> round;
   std::function<void(const SentTotals&)> sent;                   // metrics
   std::function<void(const agent_api::SourceStatus&)> froze;     // metrics: at the end of the freeze
   std::function<void(const agent_api::SourceStatus&)> finished;  // metrics: when it is Done or Aborted
@@ -74,6 +82,11 @@ class Source {
   bool final() const ABSL_LOCKS_EXCLUDED(mutex_);
   const agent_api::SourceSpec& spec() const { return spec_; }
 
+  // Of a source that copies in rounds (CopyMode::kPreCopy). Each leaves word and may be repeated;
+  // FailedPrecondition for a source of another mode, and for one that has gone on or aborted without it.
+  // The target's first container waits: freeze when the prediction fits.
+  absl::Status Switch() ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status SetLimits(const agent_api::PreCopyLimits& limits) ABSL_LOCKS_EXCLUDED(mutex_);
   // Leaves word to thaw and abort. FailedPrecondition once the decision is made. OK when aborted already.
   absl::Status Abort(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
   // Kills the frozen source and waits for its end. FailedPrecondition unless ceded with the target running.
@@ -81,7 +94,12 @@ class Source {
 
  private:
   Source(agent_api::SourceSpec spec, std::string folder, SourceNode node)
-      : spec_(std::move(spec)), folder_(std::move(folder)), node_(std::move(node)) {}
+      : spec_(std::move(spec)),
+        folder_(std::move(folder)),
+        node_(std::move(node)),
+        bucket_(spec_.limits.bandwidth_limit),
+        limits_(spec_.limits) {}
+  absl::Status CheckCopies(absl::string_view what) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Run();
   // nullopt: the agent ends.
   std::optional<SourceEvent> Perform(SourceStage stage);
@@ -100,15 +118,35 @@ class Source {
   SourceEvent Fail(const absl::Status& status, absl::string_view otherwise) ABSL_LOCKS_EXCLUDED(mutex_);
   SourceEvent FailBecause(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // Copying while the pod runs, in source_copy.cc.
+  SourceEvent Copy();
+  absl::Status CopyInRounds();
+  absl::StatusOr<RoundFigures> SendRound(int64_t number);
+  absl::Status Reconnect();
+  absl::Status NotConverging(const Convergence& convergence, int64_t rounds);
+  absl::Status AwaitSwitch(absl::Duration limit);
+  absl::Status AwaitGate();
+  absl::Status AwaitFilled();
+  void MakeSenders();
+  absl::Status SendFileRound();
+  absl::Status StillWanted() ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status StartGuard();
+  absl::Status Arm();
+  std::optional<absl::Duration> Switching() const ABSL_LOCKS_EXCLUDED(mutex_);
+  void TellProgress(const Convergence& convergence, const RoundFigures& round, int64_t number,
+                    Convergence::Verdict verdict);
+
   // Connecting and sending, in source_send.cc.
   SourceEvent Connect();
-  absl::Status OpenStream(bool ask, absl::Duration limit, transfer::HelloOk* answer);
-  absl::Status StartGuard();
+  absl::Status OpenStream(const transfer::Hello& hello, absl::Duration limit, transfer::HelloOk* answer);
   SourceEvent Send();
   absl::Status SendContainer(size_t index);
   absl::Status SendFiles(size_t index, transfer::FileSender& sender);
   absl::Status DumpContainer(const std::string& container);
-  absl::StatusOr<std::unique_ptr<transfer::Stream>> Reach(bool ask, absl::Duration limit,
+  absl::Status HideOwned(size_t index);
+  absl::Status SendPages(size_t index);
+  transfer::Hello HelloFor(bool ask, bool resume) const;
+  absl::StatusOr<std::unique_ptr<transfer::Stream>> Reach(const transfer::Hello& hello, absl::Duration limit,
                                                           transfer::HelloOk* answer);
 
   void Listen(std::shared_ptr<transfer::Stream> stream);
@@ -126,6 +164,8 @@ class Source {
 
   // What came over the stream since it was opened.
   struct Heard {
+    int64_t round = 0;     // the last that has arrived
+    bool at_gate = false;  // a restore waits for the first container's state
     bool prepared = false;
     std::optional<transfer::Timings> running;
     std::optional<transfer::Reason> aborted;
@@ -137,11 +177,16 @@ class Source {
   const SourceNode node_;
   // The thread's own.
   PodOnNode pod_;
+  std::unique_ptr<PreCopy> pre_copy_;                           // nullptr: CRIU's dump has the memory
+  std::vector<std::unique_ptr<transfer::FileSender>> senders_;  // as pod_.parts
+  std::optional<FileRounds> files_;
   std::optional<agent_api::GuardSpec> guard_spec_;
   std::thread listener_;
   bool target_told_ = false;  // of an abort
   int64_t image_bytes_ = 0;   // sent, beside the pages
   absl::Time first_frame_ = absl::InfiniteFuture();
+
+  transfer::TokenBucket bucket_;
 
   mutable absl::Mutex mutex_;
   SourceStage stage_ ABSL_GUARDED_BY(mutex_) = SourceStage::kConnecting;
@@ -151,6 +196,9 @@ class Source {
   std::shared_ptr<transfer::Stream> stream_;
   Heard heard_ ABSL_GUARDED_BY(mutex_);
   std::optional<transfer::Reason> abort_ ABSL_GUARDED_BY(mutex_);  // somebody's wish
+  bool switch_ ABSL_GUARDED_BY(mutex_) = false;                    // told to: the target waits
+  std::optional<absl::Time> switched_at_ ABSL_GUARDED_BY(mutex_);
+  agent_api::PreCopyLimits limits_ ABSL_GUARDED_BY(mutex_);
   bool finish_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status finish_result_ ABSL_GUARDED_BY(mutex_);
   std::string hint_ ABSL_GUARDED_BY(mutex_);  // what it is waiting for, when that takes long

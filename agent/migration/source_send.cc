@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The source's connection to the target, and what it sends: per container CRIU's images while they are
 // written, the writable layer, and with the first container the pod's emptyDirs.
+#include <fcntl.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -16,7 +18,6 @@ namespace godwit::migration {
 namespace {
 
 using agent_api::GuardReply;
-using transfer::FileKind;
 using transfer::FileSender;
 using transfer::FrameType;
 
@@ -31,27 +32,29 @@ SourceEvent Source::Connect() {
   absl::StatusOr<PodOnNode> pod = node_.find_pod(spec_);
   if (!pod.ok()) return Fail(pod.status(), "PodChanged");
   pod_ = *std::move(pod);
+  files_.emplace(pod_, node_.pack, node_.mapped_files);
   transfer::HelloOk answer;
-  if (absl::Status status = OpenStream(/*ask=*/false, kConnectLimit, &answer); !status.ok())
+  if (absl::Status status = OpenStream(HelloFor(/*ask=*/false, /*resume=*/false), kConnectLimit, &answer);
+      !status.ok())
     return Fail(status, "TargetRefused");
-  if (absl::Status status = StartGuard(); !status.ok()) return Fail(status, "GuardFailed");
-  {
-    absl::MutexLock lock(&mutex_);
-    if (!abort_.has_value() && !heard_.aborted.has_value() && heard_.lost.ok()) return SourceEvent::kDone;
-  }
-  return FailBecause("ConnectionLost", "the connection to the target node broke before the freeze");
+  return SourceEvent::kDone;
 }
 
-absl::StatusOr<std::unique_ptr<transfer::Stream>> Source::Reach(bool ask, absl::Duration limit,
+transfer::Hello Source::HelloFor(bool ask, bool resume) const {
+  return {.role = transfer::Role::kMigration,
+          .uid = spec_.migration.uid,
+          .from_node = node_.node,
+          .to_node = spec_.target_node,
+          .ask = ask,
+          .resume = resume};
+}
+
+absl::StatusOr<std::unique_ptr<transfer::Stream>> Source::Reach(const transfer::Hello& hello,
+                                                                absl::Duration limit,
                                                                 transfer::HelloOk* answer) {
   const absl::Time deadline = After(limit);
   GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<transfer::Stream> stream,
                           node_.connect(spec_.target_address, spec_.target_node, deadline));
-  const transfer::Hello hello{.role = transfer::Role::kMigration,
-                              .uid = spec_.migration.uid,
-                              .from_node = node_.node,
-                              .to_node = spec_.target_node,
-                              .ask = ask};
   GODWIT_RETURN_IF_ERROR(stream->SendMessage(FrameType::kHello, hello, deadline));
   absl::StatusOr<transfer::Frame> frame = stream->Receive(deadline);
   if (!frame.ok())
@@ -72,9 +75,10 @@ absl::StatusOr<std::unique_ptr<transfer::Stream>> Source::Reach(bool ask, absl::
   return absl::FailedPreconditionError(message);
 }
 
-absl::Status Source::OpenStream(bool ask, absl::Duration limit, transfer::HelloOk* answer) {
+absl::Status Source::OpenStream(const transfer::Hello& hello, absl::Duration limit,
+                                transfer::HelloOk* answer) {
   StopListening();
-  absl::StatusOr<std::unique_ptr<transfer::Stream>> reached = Reach(ask, limit, answer);
+  absl::StatusOr<std::unique_ptr<transfer::Stream>> reached = Reach(hello, limit, answer);
   if (!reached.ok()) return reached.status();
   std::shared_ptr<transfer::Stream> stream = *std::move(reached);
   {
@@ -98,6 +102,13 @@ void Source::Listen(std::shared_ptr<transfer::Stream> stream) {
     }
     absl::Status status;
     switch (frame->type) {
+      case FrameType::kRoundOk: {
+        absl::StatusOr<transfer::Round> round = transfer::DecodeMessage<transfer::Round>(*frame);
+        status = round.status();
+        if (round.ok()) heard_.round = round->number;
+        break;
+      }
+      case FrameType::kAtGate: heard_.at_gate = true; break;
       case FrameType::kPrepared: heard_.prepared = true; break;
       case FrameType::kRunning: {
         absl::StatusOr<transfer::Timings> timings = transfer::DecodeMessage<transfer::Timings>(*frame);
@@ -112,7 +123,7 @@ void Source::Listen(std::shared_ptr<transfer::Stream> stream) {
         heard_.aborted = reason.value_or(transfer::Reason{"TargetAborted", "the target gave no reason"});
         heard_.aborted->message = absl::StrCat("on the target node: ", heard_.aborted->message);
         // Nothing that is still being dumped or sent is of use.
-        if (stage_ == SourceStage::kSending) stream->Shutdown();
+        if (stage_ == SourceStage::kCopying || stage_ == SourceStage::kSending) stream->Shutdown();
         if (stage_ == SourceStage::kSending && guard_ != nullptr) guard_->Shutdown();
         break;
       }
@@ -136,40 +147,14 @@ void Source::StopListening() {
   if (listener_.joinable()) listener_.join();
 }
 
-absl::Status Source::StartGuard() {
-  agent_api::GuardSpec guard{.migration_uid = spec_.migration.uid,
-                             .socket = absl::StrCat(folder_, "/guard.sock"),
-                             .journal = absl::StrCat(folder_, "/journal"),
-                             .log = absl::StrCat(folder_, "/guard.log"),
-                             .runtime = node_.runtime,
-                             .criu_folder = node_.criu_folder,
-                             .freeze_limit = spec_.freeze_limit};
-  for (const PodOnNode::Part& part : pod_.parts) {
-    const std::string folder = absl::StrCat(folder_, "/", part.container.name);
-    GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/images"), 0700));
-    GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/work"), 0700));
-    guard.containers.push_back({.name = part.container.name,
-                                .id = part.container.id,
-                                .cgroup = part.container.cgroup,
-                                .runc_root = part.container.runtime_root,
-                                .init_pid = part.container.init_pid,
-                                .images = absl::StrCat(folder, "/images"),
-                                .work = absl::StrCat(folder, "/work")});
-  }
-  guard_spec_ = guard;
-  GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<Guard> started, node_.guards.start(guard));
-  absl::MutexLock lock(&mutex_);
-  guard_ = std::move(started);
-  return absl::OkStatus();
-}
-
 SourceEvent Source::Send() {
   const absl::Time begin = absl::Now();
-  first_frame_ = begin;
+  bucket_.SetLimit(0);  // what goes over now is waited for
   absl::Status status;
   for (size_t i = 0; i < pod_.parts.size() && status.ok(); ++i) status = SendContainer(i);
   {
     absl::MutexLock lock(&mutex_);
+    if (pre_copy_ != nullptr) status_.memory_bytes += pre_copy_->totals().sent;
     status_.wire_bytes = stream_->bytes_sent();
     if (status.ok() && node_.sent) {
       node_.sent({.page_bytes = status_.memory_bytes,
@@ -183,12 +168,14 @@ SourceEvent Source::Send() {
   return Fail(status, "DumpFailed");
 }
 
-// Two threads beside this one: the guard's dump, and the files; this one follows the images that the dump
-// writes.
+// Two threads beside this one: the guard's dump, and the files; this one sends the last pages, then the
+// images that the dump has written.
 absl::Status Source::SendContainer(size_t index) {
   const std::string& name = pod_.parts[index].container.name;
+  FileSender& sender = *senders_[index];
+  sender.SetDeadline(FreezeDeadline() + kTellLimit);
+  if (pre_copy_ != nullptr) GODWIT_RETURN_IF_ERROR(HideOwned(index));
   const absl::Time begin = absl::Now();
-  FileSender sender(*stream_, name, FreezeDeadline() + kTellLimit);
   transfer::DumpProgress progress;
   std::thread dumping([&] { progress.Finish(DumpContainer(name)); });
   absl::Status files;
@@ -196,8 +183,10 @@ absl::Status Source::SendContainer(size_t index) {
     files = SendFiles(index, sender);
     if (!files.ok()) sender.Cancel();
   });
+  const absl::Status pages = pre_copy_ == nullptr ? absl::OkStatus() : SendPages(index);
+  const std::string folder = absl::StrCat(folder_, "/", name, "/images");
   absl::StatusOr<transfer::ImageTotals> images =
-      transfer::SendImages(absl::StrCat(folder_, "/", name, "/images"), progress, sender);
+      pages.ok() ? transfer::SendImages(folder, progress, sender) : pages;
   if (!images.ok()) {
     sender.Cancel();
     if (!progress.AwaitEnd(absl::ZeroDuration()))
@@ -215,6 +204,27 @@ absl::Status Source::SendContainer(size_t index) {
   status_.memory_bytes += images->page_bytes;
   image_bytes_ += images->other_bytes;
   return absl::OkStatus();
+}
+
+// Which pages CRIU is to leave out must be known before its gate is opened.
+absl::Status Source::HideOwned(size_t index) {
+  const std::string& name = pod_.parts[index].container.name;
+  const absl::Time begin = absl::Now();
+  GODWIT_ASSIGN_OR_RETURN(const std::string hidden, pre_copy_->LookOwned(index));
+  const std::string path = absl::StrCat(folder_, "/", name, "/hidden");
+  // Read at once, on this machine: no need to wait for the disk.
+  GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+  GODWIT_RETURN_IF_ERROR(WriteAll(file.get(), hidden, path));
+  AddStep("hide", name, begin);
+  return absl::OkStatus();
+}
+
+absl::Status Source::SendPages(size_t index) {
+  const absl::Time begin = absl::Now();
+  GODWIT_RETURN_IF_ERROR(pre_copy_->SendLast(index, FreezeDeadline() + kTellLimit));
+  AddStep("pages", pod_.parts[index].container.name, begin);
+  // Opened since the last look, it may have been written to meanwhile.
+  return pre_copy_->CheckPinned();
 }
 
 absl::Status Source::DumpContainer(const std::string& container) {
@@ -235,23 +245,12 @@ absl::Status Source::DumpContainer(const std::string& container) {
 
 absl::Status Source::SendFiles(size_t index, FileSender& sender) {
   const absl::Time begin = absl::Now();
-  auto send = [this, &sender](FileKind kind, const std::string& name, const std::string& path,
-                              files::Layout layout) -> absl::Status {
-    GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<FileSender::File> file, sender.Begin(kind, name));
-    GODWIT_RETURN_IF_ERROR(
-        node_.pack(path, layout, [&file](absl::string_view bytes) { return file->Write(bytes); }).status());
-    GODWIT_RETURN_IF_ERROR(file->Finish());
+  if (index == 0) GODWIT_RETURN_IF_ERROR(files_->Begin(/*last=*/true));
+  GODWIT_ASSIGN_OR_RETURN(const FileRounds::Sent sent, files_->Send(index, sender));
+  {
     absl::MutexLock lock(&mutex_);
-    status_.file_bytes += file->size();
-    return absl::OkStatus();
-  };
-  if (index == 0) {
-    for (const auto& [volume, path] : pod_.volumes) {
-      GODWIT_RETURN_IF_ERROR(send(FileKind::kVolume, volume, path, files::Layout::kPlain));
-    }
+    status_.file_bytes += sent.bytes;
   }
-  GODWIT_RETURN_IF_ERROR(
-      send(FileKind::kRootfs, "", pod_.parts[index].writable_layer, files::Layout::kOverlay));
   AddStep("files", pod_.parts[index].container.name, begin);
   return absl::OkStatus();
 }
@@ -277,7 +276,8 @@ void Source::TellAbort() {
   }
   for (int attempt = 0; attempt < 3; ++attempt) {
     transfer::HelloOk answer;
-    absl::StatusOr<std::unique_ptr<transfer::Stream>> stream = Reach(/*ask=*/true, kTellLimit, &answer);
+    absl::StatusOr<std::unique_ptr<transfer::Stream>> stream =
+        Reach(HelloFor(/*ask=*/true, /*resume=*/false), kTellLimit, &answer);
     if (stream.ok()) {
       if (answer.state != agent_api::TargetState::kOpen && answer.state != agent_api::TargetState::kPrepared)
         return;

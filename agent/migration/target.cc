@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/migration/target.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "agent/criu/gate.h"
 #include "agent/migration/reasons.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -24,6 +30,8 @@ constexpr absl::Duration kFirstClaimLimit =
 constexpr absl::Duration kConfirmLimit = absl::Seconds(15);
 constexpr absl::Duration kEndLimit = absl::Seconds(30);
 constexpr absl::Duration kTellLimit = absl::Seconds(5);
+constexpr absl::Duration kGateLimit = absl::Seconds(10);  // for runc and CRIU to come to their gate
+constexpr absl::Duration kGateLook = absl::Milliseconds(100);
 
 absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
 
@@ -96,7 +104,11 @@ Target::Target(TargetRequest request, std::string folder, TargetNode node, Bring
       folder_(std::move(folder)),
       node_(std::move(node)),
       bring_(std::move(bring)),
-      journal_(std::move(journal)) {}
+      journal_(std::move(journal)) {
+  const uint64_t limit = node_.memory_for_pages ? node_.memory_for_pages() : 0;
+  for (const std::string& container : request_.containers)
+    stores_[container] = std::make_unique<memory::PageStore>(limit);
+}
 
 Target::~Target() {
   std::shared_ptr<transfer::Stream> stream;
@@ -200,6 +212,9 @@ void Target::Run() {
     }
     stage_ = *next;
   }
+  if (final()) {
+    for (const auto& [container, store] : stores_) store->KeepTasks({});  // a pager has its own descriptors
+  }
   if (worked && final() && node_.finished) node_.finished(bring_ != nullptr, status(), create_wait_);
 }
 
@@ -237,6 +252,7 @@ absl::StatusOr<permits::Claim> Target::AwaitClaim(const std::string& container, 
   for (const absl::Time deadline = After(limit); absl::Now() < deadline;) {
     absl::StatusOr<permits::Claim> claim = node_.permits->WaitForClaim(request_.uid, container, kLook);
     if (!absl::IsDeadlineExceeded(claim.status())) return claim;
+    GODWIT_RETURN_IF_ERROR(CheckCut());
     absl::MutexLock lock(&mutex_);
     if (stop_) return absl::CancelledError("the agent ends");
     if (abort_.has_value()) return absl::AbortedError(abort_->message);
@@ -260,28 +276,37 @@ absl::StatusOr<ContainerState> Target::AwaitState(const std::string& container, 
   return states_.at(container);
 }
 
+// Until the container's state is about to come, or is there: its images' folder, and the files that came
+// before the freeze.
+absl::StatusOr<ContainerState> Target::AwaitArmed(const std::string& container, absl::Time deadline) {
+  while (absl::Now() < deadline) {
+    GODWIT_RETURN_IF_ERROR(CheckCut());
+    absl::MutexLock lock(&mutex_);
+    auto armed = [this, &container]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return Interrupted() || armed_.contains(container) || states_.contains(container);
+    };
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&armed), kLook)) continue;
+    if (stop_) return absl::CancelledError("the agent ends");
+    if (abort_.has_value()) return absl::AbortedError(abort_->message);
+    if (const auto armed = armed_.find(container); armed != armed_.end()) return armed->second;
+    return ContainerState{.images = states_.at(container).images};
+  }
+  return absl::DeadlineExceededError(absl::StrCat(
+      "the state of container ", container, " did not arrive within ",
+      absl::FormatDuration(request_.create_limit), ", the longest that kubelet may be kept waiting"));
+}
+
 absl::Status Target::RestoreOne(const std::string& container, bool first) {
-  const std::string work = absl::StrCat(folder_, "/", container, "/work");
-  GODWIT_RETURN_IF_ERROR(MakeFolders(work, 0700));
+  GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder_, "/", container, "/work"), 0700));
   for (;;) {
     GODWIT_ASSIGN_OR_RETURN(permits::Claim claim,
                             AwaitClaim(container, first ? kFirstClaimLimit : request_.create_limit));
     const absl::Time claimed = absl::Now();
     const absl::Time deadline = claimed + request_.create_limit;
-    GODWIT_ASSIGN_OR_RETURN(ContainerState state, AwaitState(container, deadline));
-    absl::Time begin = absl::Now();
-    GODWIT_RETURN_IF_ERROR(node_.check_images(state.images));
-    for (const std::string& volume : applied_volumes_) state.files.volumes.erase(volume);
-    GODWIT_RETURN_IF_ERROR(node_.apply_files(claim, request_.pod.uid, state.files));
-    AddStep("apply", container, begin);
-    begin = absl::Now();
-    absl::StatusOr<permits::Restored> restored =
-        node_.permits->Restore(request_.uid, container, state.images, work, deadline - absl::Now());
+    absl::StatusOr<permits::Restored> restored = RestoreAtGate(claim, deadline);
     if (absl::IsFailedPrecondition(restored.status()) && absl::Now() < deadline)
       continue;  // a newer `create` came, or none waits now
     if (!restored.ok()) return restored.status();
-    AddStep("restore", container, begin);
-    for (const auto& [volume, tar] : state.files.volumes) applied_volumes_.insert(volume);
     create_wait_ = std::max(create_wait_, absl::Now() - claimed);
     GODWIT_RETURN_IF_ERROR(node_.permits->Confirm(request_.uid, container, kConfirmLimit));
     copies_.push_back({container, restored->claim.cgroup});
@@ -291,6 +316,112 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
                      .With("pid", restored->pid);
     return absl::OkStatus();
   }
+}
+
+// runc and CRIU are started when the source is about to freeze, and wait at a gate; it is opened when all of
+// the container's state is there.
+absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& claim, absl::Time deadline) {
+  GODWIT_ASSIGN_OR_RETURN(const ContainerState armed, AwaitArmed(claim.container, deadline));
+  const std::string own = absl::StrCat(folder_, "/", claim.container);
+  const permits::RestoreOptions options{.gate = absl::StrCat(own, "/work/gate"),
+                                        .lazy_pages = HasPages(claim.container)};
+  GODWIT_RETURN_IF_ERROR(criu::MakeGate(options.gate));
+  absl::StatusOr<permits::Restored> restored = absl::UnknownError("the restore has not begun");
+  absl::Notification ended;
+  std::thread restoring([&] {
+    restored = node_.permits->Restore(request_.uid, claim.container, armed.images, absl::StrCat(own, "/work"),
+                                      deadline - absl::Now(), options);
+    if (!restored.ok() && !absl::IsFailedPrecondition(restored.status()))
+      SetFailure(ReasonOf(restored.status(), "RestoreFailed"), std::string(restored.status().message()));
+    ended.Notify();
+  });
+  absl::Time opened;
+  auto open = [&]() -> absl::Status {
+    absl::StatusOr<UniqueFd> gate = absl::UnavailableError("not reached");
+    for (const absl::Time limit = std::min(deadline, After(kGateLimit)); !gate.ok() && absl::Now() < limit;) {
+      if (ended.HasBeenNotified()) return absl::OkStatus();  // it says why itself
+      gate = criu::ReachGate(options.gate, kGateLook);
+    }
+    if (!gate.ok()) return gate.status();
+    GODWIT_RETURN_IF_ERROR(MakeReady(claim, armed.files, deadline));
+    opened = absl::Now();
+    return criu::OpenGate(*gate);
+  };
+  const absl::Status ready = open();
+  // The agent's own end decides nothing: it hangs up on the runtime, which ends the restore.
+  if (!ready.ok() && !absl::IsCancelled(ready) && !ended.HasBeenNotified()) {
+    SetFailure(ReasonOf(ready, "RestoreFailed"), std::string(ready.message()));
+    (void)node_.permits->Abort(request_.uid, std::string(ready.message()), absl::Milliseconds(1));
+  }
+  restoring.join();
+  unlink(options.gate.c_str());
+  if (!restored.ok() && !ready.ok() && !absl::IsFailedPrecondition(restored.status())) return ready;
+  if (restored.ok()) AddStep("restore", claim.container, opened);
+  return restored;
+}
+
+// Puts everything in its place: what came while the source ran, then, when it has come, the rest.
+absl::Status Target::MakeReady(const permits::Claim& claim, const FilesToApply& early, absl::Time deadline) {
+  FilesToApply before = early;
+  ForgetApplied(before);
+  if (!before.rootfs.paths.empty() || !before.volumes.empty())
+    GODWIT_RETURN_IF_ERROR(node_.apply_files(claim, request_.pod.uid, before));
+  TellAtGate(claim.container);
+  GODWIT_ASSIGN_OR_RETURN(ContainerState state, AwaitState(claim.container, deadline));
+  const absl::Time begin = absl::Now();
+  GODWIT_RETURN_IF_ERROR(node_.check_images(state.images));
+  GODWIT_RETURN_IF_ERROR(AddPages(claim.container, state.images));
+  state.files.rootfs.applied = before.rootfs.paths.size();
+  for (auto& [volume, tars] : state.files.volumes) {
+    const auto applied = before.volumes.find(volume);
+    if (applied != before.volumes.end()) tars.applied = applied->second.paths.size();
+  }
+  ForgetApplied(state.files);
+  GODWIT_RETURN_IF_ERROR(node_.apply_files(claim, request_.pod.uid, state.files));
+  for (const auto& [volume, tars] : state.files.volumes) applied_volumes_.insert(volume);
+  AddStep("apply", claim.container, begin);
+  return absl::OkStatus();
+}
+
+// A container that stands restored has the volumes' files open.
+void Target::ForgetApplied(FilesToApply& files) const {
+  for (const std::string& volume : applied_volumes_) files.volumes.erase(volume);
+}
+
+// The source freezes when it has heard it: what the restore needs beforehand is not in the freeze.
+void Target::TellAtGate(const std::string& container) {
+  std::shared_ptr<transfer::Stream> stream;
+  {
+    absl::MutexLock lock(&mutex_);
+    stream = stream_;
+  }
+  if (stream == nullptr) return;
+  if (absl::Status status =
+          stream->SendMessage(FrameType::kAtGate, transfer::AtGate{container}, After(kTellLimit));
+      !status.ok())
+    LOG(WARNING) << Log("the source was not told").With("migration", request_.uid).With(status);
+}
+
+bool Target::HasPages(const std::string& container) const { return !stores_.at(container)->Tasks().empty(); }
+
+// CRIU's images say of the pages that came beside them that the pager has them.
+absl::Status Target::AddPages(const std::string& container, const std::string& images) const {
+  const memory::PageStore& store = *stores_.at(container);
+  for (const pid_t task : store.Tasks())
+    GODWIT_RETURN_IF_ERROR(node_.add_pages(images, task, store.Held(task)));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<memory::PageServer::Stores> Target::Pages(const std::string& container) const {
+  const auto store = stores_.find(container);
+  if (store == stores_.end() || final())
+    return absl::NotFoundError(absl::StrCat("no memory of container ", container, " is kept here"));
+  memory::PageServer::Stores pages;
+  for (const pid_t task : store->second->Tasks()) {
+    GODWIT_ASSIGN_OR_RETURN(UniqueFd file, store->second->FileOf(task));
+    pages.emplace_back(task, std::move(file));
+  }
+  return pages;
 }
 
 // Whether all copies stand, frozen, as they were restored.

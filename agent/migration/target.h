@@ -4,7 +4,7 @@
 // and API calls only leave word for it.
 //
 //   <folder>/spec.json      what was asked for            <folder>/journal    OPEN, PREPARED, RUNNING or
-//   ABORTED <folder>/copies.json    the restored containers <folder>/<container>/{images,work,rootfs.tar},
+//   ABORTED <folder>/copies.json    the restored containers <folder>/<container>/{images,work,rootfs-*.tar},
 //   volumes/*.tar
 #pragma once
 
@@ -24,11 +24,14 @@
 #include "absl/time/time.h"
 #include "agent/api/messages.h"
 #include "agent/journal/journal.h"
+#include "agent/memory/page_server.h"
+#include "agent/memory/page_store.h"
 #include "agent/migration/handover.h"
 #include "agent/migration/pod_on_node.h"
 #include "agent/permits/permit_table.h"
 #include "agent/transfer/file_receiver.h"
 #include "agent/transfer/messages.h"
+#include "agent/transfer/page_receiver.h"
 #include "agent/transfer/stream.h"
 #include "base/json.h"
 
@@ -45,6 +48,10 @@ struct TargetNode {
   std::string node;
   permits::PermitTable* permits = nullptr;
   std::function<absl::Status(const std::string& images)> check_images;
+  // criu::AddLazyPages.
+  std::function<absl::Status(const std::string& images, pid_t task, const memory::Ranges&)> add_pages;
+  std::function<uint64_t()>
+      memory_for_pages;  // bytes that the memory of one pod may take here before it runs
   std::function<absl::Status(const permits::Claim&, const std::string& pod_uid, const FilesToApply&)>
       apply_files;
   std::function<absl::Status(const std::string& cgroup)> thaw;  // paths below the cgroup2 mount, as in Claim
@@ -97,6 +104,9 @@ class Target {
   // aborted already.
   absl::Status Abort(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // The memory that a container of this target's pod is to be filled from; NotFound when there is none.
+  absl::StatusOr<memory::PageServer::Stores> Pages(const std::string& container) const;
+
   // Answers a source's HELLO and serves its stream to the end; one thread a stream.
   void Serve(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello)
       ABSL_LOCKS_EXCLUDED(mutex_);
@@ -129,6 +139,12 @@ class Target {
   absl::Status RestoreOne(const std::string& container, bool first);
   absl::StatusOr<permits::Claim> AwaitClaim(const std::string& container, absl::Duration limit);
   absl::StatusOr<ContainerState> AwaitState(const std::string& container, absl::Time deadline);
+  absl::StatusOr<ContainerState> AwaitArmed(const std::string& container, absl::Time deadline);
+  absl::StatusOr<permits::Restored> RestoreAtGate(const permits::Claim& claim, absl::Time deadline);
+  absl::Status MakeReady(const permits::Claim& claim, const FilesToApply& early, absl::Time deadline);
+  void ForgetApplied(FilesToApply& files) const;
+  absl::Status AddPages(const std::string& container, const std::string& images) const;
+  bool HasPages(const std::string& container) const;
   absl::Status Bring();
   TargetEvent Prepare();
   std::optional<TargetEvent> AwaitVerdict();
@@ -138,10 +154,16 @@ class Target {
   absl::Status WriteState(agent_api::TargetState state);
   void TellRunning(transfer::Stream& stream);
   void Tell(transfer::FrameType type);
+  void TellAtGate(const std::string& container);
 
-  absl::Status ServeFiles(transfer::Stream& stream);
+  absl::Status ServeState(transfer::Stream& stream);
+  absl::Status ReceiveState(transfer::Stream& stream);
+  absl::Status TakeStateFrame(transfer::Stream& stream, const transfer::Frame& frame);
+  absl::Status AwaitResumption(const absl::Status& cut) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status CheckCut() const ABSL_LOCKS_EXCLUDED(mutex_);
   void ServeVerdict(transfer::Stream& stream);
-  absl::Status TakeFileFrame(const transfer::Frame& frame, transfer::FileReceiver& receiver);
+  void NoteFiles() ABSL_LOCKS_EXCLUDED(mutex_);
+  FilesToApply FilesOf(const std::string& container) const;
   absl::StatusOr<transfer::ReceiveRules> Rules() const;
 
   void SetFailure(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -159,6 +181,11 @@ class Target {
   std::vector<Copy> copies_;
   bool recovered_ = false;
   absl::Duration create_wait_;
+  // Of the one thread that serves the stream which brings the state.
+  std::optional<transfer::FileReceiver> files_;
+  std::optional<transfer::PageReceiver> pages_;
+  bool in_rounds_ = false;                                            // memory comes while the source runs
+  std::map<std::string, std::unique_ptr<memory::PageStore>> stores_;  // by container; thread-safe themselves
   std::set<std::string>
       applied_volumes_;  // once a pod: a container that stands restored has their files open
 
@@ -168,8 +195,14 @@ class Target {
   bool commit_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<transfer::Reason> abort_ ABSL_GUARDED_BY(mutex_);         // somebody's wish, or the failure
   std::map<std::string, ContainerState> states_ ABSL_GUARDED_BY(mutex_);  // complete
-  std::shared_ptr<transfer::Stream> stream_ ABSL_GUARDED_BY(mutex_);      // the source's newest
-  bool files_came_ ABSL_GUARDED_BY(mutex_) = false;  // a stream with files was accepted: the one there is
+  // Whose restore can begin and wait at its gate, and the files that came before the freeze.
+  std::map<std::string, ContainerState> armed_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<transfer::Stream> stream_ ABSL_GUARDED_BY(mutex_);  // the source's newest
+  // The streams that bring the state: one at a time; rounds of pages may be resumed over another.
+  enum class Bringing { kNotBegun, kServed, kCut };
+  Bringing bringing_ ABSL_GUARDED_BY(mutex_) = Bringing::kNotBegun;
+  absl::Status cut_ ABSL_GUARDED_BY(mutex_);
+  absl::Time resume_by_ ABSL_GUARDED_BY(mutex_);  // with kCut
   std::optional<absl::Time> first_frame_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Time> thawed_ ABSL_GUARDED_BY(mutex_);
   std::vector<agent_api::FreezeStep> steps_ ABSL_GUARDED_BY(mutex_);

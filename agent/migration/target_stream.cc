@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "agent/migration/reasons.h"
 #include "agent/migration/target.h"
+#include "agent/transfer/image_sender.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -20,6 +21,9 @@ using transfer::FrameType;
 constexpr absl::Duration kAnswerLimit = absl::Seconds(5);
 constexpr absl::Duration kLook = absl::Milliseconds(500);
 constexpr absl::Duration kDrainLimit = absl::Seconds(2);
+constexpr absl::Duration kHangUpLimit = absl::Seconds(5);
+constexpr absl::Duration kResumeLimit =
+    absl::Seconds(60);                           // for a source whose connection was cut; its own is shorter
 constexpr int64_t kReserve = int64_t{64} << 20;  // left free on the disk for everybody else
 
 absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
@@ -39,19 +43,25 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
     return;
   }
   transfer::HelloOk answer;
-  bool files = false;
   bool refused = false;
   {
     absl::MutexLock lock(&mutex_);
+    // The source has seen its connection break, and this end perhaps not yet.
+    if (hello.resume && bringing_ == Bringing::kServed && stream_ != nullptr) {
+      stream_->Shutdown();
+      auto left = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return bringing_ != Bringing::kServed; };
+      mutex_.AwaitWithTimeout(absl::Condition(&left), kHangUpLimit);
+    }
     answer.state = StateOf(stage_);
     if (stage_ == TargetStage::kAborted) {
       answer.reason = abort_->reason;
       answer.message = abort_->message;
     }
-    files = !hello.ask;
-    refused = files && (files_came_ || stage_ != TargetStage::kRestoring || abort_.has_value());
+    const Bringing expected = hello.resume ? Bringing::kCut : Bringing::kNotBegun;
+    refused =
+        !hello.ask && (bringing_ != expected || stage_ != TargetStage::kRestoring || abort_.has_value());
     if (!refused) {
-      files_came_ = files_came_ || files;
+      if (!hello.ask) bringing_ = Bringing::kServed;
       stream_ = stream;
     }
   }
@@ -61,18 +71,43 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
                               json::Name(answer.state)));
     return;
   }
-  if (files) {
-    if (absl::Status status = ServeFiles(*stream); !status.ok()) {
-      if (node_.stream_failed) node_.stream_failed(status);
-      LOG(WARNING) << Log("the source's stream ended").With("migration", request_.uid).With(status);
-      (void)Abort(ReasonOf(status, "StreamFailed"),
-                  absl::StrCat("while receiving from node ", stream->peer_node(), ": ", status.message()));
-      // The source reads why before the connection goes: what it still sends is taken and dropped.
-      for (const absl::Time deadline = After(kDrainLimit); stream->Receive(deadline).ok();) continue;
-    }
+  if (hello.ask) {
+    if (stream->SendMessage(FrameType::kHelloOk, answer, After(kAnswerLimit)).ok()) ServeVerdict(*stream);
     return;
   }
-  if (stream->SendMessage(FrameType::kHelloOk, answer, After(kAnswerLimit)).ok()) ServeVerdict(*stream);
+  absl::Status status = ServeState(*stream);
+  // Cancelled: hung up by the stream that goes on for it.
+  if (absl::IsUnavailable(status) || absl::IsCancelled(status)) status = AwaitResumption(status);
+  if (status.ok()) return;
+  if (node_.stream_failed) node_.stream_failed(status);
+  LOG(WARNING) << Log("the source's stream ended").With("migration", request_.uid).With(status);
+  (void)Abort(ReasonOf(status, "StreamFailed"),
+              absl::StrCat("while receiving from node ", stream->peer_node(), ": ", status.message()));
+  // The source reads why before the connection goes: what it still sends is taken and dropped.
+  for (const absl::Time deadline = After(kDrainLimit); stream->Receive(deadline).ok();) continue;
+}
+
+// OK when another stream may go on where this one was cut. Only rounds can be resumed: once a restore waits
+// at its gate the source stands still, or is about to.
+absl::Status Target::AwaitResumption(const absl::Status& cut) {
+  absl::MutexLock lock(&mutex_);
+  if (!armed_.empty() || !in_rounds_ || Interrupted()) return cut;
+  LOG(WARNING) << Log("the source's stream was cut; waiting for it to come back")
+                      .With("migration", request_.uid)
+                      .With(cut);
+  bringing_ = Bringing::kCut;
+  cut_ = cut;
+  resume_by_ = After(kResumeLimit);
+  return absl::OkStatus();
+}
+
+// Whether the source has not come back in time.
+absl::Status Target::CheckCut() const {
+  absl::MutexLock lock(&mutex_);
+  if (bringing_ != Bringing::kCut || absl::Now() < resume_by_) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("the connection to the source node was cut and did not come back within ",
+                   absl::FormatDuration(kResumeLimit), ": ", cut_.message()));
 }
 
 absl::StatusOr<transfer::ReceiveRules> Target::Rules() const {
@@ -85,49 +120,92 @@ absl::StatusOr<transfer::ReceiveRules> Target::Rules() const {
       .max_bytes = free - kReserve};
 }
 
-absl::Status Target::ServeFiles(transfer::Stream& stream) {
-  absl::StatusOr<transfer::ReceiveRules> rules = Rules();
-  if (!rules.ok())
-    return Refuse(stream, ReasonOf(rules.status(), "StorageFailed"), std::string(rules.status().message()));
-  transfer::FileReceiver receiver(*std::move(rules));
+absl::Status Target::ServeState(transfer::Stream& stream) {
+  if (!files_.has_value()) {
+    absl::StatusOr<transfer::ReceiveRules> rules = Rules();
+    if (!rules.ok())
+      return Refuse(stream, ReasonOf(rules.status(), "StorageFailed"), std::string(rules.status().message()));
+    files_.emplace(*std::move(rules));
+    std::map<std::string, memory::PageStore*> stores;
+    for (const auto& [container, store] : stores_) stores[container] = store.get();
+    pages_.emplace(std::move(stores));
+  }
+  files_->Clear();  // of a stream that was cut: its files come anew
   GODWIT_RETURN_IF_ERROR(
       stream.SendMessage(FrameType::kHelloOk, transfer::HelloOk{TargetState::kOpen}, After(kAnswerLimit)));
-  while (receiver.complete().size() < request_.containers.size()) {
-    absl::StatusOr<transfer::Frame> frame = stream.Receive(After(kLook));
-    if (absl::IsDeadlineExceeded(frame.status())) {
-      absl::MutexLock lock(&mutex_);
-      if (Interrupted()) return absl::AbortedError(stop_ ? "the agent ends" : abort_->message);
-      continue;  // the dump's limit is the source's; TCP tells of a dead peer
-    }
-    if (!frame.ok()) return frame.status();
-    if (frame->type == FrameType::kAbort) {
-      GODWIT_ASSIGN_OR_RETURN(transfer::Reason reason, transfer::DecodeMessage<transfer::Reason>(*frame));
-      return Abort(reason.reason, absl::StrCat("the source aborted: ", reason.message));
-    }
-    GODWIT_RETURN_IF_ERROR(TakeFileFrame(*frame, receiver));
+  GODWIT_RETURN_IF_ERROR(ReceiveState(stream));
+  if (node_.received) {
+    transfer::ReceivedTotals totals = files_->totals();
+    totals.page_bytes += pages_->page_bytes();
+    node_.received(totals, stream.bytes_received());
   }
-  if (node_.received) node_.received(receiver.totals(), stream.bytes_received());
   ServeVerdict(stream);
   return absl::OkStatus();
 }
 
-absl::Status Target::TakeFileFrame(const transfer::Frame& frame, transfer::FileReceiver& receiver) {
-  const size_t complete = receiver.complete().size();
-  GODWIT_RETURN_IF_ERROR(receiver.Take(frame));
-  absl::MutexLock lock(&mutex_);
-  if (!first_frame_.has_value()) first_frame_ = absl::Now();
-  if (receiver.complete().size() == complete) return absl::OkStatus();
-  for (const std::string& container : receiver.complete()) {
-    if (states_.contains(container)) continue;
-    ContainerState state{.images = absl::StrCat(folder_, "/", container, "/images")};
-    const std::string rootfs = absl::StrCat(container, "/rootfs.tar");
-    if (receiver.HasFile(rootfs)) state.files.rootfs_tar = absl::StrCat(folder_, "/", rootfs);
-    for (const std::string& volume : receiver.volumes()) {
-      state.files.volumes[volume] = absl::StrCat(folder_, "/volumes/", volume, ".tar");
+absl::Status Target::ReceiveState(transfer::Stream& stream) {
+  transfer::Frame frame;  // its memory is used again and again
+  while (files_->complete().size() < request_.containers.size()) {
+    const absl::Status received = stream.Receive(frame, After(kLook));
+    if (absl::IsDeadlineExceeded(received)) {
+      absl::MutexLock lock(&mutex_);
+      if (Interrupted()) return absl::AbortedError(stop_ ? "the agent ends" : abort_->message);
+      continue;  // how long it may take is the source's to say; TCP tells of a dead peer
     }
-    states_.emplace(container, std::move(state));
+    GODWIT_RETURN_IF_ERROR(received);
+    if (frame.type == FrameType::kAbort) {
+      GODWIT_ASSIGN_OR_RETURN(transfer::Reason reason, transfer::DecodeMessage<transfer::Reason>(frame));
+      GODWIT_RETURN_IF_ERROR(Abort(reason.reason, absl::StrCat("the source aborted: ", reason.message)));
+      return absl::AbortedError(reason.message);
+    }
+    GODWIT_RETURN_IF_ERROR(TakeStateFrame(stream, frame));
   }
   return absl::OkStatus();
+}
+
+absl::Status Target::TakeStateFrame(transfer::Stream& stream, const transfer::Frame& frame) {
+  switch (frame.type) {
+    case FrameType::kPages:
+    case FrameType::kKeepPages: in_rounds_ = true; return pages_->Take(frame);
+    case FrameType::kRoundEnd: {
+      GODWIT_ASSIGN_OR_RETURN(transfer::Round round, transfer::DecodeMessage<transfer::Round>(frame));
+      in_rounds_ = true;
+      return stream.SendMessage(FrameType::kRoundOk, round, After(kAnswerLimit));
+    }
+    default:
+      GODWIT_RETURN_IF_ERROR(files_->Take(frame));
+      NoteFiles();
+      return absl::OkStatus();
+  }
+}
+
+// What the files that have come so far allow.
+void Target::NoteFiles() {
+  absl::MutexLock lock(&mutex_);
+  if (!first_frame_.has_value()) first_frame_ = absl::Now();
+  for (const std::string& container : request_.containers) {
+    if (files_->HasFile(absl::StrCat(container, "/images/", transfer::kDescriptors)))
+      armed_.try_emplace(container, ContainerState{.images = absl::StrCat(folder_, "/", container, "/images"),
+                                                   .files = FilesOf(container)});
+  }
+  for (const std::string& container : files_->complete()) {
+    if (states_.contains(container)) continue;
+    ContainerState state{.images = absl::StrCat(folder_, "/", container, "/images")};
+    state.files = FilesOf(container);
+    states_.emplace(container, std::move(state));
+  }
+}
+
+// The tars of a container, and of the pod's volumes, that are complete.
+FilesToApply Target::FilesOf(const std::string& container) const {
+  FilesToApply files;
+  for (const std::string& tar : files_->rootfs(container))
+    files.rootfs.paths.push_back(absl::StrCat(folder_, "/", tar));
+  for (const auto& [volume, tars] : files_->volumes()) {
+    for (const std::string& tar : tars)
+      files.volumes[volume].paths.push_back(absl::StrCat(folder_, "/", tar));
+  }
+  return files;
 }
 
 // The frames that decide. A connection that ends here decides nothing once PREPARED is written; before that

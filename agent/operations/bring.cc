@@ -31,8 +31,10 @@ absl::StatusOr<migration::ContainerState> BringOne(const agent_api::RestoreSpec&
   GODWIT_ASSIGN_OR_RETURN(checkpoint::Parts parts,
                           checkpoint::ExtractArchive(archive, path, absl::StrCat(folder, "/unpacked")));
   if (!here) GODWIT_RETURN_IF_ERROR(RemoveTree(path));
-  return migration::ContainerState{.images = parts.images,
-                                   .files = {.rootfs_tar = parts.rootfs_diff, .volumes = parts.volumes}};
+  migration::ContainerState state{.images = parts.images};
+  if (!parts.rootfs_diff.empty()) state.files.rootfs.paths = {parts.rootfs_diff};
+  for (const auto& [volume, tar] : parts.volumes) state.files.volumes[volume].paths = {tar};
+  return state;
 }
 
 }  // namespace

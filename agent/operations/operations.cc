@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/operations/operations.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -19,6 +20,7 @@ namespace godwit::operations {
 namespace {
 
 using agent_api::AbortRequest;
+using agent_api::PreCopyLimits;
 using agent_api::RestoreSpec;
 using agent_api::SourceSpec;
 using agent_api::SourceStatus;
@@ -35,6 +37,16 @@ constexpr int64_t kSpareBytes = int64_t{64} << 20;
 
 absl::Status None(absl::string_view what, const std::string& uid) {
   return absl::NotFoundError(absl::StrCat("this node has no part in ", what, " ", uid));
+}
+
+absl::Status Check(const PreCopyLimits& limits) {
+  if (limits.freeze_budget <= absl::ZeroDuration() || limits.pre_copy_timeout <= absl::ZeroDuration() ||
+      limits.bandwidth_limit < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "limits of a pre-copy must be positive: freezeBudget ", absl::FormatDuration(limits.freeze_budget), ", preCopyTimeout ",
+        absl::FormatDuration(limits.pre_copy_timeout), ", bandwidthLimit ", limits.bandwidth_limit));
+  }
+  return absl::OkStatus();
 }
 
 bool Same(const SourceSpec& a, const SourceSpec& b) { return a == b; }
@@ -179,6 +191,7 @@ absl::Status Operations::ForgetTarget(const std::string& uid) {
 absl::StatusOr<SourceStatus> Operations::PutSource(const SourceSpec& spec) {
   const std::string& uid = spec.migration.uid;
   if (spec.containers.empty()) return absl::InvalidArgumentError("a migration of no container");
+  if (spec.mode == agent_api::CopyMode::kPreCopy) GODWIT_RETURN_IF_ERROR(Check(spec.limits));
   const std::string folder = MigrationFolder(uid, "source");
   return Begin(sources_, uid, spec, folder, [](const Source& source) { return source.spec(); },
                [&] { return Source::Start(spec, folder, options_.source); });
@@ -188,6 +201,17 @@ absl::StatusOr<SourceStatus> Operations::GetSource(const std::string& uid) const
   auto source = Find(sources_, uid);
   if (source == nullptr) return None("migration", uid);
   return source->status();
+}
+
+absl::Status Operations::SwitchSource(const std::string& uid) {
+  auto source = Find(sources_, uid);
+  return source == nullptr ? None("migration", uid) : source->Switch();
+}
+
+absl::Status Operations::SetSourceLimits(const std::string& uid, const PreCopyLimits& limits) {
+  GODWIT_RETURN_IF_ERROR(Check(limits));
+  auto source = Find(sources_, uid);
+  return source == nullptr ? None("migration", uid) : source->SetLimits(limits);
 }
 
 absl::Status Operations::AbortSource(const std::string& uid, const AbortRequest& why) {
@@ -241,6 +265,18 @@ absl::Status Operations::ForgetRestore(const std::string& uid) {
 
 // --- the rest ------------------------------------------------------------------------------------------------------
 
+absl::StatusOr<memory::PageServer::Stores> Operations::FindPages(const std::string& sandbox_uid, const std::string& container) const {
+  std::shared_ptr<Target> found;
+  {
+    absl::MutexLock lock(&targets_.mutex);
+    for (const auto& [uid, target] : targets_.by_uid) {
+      if (target != nullptr && target->request().pod.uid == sandbox_uid && !target->final()) found = target;
+    }
+  }
+  if (found == nullptr) return absl::NotFoundError(absl::StrCat("no memory of pod ", sandbox_uid, " is kept on this node"));
+  return found->Pages(container);
+}
+
 void Operations::ServeMigration(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello) {
   auto target = Find(targets_, hello.uid);
   if (target == nullptr) {
@@ -258,6 +294,10 @@ Operations::Working Operations::Count() const {
     for (const auto& [uid, source] : sources_.by_uid) {
       const SourceStatus status = source->status();
       working.sources += !source->final();
+      if (status.state == agent_api::SourceState::kOpen) {
+        working.dirty_rate += status.pre_copy.dirty_rate;
+        working.predicted_freeze = std::max(working.predicted_freeze, status.pre_copy.predicted_freeze);
+      }
       working.frozen += status.state == agent_api::SourceState::kFrozen || status.state == agent_api::SourceState::kCeded;
     }
   }

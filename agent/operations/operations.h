@@ -17,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "agent/api/messages.h"
+#include "agent/memory/page_server.h"
 #include "agent/migration/source.h"
 #include "agent/migration/target.h"
 #include "agent/transfer/messages.h"
@@ -52,6 +53,9 @@ class Operations {
 
   absl::StatusOr<agent_api::SourceStatus> PutSource(const agent_api::SourceSpec& spec);
   absl::StatusOr<agent_api::SourceStatus> GetSource(const std::string& uid) const;
+  // Of a source that copies in rounds; each may be repeated. FailedPrecondition for another, or one that has gone on.
+  absl::Status SwitchSource(const std::string& uid);
+  absl::Status SetSourceLimits(const std::string& uid, const agent_api::PreCopyLimits& limits);
   absl::Status AbortSource(const std::string& uid, const agent_api::AbortRequest& why);
   absl::Status FinishSource(const std::string& uid);
   absl::Status ForgetSource(const std::string& uid);
@@ -61,6 +65,10 @@ class Operations {
   absl::Status AbortRestore(const std::string& uid, const agent_api::AbortRequest& why);
   absl::Status ForgetRestore(const std::string& uid);
 
+  // The memory that a container of a pod with a permit of this node is to be filled from; NotFound when there is none
+  // for exactly that pod.
+  absl::StatusOr<memory::PageServer::Stores> FindPages(const std::string& sandbox_uid, const std::string& container) const;
+
   // Serves a source's stream whose HELLO has been read; returns at its end.
   void ServeMigration(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello);
 
@@ -69,6 +77,8 @@ class Operations {
     int targets = 0;
     int restores = 0;
     int frozen = 0;  // sources whose pod stands still
+    int64_t dirty_rate = 0;           // of all that are pre-copied now, bytes a second
+    absl::Duration predicted_freeze;  // the longest of them
   };
   Working Count() const;
   // Bytes on the disk under our folders.

@@ -66,7 +66,7 @@ absl::StatusOr<Claim> PermitTable::WaitForClaim(const std::string& migration_uid
 
 absl::StatusOr<Restored> PermitTable::Restore(const std::string& migration_uid, const std::string& container,
                                               const std::string& images, const std::string& work,
-                                              absl::Duration limit) {
+                                              absl::Duration limit, const RestoreOptions& options) {
   const absl::Time deadline = absl::Now() + limit;
   absl::MutexLock lock(&mutex_);
   GODWIT_ASSIGN_OR_RETURN(Permit * permit, FindLive(migration_uid, container));
@@ -74,7 +74,11 @@ absl::StatusOr<Restored> PermitTable::Restore(const std::string& migration_uid, 
     return absl::FailedPreconditionError(absl::StrCat("no `create` of container ", container, " waits"));
   }
   permit->stage = Stage::kRestoring;
-  permit->peer->Reply({.action = RuntimeAction::kRestore, .images = images, .work = work});
+  permit->peer->Reply({.action = RuntimeAction::kRestore,
+                       .images = images,
+                       .work = work,
+                       .gate = options.gate,
+                       .lazy_pages = options.lazy_pages});
   while (true) {
     GODWIT_ASSIGN_OR_RETURN(permit, FindLive(migration_uid, container));
     if (permit->stage == Stage::kRestored) return Restored{permit->claim, permit->pid};

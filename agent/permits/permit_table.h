@@ -60,6 +60,12 @@ struct Restored {
   int64_t pid = 0;  // the container's init in the host's pid namespace; frozen
 };
 
+// How a container is restored, beyond where from; as in RuntimeReply.
+struct RestoreOptions {
+  std::string gate;         // FIFO (host path) at which CRIU waits for the images, or empty
+  bool lazy_pages = false;  // godwit-pager fills the memory
+};
+
 // A godwit-runtime at the other end of a connection. Its connection closes only when nothing of its restore
 // lives any more, or all of it was handed to the container runtime.
 class RuntimePeer {
@@ -95,8 +101,8 @@ class PermitTable {
   // and returns when the container stands restored. FailedPrecondition: nobody waits (any more): WaitForClaim
   // again.
   absl::StatusOr<Restored> Restore(const std::string& migration_uid, const std::string& container,
-                                   const std::string& images, const std::string& work, absl::Duration limit)
-      ABSL_LOCKS_EXCLUDED(mutex_);
+                                   const std::string& images, const std::string& work, absl::Duration limit,
+                                   const RestoreOptions& options = {}) ABSL_LOCKS_EXCLUDED(mutex_);
   // Lets the `create` of a restored container return, waits until its runtime has gone, and checks that the
   // container still stands: a runtime that is killed takes it along.
   absl::Status Confirm(const std::string& migration_uid, const std::string& container, absl::Duration limit)

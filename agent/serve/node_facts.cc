@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "agent/criu/plan.h"
 #include "agent/install/cri_status.h"
+#include "agent/memory/tracker.h"
 #include "base/file.h"
 #include "base/process.h"
 #include "base/status.h"
@@ -76,6 +77,7 @@ bool NodeFacts::RuntimeReady() const {
 agent_api::NodeInfo NodeFacts::Info() const {
   agent_api::NodeInfo info = fixed_;
   info.runtime_ready = RuntimeReady();
+  info.no_pre_copy = std::string(memory::CheckTrackerSupport().message());
   info.memory_available = MemoryAvailable(options_.host.proc);
   auto free = FreeBytes(options_.state_folder);
   info.storage_available = free.ok() ? *free : 0;

@@ -6,6 +6,7 @@
 #include <sys/signalfd.h>
 #include <poll.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <utility>
@@ -16,6 +17,9 @@
 #include "agent/api/server.h"
 #include "agent/checkpoint/checkpoints.h"
 #include "agent/criu/images.h"
+#include "agent/criu/pagemap.h"
+#include "agent/memory/page_server.h"
+#include "agent/memory/pagers.h"
 #include "agent/migration/guard_port.h"
 #include "agent/migration/pod_on_node.h"
 #include "agent/operations/operations.h"
@@ -41,6 +45,7 @@ constexpr absl::Duration kHelloLimit = absl::Seconds(10);
 constexpr absl::Duration kFetchLimit = absl::Minutes(10);
 constexpr absl::Duration kKillLimit = absl::Seconds(15);
 constexpr absl::Duration kHousekeeping = absl::Seconds(60);
+constexpr double kPagesShare = 0.8;
 
 // Signals that end the agent, as a descriptor. Made before any thread, so that all inherit the mask.
 absl::StatusOr<UniqueFd> EndSignals() {
@@ -126,6 +131,8 @@ class Agent {
     GODWIT_RETURN_IF_ERROR(OpenWork());
     FeedGauges();
     GODWIT_ASSIGN_OR_RETURN(permit_server_, permits::PermitServer::Start(absl::StrCat(options_.run_folder, "/agent.sock"), permits_.get()));
+    GODWIT_ASSIGN_OR_RETURN(page_server_, memory::PageServer::Start(absl::StrCat(options_.run_folder, "/pages.sock"),
+                                                                   [this](const auto&... name) { return operations_->FindPages(name...); }));
     GODWIT_ASSIGN_OR_RETURN(streams_, transfer::StreamServer::Start(*identity_, "", static_cast<uint16_t>(options_.stream_port),
                                                                     [this](std::shared_ptr<transfer::Stream> stream) { ServeStream(stream); }));
     agent_api::Backend backend{.operations = operations_.get(), .checkpoints = checkpoints_.get(), .metrics = &metrics_};
@@ -159,6 +166,9 @@ class Agent {
   }
 
   absl::Status OpenWork() {
+    if (absl::Status lifted = guard::LiftFencesLeft(launch_, absl::StrCat(options_.install_folder, "/criu")); !lifted.ok()) {
+      LOG(WARNING) << Log("fences of killed guards may be left").With(lifted);
+    }
     checkpoint::Node node{.host = host_,
                           .runtime = facts_->runtime().runtime,
                           .criu_folder = absl::StrCat(options_.install_folder, "/criu"),
@@ -182,12 +192,18 @@ class Agent {
                                .criu_folder = absl::StrCat(options_.install_folder, "/criu"),
                                .guards = migration::RealGuards(launch_)};
     node.find_pod = [this](const agent_api::SourceSpec& spec) { return migration::FindPod(host_, spec.pod, spec.containers, spec.empty_dirs); };
-    node.pack = [this](const std::string& path, files::Layout layout, const files::Sink& sink) { return migration::PackHostFolder(host_, path, layout, sink); };
+    node.pack = [this](auto&&... arguments) { return migration::PackHostFolder(host_, arguments...); };
+    node.memory = migration::RealMemory(host_.proc);
+    node.filling = [this](const std::vector<std::string>& ids) { return memory::StillFilled(host_.At(agent_api::kPagersFolder), ids); };
+    node.cgroup_here = [this](const std::string& cgroup) { return host_.At(cgroup); };
+    node.round = [this](const auto& before, const auto& now) { Rounded(before, now); };
+    node.mapped_files = [this](const migration::PodOnNode& pod) { return migration::FindMappedFiles(host_, pod); };
     node.connect = [this](const std::string& address, const std::string& peer, absl::Time deadline) { return transfer::Stream::Connect(*identity_, address, peer, deadline); };
     node.sent = [this](const migration::SentTotals& sent) { Sent(sent); };
     node.froze = [this](const agent_api::SourceStatus& status) { Froze(status); };
     node.finished = [this](const agent_api::SourceStatus& status) {
       Finished("migration-source", status.state == agent_api::SourceState::kDone, status.reason);
+      PreCopied(status);
     };
     return node;
   }
@@ -196,6 +212,8 @@ class Agent {
     const std::string cgroup_root = host_.At(host_.cgroup);
     migration::TargetNode node{.node = options_.node, .permits = permits_.get()};
     node.check_images = [](const std::string& images) { return criu::CheckImages(images); };
+    node.add_pages = criu::AddLazyPages;
+    node.memory_for_pages = [this] { return MemoryForPages(); };
     node.apply_files = [this](const permits::Claim& claim, const std::string& pod_uid, const migration::FilesToApply& files) { return migration::ApplyFiles(host_, claim, pod_uid, files); };
     node.thaw = [cgroup_root](const std::string& cgroup) { return runtime::AdoptFrozen({absl::StrCat(cgroup_root, cgroup)}).Thaw(); };
     node.stands = [cgroup_root](const std::string& cgroup) { return permits::CheckStandsFrozen(cgroup_root, cgroup); };
@@ -266,6 +284,34 @@ class Agent {
     Finished("checkpoint", good, status.reason);
     if (status.frozen_at != absl::Time()) metrics_.freezes.Observe(status.freeze, "checkpoint", good ? "committed" : "aborted");
   }
+  void Rounded(const agent_api::PreCopyProgress& before, const agent_api::PreCopyProgress& now) {
+    metrics_.pre_copy_rounds.With().Increment();
+    metrics_.pre_copy_dirty.With().Increment(static_cast<double>(now.dirty_bytes));
+    metrics_.pre_copy_saved.With("zero").Increment(static_cast<double>(now.zero_bytes - before.zero_bytes));
+    metrics_.pre_copy_saved.With("unchanged").Increment(static_cast<double>(now.unchanged_bytes - before.unchanged_bytes));
+  }
+  void PreCopied(const agent_api::SourceStatus& status) {
+    const agent_api::PreCopyProgress& progress = status.pre_copy;
+    if (progress.rounds == 0 && progress.fallback.empty()) return;
+    const bool moved = status.state == agent_api::SourceState::kDone;
+    const char* outcome = !progress.fallback.empty()                       ? "fell_back"
+                          : progress.gave_up || status.reason == "NotConverging" ? "gave_up"
+                          : moved                                          ? "converged"
+                                                                           : "aborted";
+    metrics_.pre_copies.With(outcome).Increment();
+  }
+  // A part of what is free, so that the node's own pods keep some; memory that does not fit ends the migration.
+  uint64_t MemoryForPages() const { return static_cast<uint64_t>(MemoryAvailable(host_.proc) * kPagesShare); }
+  void FeedPagers() {
+    double backlog = 0;
+    absl::Duration slowest;
+    for (const agent_api::PagerStatus& pager : memory::PagersAtWork(host_.At(agent_api::kPagersFolder))) {
+      backlog += static_cast<double>(pager.remaining_bytes);
+      slowest = std::max(slowest, pager.fault_p99);
+    }
+    metrics_.pager_backlog.With().Set(backlog);
+    metrics_.pager_fault_p99.With().Set(absl::ToDoubleSeconds(slowest));
+  }
   void Froze(const agent_api::SourceStatus& status) {
     metrics_.freezes.Observe(status.freeze, "migration", status.target_running ? "committed" : "aborted");
     for (const agent_api::FreezeStep& step : status.steps) metrics_.freeze_steps.Observe(step.duration, step.name);
@@ -295,6 +341,9 @@ class Agent {
       metrics_.operations.With("migration-target").Set(working.targets);
       metrics_.operations.With("restore").Set(working.restores);
       metrics_.frozen_pods.With().Set(working.frozen);
+      metrics_.pre_copy_dirty_rate.With().Set(static_cast<double>(working.dirty_rate));
+      metrics_.pre_copy_predicted_freeze.With().Set(absl::ToDoubleSeconds(working.predicted_freeze));
+      FeedPagers();
       const auto checkpoints = checkpoints_->Count();
       metrics_.operations.With("checkpoint").Set(checkpoints.running);
       metrics_.archives.With().Set(static_cast<double>(checkpoints.archives));
@@ -333,6 +382,7 @@ class Agent {
   std::unique_ptr<checkpoint::Checkpoints> checkpoints_;
   std::unique_ptr<operations::Operations> operations_;
   std::unique_ptr<permits::PermitServer> permit_server_;
+  std::unique_ptr<memory::PageServer> page_server_;
   std::unique_ptr<transfer::StreamServer> streams_;
   std::unique_ptr<agent_api::ApiServer> api_;
 };

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <xxhash.h>
+#ifdef __x86_64__
+#include <xxh_x86dispatch.h>  // the same functions, by AVX2 or AVX-512 where the machine has them
+#endif
 
 #include <cstdint>
 #include <memory>

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -26,6 +27,11 @@ bool IsPlainName(absl::string_view name) {
   return !name.empty() && name.size() <= kMaxName && name.front() != '.' && absl::c_all_of(name, [](char c) {
     return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
   });
+}
+
+// Of "<volume>-<round>".
+std::string VolumeOf(const std::string& name) {
+  return name.substr(0, std::min(name.rfind('-'), name.size()));
 }
 
 absl::Status Broken(absl::string_view what) {
@@ -62,17 +68,36 @@ absl::StatusOr<std::string> FileReceiver::PathFor(const FileBegin& begin) const 
                                "\", which was not announced"));
   }
   if (!rules_.kinds.contains(begin.kind)) return Broken("a file of a kind that is not expected here");
-  const bool named = begin.kind == FileKind::kImage || begin.kind == FileKind::kVolume;
-  if (named ? !IsPlainName(begin.name) : !begin.name.empty()) {
+  if (begin.kind == FileKind::kArchive ? !begin.name.empty() : !IsPlainName(begin.name)) {
     return Broken(absl::StrCat("the file name \"", absl::CEscape(begin.name), "\""));
   }
   switch (begin.kind) {
     case FileKind::kImage: return absl::StrCat(begin.container, "/images/", begin.name);
-    case FileKind::kRootfs: return absl::StrCat(begin.container, "/rootfs.tar");
-    case FileKind::kVolume: return absl::StrCat("volumes/", begin.name, ".tar");
+    case FileKind::kRootfs:
+    case FileKind::kVolume: return RoundPath(begin);
     case FileKind::kArchive: return absl::StrCat(begin.container, ".tar");
   }
   return Broken("a file of an unknown kind");
+}
+
+// The tar of a round: the one that follows those that are complete.
+absl::StatusOr<std::string> FileReceiver::RoundPath(const FileBegin& begin) const {
+  const bool volume = begin.kind == FileKind::kVolume;
+  const std::string tree = volume ? VolumeOf(begin.name) : "";
+  const auto& trees = volume ? volumes_ : rootfs_;
+  const auto found = trees.find(volume ? tree : begin.container);
+  const std::string next = absl::StrCat(found == trees.end() ? 0 : found->second.size());
+  if ((volume && tree.empty()) || begin.name != (volume ? absl::StrCat(tree, "-", next) : next)) {
+    return Broken(absl::StrCat("the ", json::Name(begin.kind), " \"", begin.name, "\" where round ", next,
+                               " should come"));
+  }
+  return volume ? absl::StrCat("volumes/", begin.name, ".tar")
+                : absl::StrCat(begin.container, "/rootfs-", begin.name, ".tar");
+}
+
+std::vector<std::string> FileReceiver::rootfs(const std::string& container) const {
+  const auto found = rootfs_.find(container);
+  return found == rootfs_.end() ? std::vector<std::string>() : found->second;
 }
 
 // The folder is ours and its names were checked, so plain paths would do; the flags are the second lock on
@@ -148,14 +173,20 @@ absl::Status FileReceiver::End(const FileEnd& end) {
       (absl::StartsWith(incoming.begin.name, "pages-") ? totals_.page_bytes : totals_.image_bytes) +=
           incoming.size;
       break;
-    case FileKind::kVolume: volumes_.insert(incoming.begin.name); [[fallthrough]];
-    case FileKind::kRootfs:
-    case FileKind::kArchive: totals_.file_bytes += incoming.size; break;
+    case FileKind::kVolume: volumes_[VolumeOf(incoming.begin.name)].push_back(incoming.path); break;
+    case FileKind::kRootfs: rootfs_[incoming.begin.container].push_back(incoming.path); break;
+    case FileKind::kArchive: break;
   }
+  if (incoming.begin.kind != FileKind::kImage) totals_.file_bytes += incoming.size;
   --counts_[incoming.begin.container].open;
   finished_.insert(incoming.path);
   open_.erase(found);
   return absl::OkStatus();
+}
+
+void FileReceiver::Clear() {
+  for (const std::string& path : begun_) unlink(absl::StrCat(rules_.folder, "/", path).c_str());
+  *this = FileReceiver(rules_);
 }
 
 absl::Status FileReceiver::EndContainer(const ContainerEnd& end) {

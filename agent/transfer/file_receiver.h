@@ -4,8 +4,8 @@
 // every byte is checksummed.
 //
 //   <folder>/<container>/images/<name>     kImage
-//   <folder>/<container>/rootfs.tar        kRootfs
-//   <folder>/volumes/<name>.tar            kVolume
+//   <folder>/<container>/rootfs-<n>.tar    kRootfs, round n
+//   <folder>/volumes/<name>-<n>.tar        kVolume, round n
 //   <folder>/<container>.tar               kArchive
 #pragma once
 
@@ -50,10 +50,14 @@ class FileReceiver {
   // After an error the receiver is useless.
   absl::Status Take(const Frame& frame);
 
+  // Begins anew: removes all that came. For a stream that was cut, and goes on over another connection.
+  void Clear();
+
   // Containers whose CONTAINER_END came and was right.
   const std::set<std::string>& complete() const { return complete_; }
-  // Volumes that are complete.
-  const std::set<std::string>& volumes() const { return volumes_; }
+  // Tars that are complete, by path below the folder, round after round from 0 on.
+  std::vector<std::string> rootfs(const std::string& container) const;
+  const std::map<std::string, std::vector<std::string>>& volumes() const { return volumes_; }
   // Files that are complete, by path below the folder.
   bool HasFile(const std::string& path) const { return finished_.contains(path); }
   const ReceivedTotals& totals() const { return totals_; }
@@ -77,16 +81,18 @@ class FileReceiver {
   absl::Status End(const FileEnd& end);
   absl::Status EndContainer(const ContainerEnd& end);
   absl::StatusOr<std::string> PathFor(const FileBegin& begin) const;
+  absl::StatusOr<std::string> RoundPath(const FileBegin& begin) const;
   absl::StatusOr<UniqueFd> Create(const std::string& path) const;
 
-  const ReceiveRules rules_;
+  ReceiveRules rules_;
   absl::flat_hash_map<uint32_t, Incoming> open_;
   std::map<std::string, Count> counts_;  // by container
   std::set<std::string> begun_;          // paths
   std::set<std::string> finished_;       // paths
   std::set<uint32_t> used_ids_;
   std::set<std::string> complete_;
-  std::set<std::string> volumes_;
+  std::map<std::string, std::vector<std::string>> rootfs_;   // by container
+  std::map<std::string, std::vector<std::string>> volumes_;  // by volume
   int64_t bytes_ = 0;
   ReceivedTotals totals_;
 };

@@ -2,7 +2,7 @@
 // Sends the files of one container over a stream: any number of files at a time, from any number of threads.
 //
 //   FileSender sender(stream, "app", deadline);
-//   GODWIT_ASSIGN_OR_RETURN(auto file, sender.Begin(FileKind::kRootfs, ""));
+//   GODWIT_ASSIGN_OR_RETURN(auto file, sender.Begin(FileKind::kRootfs, "0"));
 //   GODWIT_RETURN_IF_ERROR(file->Write(bytes));
 //   GODWIT_RETURN_IF_ERROR(file->Finish());
 //   GODWIT_RETURN_IF_ERROR(sender.End());       // CONTAINER_END, after all files
@@ -42,9 +42,13 @@ class FileSender {
     int64_t size_ = 0;
   };
 
-  // `stream` must outlive it. `deadline` is that of every frame sent.
+  // `stream` must outlive it. `deadline` is that of every frame sent, until it is set anew, while no file is
+  // open.
   FileSender(Stream& stream, std::string container, absl::Time deadline)
       : stream_(stream), container_(std::move(container)), deadline_(deadline) {}
+
+  // Of all frames from now on; nothing may be under way.
+  void SetDeadline(absl::Time deadline) { deadline_ = deadline; }
 
   absl::StatusOr<std::unique_ptr<File>> Begin(FileKind kind, const std::string& name);
   absl::Status End();
@@ -58,7 +62,7 @@ class FileSender {
  private:
   Stream& stream_;
   const std::string container_;
-  const absl::Time deadline_;
+  absl::Time deadline_;
   std::atomic<int64_t> files_ = 0;
   std::atomic<int64_t> bytes_ = 0;
   std::atomic<bool> cancelled_ = false;

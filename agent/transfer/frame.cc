@@ -5,22 +5,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "agent/transfer/checksum.h"
+#include "agent/transfer/little_endian.h"
 
 namespace godwit::transfer {
 namespace {
-
-// Byte by byte: the format is little endian whatever the machine.
-template <class T>
-void Store(char* to, T value) {
-  for (size_t i = 0; i < sizeof(T); ++i) to[i] = static_cast<char>(static_cast<uint64_t>(value) >> (8 * i));
-}
-
-template <class T>
-T Load(const char* from) {
-  uint64_t value = 0;
-  for (size_t i = 0; i < sizeof(T); ++i) value |= uint64_t{static_cast<unsigned char>(from[i])} << (8 * i);
-  return static_cast<T>(value);
-}
 
 constexpr size_t kChecksummedHeaderBytes = 16;
 
@@ -32,7 +20,12 @@ uint64_t ChecksumOf(absl::string_view header, absl::Span<const absl::string_view
 }
 
 size_t PayloadLimit(FrameType type) {
-  return type == FrameType::kFileData ? kMaxPayloadBytes : kMaxMessageBytes;
+  switch (type) {
+    case FrameType::kFileData: return kMaxPayloadBytes;
+    case FrameType::kPages:
+    case FrameType::kKeepPages: return kMaxPagesPayloadBytes;
+    default: return kMaxMessageBytes;
+  }
 }
 
 }  // namespace
@@ -51,6 +44,11 @@ absl::string_view FrameTypeName(FrameType type) {
     case FrameType::kAbort: return "ABORT";
     case FrameType::kPing: return "PING";
     case FrameType::kRefused: return "REFUSED";
+    case FrameType::kPages: return "PAGES";
+    case FrameType::kKeepPages: return "KEEP_PAGES";
+    case FrameType::kRoundEnd: return "ROUND_END";
+    case FrameType::kRoundOk: return "ROUND_OK";
+    case FrameType::kAtGate: return "AT_GATE";
   }
   return "unknown";
 }

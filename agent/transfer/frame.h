@@ -19,9 +19,10 @@ namespace godwit::transfer {
 inline constexpr uint32_t kFrameMagic = 0x54574447;  // "GDWT" in little endian
 inline constexpr uint8_t kFrameVersion = 1;
 inline constexpr size_t kFrameHeaderBytes = 24;
-inline constexpr size_t kMaxDataBytes = 1u << 20;               // file content in one FILE_DATA
-inline constexpr size_t kMaxPayloadBytes = kMaxDataBytes + 64;  // any payload
-inline constexpr size_t kMaxMessageBytes = 64u << 10;           // JSON payloads
+inline constexpr size_t kMaxDataBytes = 1u << 20;                             // file content in one FILE_DATA
+inline constexpr size_t kMaxPayloadBytes = kMaxDataBytes + 64;                // of a FILE_DATA
+inline constexpr size_t kMaxPagesPayloadBytes = kMaxDataBytes + (64u << 10);  // of PAGES and KEEP_PAGES
+inline constexpr size_t kMaxMessageBytes = 64u << 10;                         // JSON payloads
 
 enum class FrameType : uint8_t {
   kHello = 1,
@@ -36,6 +37,11 @@ enum class FrameType : uint8_t {
   kAbort = 10,
   kPing = 11,
   kRefused = 12,
+  kPages = 13,      // pages of a task (page_sender.h)
+  kKeepPages = 14,  // what a task's memory is made of in the end
+  kRoundEnd = 15,   // all pages of a round were sent
+  kRoundOk = 16,    // and have arrived
+  kAtGate = 17,     // a restore waits for nothing but the state
 };
 
 // "HELLO", "FILE_DATA", ...; for messages.
@@ -55,7 +61,8 @@ struct FrameHeader {
 
 using HeaderBytes = std::array<char, kFrameHeaderBytes>;
 
-// The header of a frame whose payload is the parts joined. The parts together are at most kMaxPayloadBytes.
+// The header of a frame whose payload is the parts joined. The parts together are at most what the type
+// allows.
 HeaderBytes EncodeHeader(FrameType type, absl::Span<const absl::string_view> payload_parts);
 
 // Reads a header: InvalidArgument for a wrong magic, version, type, flag or length. `bytes` is

@@ -60,13 +60,18 @@ class Sending {
     }
     GODWIT_ASSIGN_OR_RETURN(std::vector<std::string> names, ListFolder(folder_));
     for (const std::string& name : names) {
-      if (growing_.contains(name)) continue;
-      GODWIT_ASSIGN_OR_RETURN(Outgoing outgoing, Open(name));
-      GODWIT_RETURN_IF_ERROR(SendRest(name, outgoing));
-      GODWIT_RETURN_IF_ERROR(Close(name, outgoing));
-      totals.other_bytes += outgoing.file->size();
+      if (growing_.contains(name) || name == kDescriptors) continue;
+      GODWIT_ASSIGN_OR_RETURN(const int64_t size, SendWhole(name));
+      totals.other_bytes += size;
     }
     return totals;
+  }
+
+  absl::StatusOr<int64_t> SendWhole(const std::string& name) {
+    GODWIT_ASSIGN_OR_RETURN(Outgoing outgoing, Open(name));
+    GODWIT_RETURN_IF_ERROR(SendRest(name, outgoing));
+    GODWIT_RETURN_IF_ERROR(Close(name, outgoing));
+    return outgoing.file->size();
   }
 
  private:
@@ -114,6 +119,10 @@ class Sending {
 void DumpProgress::Finish(absl::Status status) {
   status_ = std::move(status);
   ended_.Notify();
+}
+
+absl::Status SendImage(const std::string& folder, const std::string& name, FileSender& sender) {
+  return Sending(folder, sender).SendWhole(name).status();
 }
 
 absl::StatusOr<ImageTotals> SendImages(const std::string& folder, const DumpProgress& dump,

@@ -30,6 +30,7 @@ struct Hello {
   std::string to_node;
   bool ask =
       false;  // kMigration: the source has ceded and only wants to know the target's state, and to commit
+  bool resume = false;  // kMigration: goes on with the rounds of a pre-copy whose connection was cut
   std::string archive;  // kFetch: its file name
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
@@ -38,6 +39,7 @@ struct Hello {
     field.Required("from", self.from_node);
     field.Required("to", self.to_node);
     field("ask", self.ask);
+    field("resume", self.resume);
     field("archive", self.archive);
   }
   bool operator==(const Hello&) const = default;
@@ -69,7 +71,8 @@ struct FileBegin {
   uint32_t id = 0;        // unique in the stream
   std::string container;  // kVolume: the container before which the volume must be there; kArchive: "archive"
   FileKind kind = FileKind::kImage;
-  std::string name;  // kImage: of CRIU's image file; kVolume: of the emptyDir; otherwise empty
+  // kImage: of CRIU's image file; kRootfs: the round, "0" first; kVolume: "<emptyDir>-<round>"; kArchive: empty
+  std::string name;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("id", self.id);
@@ -106,6 +109,24 @@ struct ContainerEnd {
     field.Required("bytes", self.bytes);
   }
   bool operator==(const ContainerEnd&) const = default;
+};
+
+// ROUND_END, from the source: all pages of the round were sent. ROUND_OK, the target's answer: they are there.
+struct Round {
+  int64_t number = 0;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("number", self.number);
+  }
+};
+
+// AT_GATE, from the target: the container's restore has been started and waits for its state.
+struct AtGate {
+  std::string container;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("container", self.container);
+  }
 };
 
 // RUNNING: what took how long on the target. The clocks of two nodes are not compared: offsets are from the

@@ -17,6 +17,29 @@
 
 namespace godwit::transfer {
 
+namespace {
+
+// A TLS record is at most 16 KiB; the socket is given and asked for many at a time.
+constexpr size_t kSocketBytes = 128u << 10;
+
+// Puts the session on the socket, with a buffer on either side.
+bool Join(SSL* ssl, int socket) {
+  if (SSL_set_fd(ssl, socket) != 1) return false;
+  SSL_set_read_ahead(ssl, 1);
+  SSL_set_default_read_buffer_len(ssl, kSocketBytes);
+  BIO* buffer = BIO_new(BIO_f_buffer());
+  if (buffer == nullptr || BIO_set_write_buffer_size(buffer, kSocketBytes) != 1) {
+    BIO_free(buffer);
+    return false;
+  }
+  BIO* to_socket = SSL_get_wbio(ssl);
+  BIO_up_ref(to_socket);  // SSL_set0_wbio lets go of it
+  SSL_set0_wbio(ssl, BIO_push(buffer, to_socket));
+  return true;
+}
+
+}  // namespace
+
 Stream::Stream(UniqueFd socket, tls::ContextPointer context, tls::SslPointer ssl)
     : socket_(std::move(socket)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
@@ -33,7 +56,7 @@ absl::StatusOr<std::unique_ptr<Stream>> Stream::Connect(tls::Identity& identity,
   absl::StatusOr<UniqueFd> socket = ConnectTcp(address, deadline);
   if (!socket.ok()) return Annotate(socket.status(), what);
   tls::SslPointer ssl(SSL_new(context.get()));
-  if (ssl == nullptr || SSL_set_fd(ssl.get(), socket->get()) != 1) {
+  if (ssl == nullptr || !Join(ssl.get(), socket->get())) {
     return absl::InternalError(absl::StrCat(what, ": ", tls::OpenSslErrors()));
   }
   const std::string name = tls::AgentName(node);
@@ -53,7 +76,7 @@ absl::StatusOr<std::unique_ptr<Stream>> Stream::Accept(SSL_CTX* context, UniqueF
                                                        absl::Time deadline) {
   GODWIT_RETURN_IF_ERROR(SetSocketOptions(socket.get()));
   tls::SslPointer ssl(SSL_new(context));
-  if (ssl == nullptr || SSL_set_fd(ssl.get(), socket.get()) != 1) {
+  if (ssl == nullptr || !Join(ssl.get(), socket.get())) {
     return absl::InternalError(absl::StrCat("cannot make a TLS session: ", tls::OpenSslErrors()));
   }
   std::unique_ptr<Stream> stream(new Stream(std::move(socket), nullptr, std::move(ssl)));
@@ -145,6 +168,21 @@ absl::Status Stream::Write(absl::string_view bytes, absl::Time deadline) {
   return absl::OkStatus();
 }
 
+absl::Status Stream::Flush(absl::Time deadline) {
+  for (;;) {
+    {
+      absl::MutexLock lock(&ssl_mutex_);
+      if (shut_down_) return absl::CancelledError("the stream was shut down");
+      BIO* buffer = SSL_get_wbio(ssl_.get());
+      ERR_clear_error();
+      errno = 0;
+      if (BIO_flush(buffer) == 1) return absl::OkStatus();
+      if (!BIO_should_retry(buffer)) return absl::UnavailableError(ErrnoStatus("cannot send").message());
+    }
+    GODWIT_RETURN_IF_ERROR(AwaitSocket(POLLOUT, deadline));
+  }
+}
+
 absl::Status Stream::Send(FrameType type, absl::Span<const absl::string_view> parts, absl::Time deadline) {
   const HeaderBytes header = EncodeHeader(type, parts);
   // Small parts travel with the header in one TLS record.
@@ -158,6 +196,7 @@ absl::Status Stream::Send(FrameType type, absl::Span<const absl::string_view> pa
     status = Write(parts[next], deadline);
     sent += static_cast<int64_t>(parts[next].size());
   }
+  if (status.ok()) status = Flush(deadline);
   if (!status.ok()) {
     Shutdown();  // half a frame may be out: nothing that follows could be understood
     return Annotate(status, absl::StrCat("cannot send ", FrameTypeName(type)));
@@ -178,6 +217,12 @@ absl::Status Stream::Fill(char* to, size_t size, size_t& filled, absl::Time dead
 }
 
 absl::StatusOr<Frame> Stream::Receive(absl::Time deadline) {
+  Frame frame;
+  GODWIT_RETURN_IF_ERROR(Receive(frame, deadline));
+  return frame;
+}
+
+absl::Status Stream::Receive(Frame& frame, absl::Time deadline) {
   for (;;) {
     if (header_filled_ < header_.size()) {
       GODWIT_RETURN_IF_ERROR(Fill(header_.data(), header_.size(), header_filled_, deadline));
@@ -190,7 +235,9 @@ absl::StatusOr<Frame> Stream::Receive(absl::Time deadline) {
     header_filled_ = 0;
     bytes_received_ += static_cast<int64_t>(kFrameHeaderBytes + payload_.size());
     if (decoded_.type == FrameType::kPing) continue;
-    return Frame{decoded_.type, std::exchange(payload_, {})};
+    frame.type = decoded_.type;
+    frame.payload.swap(payload_);
+    return absl::OkStatus();
   }
 }
 

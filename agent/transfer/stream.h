@@ -20,6 +20,7 @@
 #include "absl/types/span.h"
 #include "agent/tls/identity.h"
 #include "agent/transfer/frame.h"
+#include "agent/transfer/link_use.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/status.h"
@@ -50,6 +51,8 @@ class Stream {
   // connection ended; InvalidArgument and DataLoss: the peer sent nonsense. After these the stream is
   // useless.
   absl::StatusOr<Frame> Receive(absl::Time deadline);
+  // The same into `frame`, whose payload's memory is used again: for many large frames.
+  absl::Status Receive(Frame& frame, absl::Time deadline);
 
   // Ends both directions; whoever waits in Send or Receive returns Cancelled. Safe from any thread.
   void Shutdown();
@@ -60,6 +63,7 @@ class Stream {
   const std::string& peer_node() const { return peer_node_; }
   int64_t bytes_sent() const { return bytes_sent_; }
   int64_t bytes_received() const { return bytes_received_; }
+  LinkUse link_use() const { return LinkUseOf(socket_.get()); }
 
  private:
   enum class Direction { kRead, kWrite };
@@ -71,6 +75,8 @@ class Stream {
   // One call of an SSL_* function under the lock; then, where it could not go on, waits for the socket.
   absl::Status Step(const std::function<int(SSL*)>& call, Direction direction, absl::Time deadline,
                     bool& done);
+  // Hands what the buffer holds to the socket.
+  absl::Status Flush(absl::Time deadline);
   absl::Status AwaitSocket(short events, absl::Time deadline);
 
   UniqueFd socket_;

@@ -7,6 +7,7 @@
 //   criu.bin ARGS <bundle>/bin/tar -> ../criu    and so for others  -> lib/ld.so --library-path lib
 //   bin/tar.bin ARGS <bundle>/lib/ld.so, *.so.*, libgodwit-preload.so
 //
+// What CRIU has tar do with small folders of devices is done by this program itself (small_tar.h).
 // The preload library goes along with `criu swrk` alone, the mode in which runc starts CRIU.
 #include <unistd.h>
 
@@ -17,6 +18,8 @@
 #include <cstring>
 #include <string>
 #include <vector>
+
+#include "runtime/criu_launcher/small_tar.h"
 
 namespace {
 
@@ -50,6 +53,8 @@ int main(int argc, char** argv) {
   }
   const char* slash = strrchr(argv[0], '/');
   const std::string name = slash == nullptr ? argv[0] : slash + 1;
+  if (int status = 0; name == "tar" && godwit::small_tar::Run({argv + 1, argv + argc}, &status))
+    return status;
   const bool is_criu = name == "criu" || name == "godwit-criu-launcher";
 
   const std::string loader = bundle + "/lib/ld.so", libraries = bundle + "/lib",

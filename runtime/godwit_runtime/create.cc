@@ -18,6 +18,7 @@
 #include "agent/permits/cgroup_end.h"
 #include "agent/runtime/cgroup.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/process.h"
 #include "base/status.h"
 #include "runtime/godwit_runtime/agent_link.h"
@@ -35,6 +36,7 @@ using agent_api::RuntimeRequest;
 
 namespace {
 
+constexpr absl::Duration kPagerStart = absl::Seconds(10);
 constexpr absl::Duration kAgentRestart =
     absl::Seconds(15);  // how long an agent that is being replaced is waited for
 
@@ -75,11 +77,12 @@ absl::StatusOr<Preparation> Prepare(const CommandLine& line, const Bundle& bundl
 // One conversation with the agent.
 class Restore {
  public:
-  Restore(const CommandLine& line, const Bundle& bundle, const RuntimeConfig& config, absl::Time deadline,
-          const ErrorLog& log, AgentLink agent)
+  Restore(const CommandLine& line, const Bundle& bundle, const RuntimeConfig& config, const Places& places,
+          absl::Time deadline, const ErrorLog& log, AgentLink agent)
       : line_(line),
         bundle_(bundle),
         config_(config),
+        places_(places),
         deadline_(deadline),
         log_(log),
         agent_(std::move(agent)) {}
@@ -88,6 +91,7 @@ class Restore {
 
  private:
   absl::Status Run(const Preparation& preparation, const RuntimeReply& order);
+  absl::Status StartPager(const std::string& work) const;
   absl::Status WaitForRestore(Watcher& watcher, const criu::Plan& plan);
   absl::StatusOr<int64_t> CheckRestored(const Watcher& watcher) const;
   // OK for kDone only.
@@ -97,6 +101,7 @@ class Restore {
   const CommandLine& line_;
   const Bundle& bundle_;
   const RuntimeConfig& config_;
+  const Places& places_;
   const absl::Time deadline_;
   const ErrorLog& log_;
   AgentLink agent_;
@@ -143,9 +148,12 @@ absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& or
                                         .work = order.work,
                                         .cgroup = bundle_.cgroup,
                                         .cgroup_root = config_.cgroup_root,
-                                        .own_cgroup = preparation.own_cgroup};
+                                        .own_cgroup = preparation.own_cgroup,
+                                        .gate = order.gate,
+                                        .lazy_pages = order.lazy_pages};
   const criu::Plan plan = criu::PlanRestore(preparation.programs, request);
   GODWIT_RETURN_IF_ERROR(criu::Prepare(plan));
+  if (order.lazy_pages) GODWIT_RETURN_IF_ERROR(StartPager(order.work));
   Watcher::Task task = {
       .argv = plan.argv, .env = plan.env, .cgroup_root = config_.cgroup_root, .cgroup = bundle_.cgroup};
   // Without --log: the shim may have removed the bundle, and the log's folder with it, before this is run.
@@ -155,7 +163,8 @@ absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& or
   task.mount_folders = {absl::StrCat(line_.root, "/", line_.id),
                         absl::StartsWith(bundle_.rootfs, "/")
                             ? bundle_.rootfs
-                            : absl::StrCat(line_.bundle, "/", bundle_.rootfs)};
+                            : absl::StrCat(line_.bundle, "/", bundle_.rootfs),
+                        order.work};  // CRIU mounts the cgroup trees below its working folder
   GODWIT_ASSIGN_OR_RETURN(Watcher watcher, Watcher::Start(task));
 
   const auto restore = [&]() -> absl::Status {
@@ -172,6 +181,27 @@ absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& or
     return Annotate(status, destroyed.message());
   }
   return status;
+}
+
+// It is nobody's child but the shim's, and ends by itself when the container's cgroup is empty: also when the
+// restore fails.
+absl::Status Restore::StartPager(const std::string& work) const {
+  const agent_api::PagerSpec spec = {.migration_uid = bundle_.migration,
+                                     .sandbox_uid = bundle_.sandbox_uid,
+                                     .container = bundle_.container,
+                                     .container_id = line_.id,
+                                     .socket = criu::LazyPagesSocket(work),
+                                     .pages_socket = places_.pages_socket,
+                                     .cgroup = absl::StrCat(config_.cgroup_root, bundle_.cgroup),
+                                     .status = absl::StrCat(places_.pagers, "/", line_.id, ".json"),
+                                     .log = absl::StrCat(work, "/pager.log")};
+  const std::string file = absl::StrCat(work, "/pager.json");
+  GODWIT_RETURN_IF_ERROR(WriteFileDurably(file, json::Encode(spec)));
+  RunOptions options;
+  options.limit = std::min(kPagerStart, deadline_ - absl::Now());
+  options.spawn.new_session = true;
+  return Annotate(RunOrError({places_.pager, "--spec", file}, options).status(),
+                  "cannot start the pager of the container's memory");
 }
 
 // Until runc has ended, while the agent may still change its mind.
@@ -239,7 +269,7 @@ absl::StatusOr<Outcome> Create(const CommandLine& line, const RuntimeConfig& con
   }
   log.Info(absl::StrCat("waiting for the state to restore migration=", bundle.migration,
                         " container=", bundle.container));
-  Restore restore(line, bundle, config, deadline, log, *std::move(agent));
+  Restore restore(line, bundle, config, places, deadline, log, *std::move(agent));
   return restore.Talk(preparation);
 }
 

@@ -20,6 +20,9 @@ struct Places {
   std::string permits = std::string(agent_api::kStateFolder) + "/permits";
   std::string agent_socket = agent_api::kRuntimeSocket;
   std::string criu_folder;  // with the launcher `criu`
+  std::string pager;        // the program godwit-pager
+  std::string pages_socket = agent_api::kPagesSocket;
+  std::string pagers = agent_api::kPagersFolder;
 };
 
 enum class Outcome {

@@ -63,7 +63,8 @@ absl::Status Run(const CommandLine& line, const ErrorLog& log, absl::Time began,
     if (absl::Status killed = KillIfStandingStill(line, config); !killed.ok()) log.Info(killed.message());
   }
   if (line.command == "create") {
-    const Places places = {.criu_folder = absl::StrCat(install, "/criu")};
+    const Places places = {.criu_folder = absl::StrCat(install, "/criu"),
+                           .pager = absl::StrCat(install, "/bin/godwit-pager")};
     GODWIT_ASSIGN_OR_RETURN(const Outcome outcome, Create(line, config, places, began, log));
     if (outcome == Outcome::kRestored) return absl::OkStatus();
   }

@@ -19,6 +19,9 @@ constexpr absl::Duration kFreezeWrite = absl::Seconds(2);   // for all tasks to 
 constexpr absl::Duration kExecPatience = absl::Seconds(2);  // for an exec probe to end by itself
 constexpr absl::Duration kExecPause = absl::Milliseconds(20);
 constexpr absl::Duration kKillLimit = absl::Seconds(10);
+// How long a fence outlasts the freeze limit: for a pod that was handed over and waits to be killed.
+constexpr absl::Duration kFenceBeyond = absl::Minutes(1);
+constexpr absl::Duration kArmLimit = absl::Seconds(10);  // for runc and CRIU to start and come to their gates
 
 }  // namespace
 
@@ -36,18 +39,37 @@ absl::Status HostActs::Prepare() {
   RunOptions options;
   options.limit = absl::Seconds(5);
   GODWIT_ASSIGN_OR_RETURN(const std::string version, RunOrError({spec_.runtime, "--version"}, options));
-  const criu::Programs programs = {spec_.runtime, criu::ParseVersion(version), spec_.criu_folder};
-  criu::WarmUp(programs);
+  programs_ = {spec_.runtime, criu::ParseVersion(version), spec_.criu_folder};
+  criu::WarmUp(programs_);
+  fence_status_ = MakeFence();
   for (const agent_api::GuardContainer& container : spec_.containers) {
     GODWIT_RETURN_IF_ERROR(MakeFolders(container.images, 0700));
     GODWIT_RETURN_IF_ERROR(MakeFolders(container.work, 0700));
-    const criu::Plan plan = criu::PlanDump(programs, container);
+    const criu::Plan plan = criu::PlanDump(programs_, container, {.fenced = fence_.has_value()});
     GODWIT_RETURN_IF_ERROR(criu::Prepare(plan));
     plans_[container.name] = plan;
   }
   if (journaled() == SourceState::kFrozen || journaled() == SourceState::kCeded)
     frozen_ = runtime::AdoptFrozen(Cgroups());
   return absl::OkStatus();
+}
+
+// Also lifts the one of an earlier guard of this spec.
+absl::Status HostActs::MakeFence() {
+  if (spec_.addresses.empty()) return absl::FailedPreconditionError("the pod has no address to fence");
+  GODWIT_ASSIGN_OR_RETURN(
+      fence_, runtime::Fence::Make(absl::StrCat(spec_.criu_folder, "/bin/nft"), spec_.migration_uid,
+                                   spec_.addresses, spec_.freeze_limit + kFenceBeyond));
+  return absl::OkStatus();
+}
+
+void HostActs::LowerFence() {
+  if (!fence_.has_value()) return;
+  if (absl::Status lowered = fence_->Lower(); !lowered.ok()) {
+    LOG(ERROR) << Log("the pod's packets are dropped for a while yet")
+                      .With("migration", spec_.migration_uid)
+                      .With(lowered);
+  }
 }
 
 std::vector<std::string> HostActs::Cgroups() const {
@@ -100,25 +122,41 @@ std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& bef
     if (!refusal.has_value()) {
       const absl::Status may = before_freeze();
       if (!may.ok()) return Refusal{"JournalFailed", absl::StrCat("cannot freeze: ", may.message())};
-      *moment = {clock_.Monotonic(), clock_.Now()};
+      if (fence_.has_value()) {
+        if (absl::Status raised = fence_->Raise(); !raised.ok())
+          return Refusal{"FenceFailed", absl::StrCat("cannot freeze: ", raised.message())};
+      }
+      *moment = {clock_.Monotonic(), clock_.Now(), absl::ZeroDuration()};
       absl::StatusOr<runtime::FrozenCgroups> frozen = runtime::FreezeCgroups(Cgroups(), kFreezeWrite);
-      if (!frozen.ok()) return Refusal{"FreezeFailed", std::string(frozen.status().message())};
+      if (!frozen.ok()) {
+        LowerFence();
+        return Refusal{"FreezeFailed", std::string(frozen.status().message())};
+      }
       // Again, now that nothing changes any more: a signal or an exec may have come between.
       refusal = Check(&exec_in_flight);
       if (!refusal.has_value()) {
         frozen_ = *std::move(frozen);
+        moment->still = clock_.Monotonic();
         return std::nullopt;
       }
+      frozen->Thaw().IgnoreError();  // tried again when it goes
+      LowerFence();
     }
     if (!exec_in_flight || absl::Now() >= patience) return refusal;
     absl::SleepFor(kExecPause);  // exec probes are short
   }
 }
 
-absl::Status HostActs::Thaw() { return frozen_.Thaw(); }
+absl::Status HostActs::Thaw() {
+  absl::Status thawed = frozen_.Thaw();
+  LowerFence();
+  return thawed;
+}
 
 absl::Status HostActs::Kill() {
   absl::Status first;
+  // Before: so that the pod's peers hear that its connections end.
+  LowerFence();
   for (const std::string& cgroup : Cgroups()) first.Update(runtime::KillCgroup(cgroup, kKillLimit));
   if (!first.ok()) return first;
   // An empty cgroup that stays frozen would freeze whatever a container runtime put there next.
@@ -147,10 +185,52 @@ absl::Status HostActs::Journal(SourceState state, absl::string_view reason, absl
   return status;
 }
 
+absl::Status HostActs::Arm() {
+  const absl::Time deadline = absl::Now() + kArmLimit;
+  const auto arm = [&]() -> absl::Status {
+    for (const agent_api::GuardContainer& container : spec_.containers) {
+      std::unique_ptr<Dump>& dump = armed_[container.name];
+      if (dump != nullptr && !dump->ended()) continue;
+      const criu::Plan plan =
+          criu::PlanDump(programs_, container,
+                         {.gate = absl::StrCat(container.work, "/gate"), .fenced = fence_.has_value()});
+      GODWIT_RETURN_IF_ERROR(criu::Prepare(plan));
+      GODWIT_ASSIGN_OR_RETURN(dump, Dump::Start(plan));
+    }
+    for (const auto& [name, dump] : armed_) {
+      GODWIT_RETURN_IF_ERROR(Annotate(dump->ReachGate(deadline),
+                                      absl::StrCat("cannot hold a dump of container ", name, " ready")));
+    }
+    return absl::OkStatus();
+  };
+  absl::Status status = arm();
+  if (!status.ok()) Disarm();
+  return status;
+}
+
+void HostActs::Disarm() {
+  for (const auto& [name, dump] : armed_) {
+    if (dump != nullptr) dump->Dismiss();
+  }
+  armed_.clear();
+}
+
 absl::Status HostActs::StartDump(const std::string& container) {
   const auto plan = plans_.find(container);
   if (plan == plans_.end())
     return absl::NotFoundError(absl::StrCat("the guard's spec names no container \"", container, "\""));
+  if (const auto armed = armed_.extract(container); !armed.empty()) {
+    const absl::Status opened = armed.mapped()->OpenGate();
+    if (opened.ok()) {
+      dump_ = std::move(armed.mapped());
+      return absl::OkStatus();
+    }
+    LOG(WARNING) << Log("an armed dump has ended; starting another")
+                        .With("migration", spec_.migration_uid)
+                        .With("container", container)
+                        .With(opened);
+    armed.mapped()->Dismiss();
+  }
   GODWIT_ASSIGN_OR_RETURN(dump_, Dump::Start(plan->second));
   return absl::OkStatus();
 }
@@ -160,9 +240,10 @@ void HostActs::AbortDump() {
 }
 
 absl::Status HostActs::FinishDump() {
-  const std::unique_ptr<Dump> dump = std::move(dump_);
+  std::unique_ptr<Dump> dump = std::move(dump_);
   if (dump == nullptr) return absl::InternalError("no dump runs");
   GODWIT_RETURN_IF_ERROR(dump->Result());
+  ending_.push_back(std::move(dump));
   // CRIU thaws the cgroup while it holds the tasks by ptrace, and freezes it again before it lets them go.
   return Annotate(runtime::WaitFrozen(Cgroups(), kFreezeWrite),
                   "the dump succeeded, but the pod does not stand still after it");

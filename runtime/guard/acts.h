@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "agent/criu/plan.h"
 #include "agent/journal/journal.h"
+#include "agent/runtime/fence.h"
 #include "agent/runtime/freezer.h"
 #include "base/clock.h"
 #include "runtime/guard/dump.h"
@@ -25,12 +26,16 @@ class HostActs final : public Acts {
   // Makes the folders of the dumps and opens the journal. `proc`: where procfs is mounted.
   static absl::StatusOr<std::unique_ptr<HostActs>> Make(const GuardSpec& spec, std::string proc = "/proc",
                                                         Clock& clock = Clock::Real());
+  ~HostActs() override { Disarm(); }
 
   SourceState journaled() const { return journal_->state(); }
-  // The dump that runs, or nullptr. The loop watches its pidfd, kills it at kill_at, and calls FinishDump at
-  // its end.
+  // The dump that runs, or nullptr. The loop watches its descriptors, kills it at kill_at, and calls
+  // FinishDump when it has succeeded or ended.
   Dump* dump() { return dump_.get(); }
-  // How the dump that has ended went. The container is verified to stand still.
+  // What keeps the pod's packets away while it stands still; not OK: nothing does, and CRIU locks
+  // connections.
+  const absl::Status& fence_status() const { return fence_status_; }
+  // How the dump went. The container is verified to stand still.
   absl::Status FinishDump();
 
   std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze,
@@ -39,6 +44,8 @@ class HostActs final : public Acts {
   absl::Status Kill() override;
   absl::Status Journal(SourceState state, absl::string_view reason, absl::string_view message,
                        SourceState* now) override;
+  absl::Status Arm() override;
+  void Disarm() override;
   absl::Status StartDump(const std::string& container) override;
   void AbortDump() override;
 
@@ -46,6 +53,8 @@ class HostActs final : public Acts {
   HostActs(const GuardSpec& spec, std::string proc, Clock& clock)
       : spec_(spec), proc_(std::move(proc)), clock_(clock) {}
   absl::Status Prepare();
+  absl::Status MakeFence();
+  void LowerFence();
   // May the pod be frozen now? `exec_in_flight` tells whether waiting a little could help.
   std::optional<Refusal> Check(bool* exec_in_flight) const;
   std::vector<std::string> Cgroups() const;
@@ -53,10 +62,15 @@ class HostActs final : public Acts {
   const GuardSpec& spec_;
   const std::string proc_;
   Clock& clock_;
+  criu::Programs programs_;
   std::optional<journal::SourceJournal> journal_;
   std::map<std::string, criu::Plan> plans_;  // by container name
+  std::optional<runtime::Fence> fence_;
+  absl::Status fence_status_;
   runtime::FrozenCgroups frozen_;
+  std::map<std::string, std::unique_ptr<Dump>> armed_;  // held at their gates
   std::unique_ptr<Dump> dump_;
+  std::vector<std::unique_ptr<Dump>> ending_;  // succeeded; runc and CRIU are about to end
 };
 
 }  // namespace godwit::guard

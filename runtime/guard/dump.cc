@@ -12,6 +12,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "agent/criu/criu_log.h"
+#include "agent/criu/gate.h"
 #include "base/log.h"
 #include "base/status.h"
 
@@ -21,6 +22,8 @@ namespace {
 // From being asked to end to being killed. CRIU heals a task in milliseconds; one write of pages to a slow
 // disk may be under way. Below the 5 s within which a frozen pod must go on when its agent is gone.
 constexpr absl::Duration kGrace = absl::Seconds(3);
+
+constexpr absl::Duration kGatePause = absl::Milliseconds(5);  // between looks at runc itself
 
 std::string ReadOutput(int fd) {
   std::string text(4096, '\0');
@@ -34,25 +37,69 @@ std::string ReadOutput(int fd) {
 absl::StatusOr<std::unique_ptr<Dump>> Dump::Start(const criu::Plan& plan) {
   // What an earlier attempt left would be taken for this one's.
   unlink(plan.log_file.c_str());
+  unlink(plan.messages.c_str());
   UniqueFd output(memfd_create("runc", MFD_CLOEXEC));
   if (!output.ok()) return ErrnoStatus("cannot make a memory file for runc's messages");
+  GODWIT_ASSIGN_OR_RETURN(UniqueFd done, OpenFile(plan.done, O_RDONLY | O_NONBLOCK));
   SpawnOptions options;
   options.env = plan.env;
   options.stdout_fd = output.get();
   options.stderr_fd = output.get();
   options.cwd = "/";
   GODWIT_ASSIGN_OR_RETURN(Child child, Child::Spawn(plan.argv, options));
-  return std::unique_ptr<Dump>(new Dump(plan, std::move(child), std::move(output)));
+  return std::unique_ptr<Dump>(new Dump(plan, std::move(child), std::move(output), std::move(done)));
+}
+
+absl::Status Dump::ReachGate(absl::Time deadline) {
+  while (!gate_.ok()) {
+    absl::StatusOr<UniqueFd> gate = criu::ReachGate(plan_.gate, kGatePause);
+    if (gate.ok()) {
+      gate_ = *std::move(gate);
+      break;
+    }
+    if (!absl::IsDeadlineExceeded(gate.status())) return gate.status();
+    if (ended()) {
+      const absl::Status ended = Result();
+      return absl::FailedPreconditionError(ended.ok() ? "it ended without waiting at its gate"
+                                                      : ended.message());
+    }
+    if (absl::Now() >= deadline) return absl::DeadlineExceededError("CRIU did not come to its gate in time");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Dump::OpenGate() {
+  const UniqueFd gate = std::move(gate_);
+  return criu::OpenGate(gate);
+}
+
+void Dump::Dismiss() {
+  gate_.Reset();
+  if (!child_.Wait(kGrace).ok()) {
+    LOG(ERROR) << Log("killing a dump that was never begun and does not end").With("gate", plan_.gate);
+    child_.Signal(SIGKILL).IgnoreError();  // gone already
+    child_.Wait(kGrace).IgnoreError();     // reaped with this object at the latest
+  }
+  unlink(plan_.gate.c_str());
+}
+
+bool Dump::succeeded() {
+  char word = 0;
+  if (!succeeded_) succeeded_ = read(done_.get(), &word, 1) == 1;
+  return succeeded_;
 }
 
 absl::Status Dump::Result() {
+  if (succeeded()) return absl::OkStatus();
   const absl::StatusOr<ExitStatus> end = child_.Wait(absl::Seconds(1));
   if (!end.ok()) return end.status();
   if (end->ok()) return absl::OkStatus();
   if (FileExists(plan_.log_file)) return absl::InternalError(criu::ExplainFailure(plan_.log_file));
-  // runc did not come as far as CRIU, or CRIU not as far as its log.
-  return absl::InternalError(
-      absl::StrCat(plan_.argv[0], " checkpoint: ", end->ToString(), ": ", ReadOutput(output_.get())));
+  // runc did not come as far as CRIU, or CRIU not as far as its log: the preload library may have said why.
+  const absl::StatusOr<UniqueFd> messages = OpenFile(plan_.messages, O_RDONLY);
+  return absl::InternalError(absl::StrCat(messages.ok() ? ReadOutput(messages->get()) + "; " : "",
+                                          plan_.argv[0], " checkpoint: ", end->ToString(), ": ",
+                                          ReadOutput(output_.get())));
 }
 
 void Dump::Abort() {
@@ -72,6 +119,9 @@ void Dump::Kill() {
   child_.Signal(SIGKILL).IgnoreError();  // gone already
 }
 
-Dump::~Dump() = default;
+Dump::~Dump() {
+  // Never by the destructor of the child, which kills, where it is about to end.
+  if (succeeded_) child_.Wait(kGrace).IgnoreError();  // killed then
+}
 
 }  // namespace godwit::guard

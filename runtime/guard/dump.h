@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One `runc checkpoint --leave-running` of a frozen container.
+// One `runc checkpoint --leave-running` of a container that is frozen, or will be when its gate is opened.
 #pragma once
 
 #include <memory>
@@ -17,12 +17,25 @@ namespace godwit::guard {
 
 class Dump {
  public:
-  // Starts it. The plan's files must be prepared (criu::Prepare), its folders exist.
+  // Starts it. The plan's files must be prepared (criu::Prepare), its folders exist. With a gate in the plan
+  // nothing is dumped before OpenGate.
   static absl::StatusOr<std::unique_ptr<Dump>> Start(const criu::Plan& plan);
 
-  // Becomes readable when it has ended; for poll(2).
+  // Returns when CRIU waits at the gate. FailedPrecondition: it ended instead, and why; DeadlineExceeded.
+  absl::Status ReachGate(absl::Time deadline);
+  // The dump begins. Unavailable: CRIU has ended meanwhile.
+  absl::Status OpenGate();
+  // Closes the gate without a word and returns when runc and CRIU have ended, killed where they do not.
+  void Dismiss();
+
+  // One of them becomes readable when it is over; for poll(2).
   int pidfd() const { return child_.pidfd(); }
-  // After pidfd() became readable: how it went. A failure says why, from CRIU's log.
+  int done_fd() const { return done_.get(); }
+  // CRIU has said that the images are complete and the tasks let go. It and runc take a few milliseconds more
+  // to end, which nobody need wait for; this object must live as long.
+  bool succeeded();
+  bool ended() { return child_.Wait(absl::ZeroDuration()).ok(); }
+  // When it has succeeded or ended: how it went. A failure says why, from CRIU's log.
   absl::Status Result();
 
   // Asks CRIU to end early and heal the tasks itself. May be repeated.
@@ -35,12 +48,18 @@ class Dump {
   ~Dump();
 
  private:
-  Dump(criu::Plan plan, Child child, UniqueFd output)
-      : plan_(std::move(plan)), child_(std::move(child)), output_(std::move(output)) {}
+  Dump(criu::Plan plan, Child child, UniqueFd output, UniqueFd done)
+      : plan_(std::move(plan)),
+        child_(std::move(child)),
+        output_(std::move(output)),
+        done_(std::move(done)) {}
 
   criu::Plan plan_;
   Child child_;
   UniqueFd output_;  // runc's stderr, an anonymous file
+  UniqueFd done_;    // the FIFO's end
+  bool succeeded_ = false;
+  UniqueFd gate_;  // reached, not opened
   std::optional<absl::Time> kill_at_;
 };
 

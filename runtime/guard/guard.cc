@@ -50,6 +50,7 @@ std::optional<GuardReply> Guard::Handle(const GuardCommand& command, absl::Durat
                    .With("op", json::Name(command.op))
                    .With("state", json::Name(state_));
   switch (command.op) {
+    case GuardOp::kArm: return Arm(now);
     case GuardOp::kFreeze: return Freeze(now);
     case GuardOp::kDump: return Dump(command.container, now);
     case GuardOp::kCede: return Cede(now);
@@ -59,6 +60,19 @@ std::optional<GuardReply> Guard::Handle(const GuardCommand& command, absl::Durat
     case GuardOp::kStatus: return Status(now);
   }
   return Refuse("UnknownCommand", "the guard does not know this command", now);
+}
+
+GuardReply Guard::Arm(absl::Duration now) {
+  if (state_ != SourceState::kOpen)
+    return Refuse("WrongState", absl::StrCat("cannot arm: ", json::Name(state_)), now);
+  const absl::Status armed = acts_.Arm();
+  armed_ = armed.ok();
+  return armed.ok() ? Status(now) : Refuse("ArmFailed", armed.message(), now);
+}
+
+void Guard::Disarm() {
+  if (armed_) acts_.Disarm();
+  armed_ = false;
 }
 
 GuardReply Guard::Freeze(absl::Duration now) {
@@ -79,7 +93,7 @@ GuardReply Guard::Freeze(absl::Duration now) {
     state_ = SourceState::kFrozen;
     frozen_at_ = moment.wall;
     frozen_since_ = moment.monotonic;
-    return Status(std::max(now, moment.monotonic));
+    return Status(std::max(now, moment.still));
   }
   LOG(WARNING) << Log("refused to freeze")
                       .With("migration", spec_.migration_uid)
@@ -215,7 +229,10 @@ GuardReply Guard::Kill(absl::Duration now) {
 void Guard::AgentGone(absl::Duration now) {
   switch (state_) {
     case SourceState::kNone:
-    case SourceState::kOpen: gone_ = true; break;
+    case SourceState::kOpen:
+      gone_ = true;
+      Disarm();
+      break;
     case SourceState::kFrozen:
       AbortAfterDump("AgentGone", "the agent's connection to the guard ended during the freeze", now);
       break;
@@ -266,6 +283,7 @@ void Guard::Abort(absl::string_view reason, absl::string_view message, absl::Dur
                    .With("message", message)
                    .With("frozenFor", frozen_for_)
                    .With("journal", status.ToString());
+  Disarm();  // at last: it may take a moment, and the pod runs
 }
 
 }  // namespace godwit::guard

@@ -2,6 +2,8 @@
 // The source's side of a hand-over, decided: what each command, a lost agent and the freeze limit mean in
 // each state. No I/O of its own: it acts through Acts, and time comes in as an argument. One thread.
 //
+// In kOpen dumps may be armed: held at their gates, to be begun when the pod is frozen.
+//
 //   kOpen --Freeze--> kFrozen --Cede--> kCeded --Kill--> kDone
 //      \                 |                 |
 //       \   Thaw, agent gone, freeze limit, |
@@ -35,8 +37,9 @@ struct Refusal {
 
 // The moment from which nothing of the pod ran.
 struct FreezeMoment {
-  absl::Duration monotonic;
+  absl::Duration monotonic;  // when it began
   absl::Time wall;
+  absl::Duration still;  // monotonic: when everything stood
 };
 
 // What the guard does to the machine. Each call is finished when it returns, but for StartDump.
@@ -53,6 +56,12 @@ class Acts {
   // the state that the journal is in then, read again from the disk, is in `*now` (kNone: it cannot be read).
   virtual absl::Status Journal(SourceState state, absl::string_view reason, absl::string_view message,
                                SourceState* now) = 0;
+  // Starts the dump of every container and returns when each of them is held at its gate; those that are held
+  // already stay so. With an error none is held.
+  virtual absl::Status Arm() = 0;
+  // Ends the dumps that are held at their gates.
+  virtual void Disarm() = 0;
+  // Begins the dump: opens its gate, where it is held at one.
   virtual absl::Status StartDump(const std::string& container) = 0;
   // Asks the running dump to end early; its end is reported as any other.
   virtual void AbortDump() = 0;
@@ -88,6 +97,7 @@ class Guard {
 
  private:
   GuardReply Refuse(absl::string_view reason, absl::string_view message, absl::Duration now) const;
+  GuardReply Arm(absl::Duration now);
   GuardReply Freeze(absl::Duration now);
   std::optional<GuardReply> Dump(const std::string& container, absl::Duration now);
   GuardReply Cede(absl::Duration now);
@@ -96,13 +106,15 @@ class Guard {
   GuardReply Kill(absl::Duration now);
   // Thaws and journals, from kOpen or kFrozen.
   void Abort(absl::string_view reason, absl::string_view message, absl::Duration now);
-  // The same, after a running dump has ended.
+  void Disarm();
+  // As Abort, after a running dump has ended.
   void AbortAfterDump(absl::string_view reason, absl::string_view message, absl::Duration now);
 
   const GuardSpec& spec_;
   Acts& acts_;
   SourceState state_;
-  bool gone_ = false;  // the agent left before anything was frozen
+  bool gone_ = false;   // the agent left before anything was frozen
+  bool armed_ = false;  // dumps may be held at their gates
   std::optional<std::string> dumping_;
   std::set<std::string> dumped_;
   std::optional<Refusal> abort_after_dump_;

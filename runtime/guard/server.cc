@@ -63,11 +63,12 @@ int Server::Timeout() const {
 }
 
 void Server::Wait() {
-  pollfd sources[4] = {{listener_.get(), POLLIN, 0},
+  pollfd sources[5] = {{listener_.get(), POLLIN, 0},
                        {end_signal_, POLLIN, 0},
                        {agent_.has_value() ? agent_->fd() : -1, POLLIN, 0},
-                       {acts_.dump() != nullptr ? acts_.dump()->pidfd() : -1, POLLIN, 0}};
-  if (poll(sources, 4, Timeout()) <= 0) return;
+                       {acts_.dump() != nullptr ? acts_.dump()->pidfd() : -1, POLLIN, 0},
+                       {acts_.dump() != nullptr ? acts_.dump()->done_fd() : -1, POLLIN, 0}};
+  if (poll(sources, 5, Timeout()) <= 0) return;
   if (sources[2].revents != 0) ReadCommands();
   if (sources[0].revents != 0) Accept();
   if (sources[1].revents != 0) {
@@ -133,8 +134,7 @@ void Server::HandleCommands() {
 void Server::WatchDump() {
   Dump* dump = acts_.dump();
   if (dump == nullptr) return;
-  pollfd end{dump->pidfd(), POLLIN, 0};
-  if (poll(&end, 1, 0) == 0) {
+  if (!dump->succeeded() && !dump->ended()) {
     if (dump->kill_at().has_value() && clock_.Now() >= *dump->kill_at()) dump->Kill();
     return;
   }

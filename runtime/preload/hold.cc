@@ -18,6 +18,9 @@ namespace {
 constexpr long kFreezeLimitMs =
     2000;  // a frozen task needs microseconds; one in an uninterruptible sleep may need longer
 
+// At a gate. Longer than a `create` may take; a process that waits for ever would be one that is left behind.
+constexpr long kGateLimitMs = 10 * 60 * 1000;
+
 long NowMs() {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -78,6 +81,31 @@ void KillOneByOne(const char* cgroup) {
   fclose(file);
 }
 
+// Waits for the byte; the other end of the FIFO may not even be there yet.
+bool AwaitWord(int gate, const Settings& settings) {
+  const long deadline = NowMs() + kGateLimitMs;
+  while (true) {
+    const long left = deadline - NowMs();
+    pollfd sources[] = {{gate, POLLIN, 0}, {settings.socket, POLLRDHUP, 0}};
+    if (left <= 0 || poll(sources, 2, static_cast<int>(left)) == 0) {
+      Say("nobody came to the gate: the request is refused", settings.gate, ETIMEDOUT);
+      return false;
+    }
+    if (sources[0].revents != 0) {
+      char word = 0;
+      const ssize_t size = read(gate, &word, 1);
+      if (size == 1) return true;
+      if (size < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+      Say("the gate was closed without a word: the request is refused", settings.gate, size < 0 ? errno : 0);
+      return false;
+    }
+    if (sources[1].revents != 0) {
+      Say("runc ended while its request waited at the gate", settings.gate, 0);
+      return false;
+    }
+  }
+}
+
 }  // namespace
 
 bool HoldContainer(const Settings& settings) {
@@ -101,25 +129,24 @@ bool HoldContainer(const Settings& settings) {
   return false;
 }
 
+void TellDone(const Settings& settings) {
+  if (settings.done[0] == '\0') return;
+  const int fd = open(settings.done, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+  if (fd < 0 || syscall(SYS_write, fd, "1", 1) != 1)
+    Say("cannot tell that the dump is done", settings.done, errno);
+  if (fd >= 0) close(fd);
+}
+
 bool PassGate(const Settings& settings) {
   if (settings.gate[0] == '\0') return true;
-  int fd = -1;
-  do {
-    fd = open(settings.gate, O_RDONLY | O_CLOEXEC);  // a FIFO: returns when somebody opens the other end
-  } while (fd < 0 && errno == EINTR);
+  const int fd = open(settings.gate, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   if (fd < 0) {
     Say("cannot open the gate", settings.gate, errno);
     return false;
   }
-  char word = 0;
-  ssize_t size = 0;
-  do {
-    size = read(fd, &word, 1);
-  } while (size < 0 && errno == EINTR);
+  const bool opened = AwaitWord(fd, settings);
   close(fd);
-  if (size != 1)
-    Say("the gate was closed without a word: the request is refused", settings.gate, size < 0 ? errno : 0);
-  return size == 1;
+  return opened;
 }
 
 }  // namespace godwit::preload

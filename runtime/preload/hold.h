@@ -11,7 +11,11 @@ namespace godwit::preload {
 // the messages file.
 bool HoldContainer(const Settings& settings);
 
-// Waits at the gate, if there is one. False: it was closed without a word.
+// Tells who waits for the end of the dump, if somebody does.
+void TellDone(const Settings& settings);
+
+// Waits at the gate, if there is one. False: it was closed without a word, nobody came in ten minutes, or
+// runc has ended.
 bool PassGate(const Settings& settings);
 
 }  // namespace godwit::preload

@@ -4,6 +4,9 @@
 // criu/pagemap-cache.c.
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netfilter/nfnetlink_conntrack.h>
+#include <linux/netlink.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -13,6 +16,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "runtime/preload/hidden.h"
 #include "runtime/preload/hold.h"
 #include "runtime/preload/rpc.h"
 #include "runtime/preload/settings.h"
@@ -23,10 +27,6 @@ namespace {
 
 using godwit::preload::Active;
 using godwit::preload::Settings;
-
-// PAGEMAP_SCAN, _IOWR('f', 16, struct pm_scan_arg of 12 u64); the kernel headers at hand may be older than it
-// (6.7).
-constexpr unsigned long kPagemapScan = (3UL << 30) | (96UL << 16) | ('f' << 8) | 16;
 
 ssize_t Fail(int error) {
   errno = error;
@@ -40,9 +40,25 @@ constexpr size_t kMaxNotification = 256;  // type, success, a name and a pid
 bool MaySend(const void* data, size_t size) {
   if (size > kMaxNotification) return true;
   const Settings* settings = Active();
-  if (settings == nullptr || settings->hold_cgroup[0] == '\0') return true;
+  if (settings == nullptr) return true;
+  if (godwit::preload::IsDumpSuccess(data, size)) godwit::preload::TellDone(*settings);
+  if (settings->hold_cgroup[0] == '\0') return true;
   if (!godwit::preload::IsNotification(data, size, "pre-resume")) return true;
   return godwit::preload::HoldContainer(*settings);
+}
+
+// A request for all connection tracking entries (CRIU 4.2: criu/net.c, dump_nf_ct;
+// linux/netfilter/nfnetlink.h) becomes one for those that are not confirmed, a list that is empty or short.
+void HideConntrack(const struct msghdr* message) {
+  constexpr uint16_t kGet = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET;
+  constexpr uint16_t kGetUnconfirmed = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_UNCONFIRMED;
+  const auto* to = static_cast<const sockaddr*>(message->msg_name);
+  if (message->msg_iovlen != 1 || to == nullptr || message->msg_namelen != sizeof(sockaddr_nl) ||
+      to->sa_family != AF_NETLINK || message->msg_iov[0].iov_len != sizeof(nlmsghdr) + sizeof(nfgenmsg))
+    return;
+  auto* head = static_cast<nlmsghdr*>(message->msg_iov[0].iov_base);
+  if (head->nlmsg_type == kGet && head->nlmsg_flags == (NLM_F_DUMP | NLM_F_REQUEST))
+    head->nlmsg_type = kGetUnconfirmed;
 }
 
 ssize_t AfterReceive(int fd, const void* data, size_t buffer_size, ssize_t size, int flags) {
@@ -53,6 +69,8 @@ ssize_t AfterReceive(int fd, const void* data, size_t buffer_size, ssize_t size,
   const uint64_t type = godwit::preload::MessageType(data, have);
   if (type != godwit::preload::kRequestDump && type != godwit::preload::kRequestRestore) return size;
   if (settings->broken || !godwit::preload::PassGate(*settings)) return Fail(ECANCELED);
+  const bool hides = type == godwit::preload::kRequestDump && settings->hidden_pages[0] != '\0';
+  if (hides && !godwit::preload::LoadHidden(settings->hidden_pages)) return Fail(ECANCELED);
   return size;
 }
 
@@ -87,6 +105,7 @@ GODWIT_EXPORT ssize_t sendmsg(int fd, const struct msghdr* message, int flags) {
   for (size_t i = 0; message != nullptr && i < message->msg_iovlen; ++i) {
     if (!MaySend(message->msg_iov[i].iov_base, message->msg_iov[i].iov_len)) return Fail(ECANCELED);
   }
+  if (message != nullptr && godwit::preload::HidesConntrack()) HideConntrack(message);
   return syscall(SYS_sendmsg, fd, message, flags);
 }
 
@@ -101,6 +120,10 @@ GODWIT_EXPORT int ioctl(int fd, unsigned long request, ...) {
   va_start(arguments, request);
   void* argument = va_arg(arguments, void*);
   va_end(arguments);
-  if (request == kPagemapScan && godwit::preload::AbortRequested()) return static_cast<int>(Fail(ECANCELED));
+  if (request == godwit::preload::kPagemapScan && Active() != nullptr) {
+    if (godwit::preload::AbortRequested()) return static_cast<int>(Fail(ECANCELED));
+    return static_cast<int>(
+        godwit::preload::ScanVisible(fd, static_cast<godwit::preload::PagemapScan*>(argument)));
+  }
   return static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
 }

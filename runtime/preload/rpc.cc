@@ -73,6 +73,15 @@ uint64_t MessageType(const void* message, size_t size) {
   return 0;
 }
 
+bool IsDumpSuccess(const void* message, size_t size) {
+  if (MessageType(message, size) != kRequestDump) return false;
+  Fields fields = Walk(message, size);
+  while (fields.Next()) {
+    if (fields.number == 2 && fields.bytes == nullptr) return fields.value != 0;
+  }
+  return false;
+}
+
 bool IsNotification(const void* message, size_t size, const char* name) {
   if (MessageType(message, size) != kNotify) return false;
   Fields fields = Walk(message, size);

@@ -20,4 +20,7 @@ uint64_t MessageType(const void* message, size_t size);
 // script).
 bool IsNotification(const void* message, size_t size, const char* name);
 
+// True for the CriuResp that ends a dump well (type DUMP, field 2 success).
+bool IsDumpSuccess(const void* message, size_t size);
+
 }  // namespace godwit::preload

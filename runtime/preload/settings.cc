@@ -19,6 +19,7 @@ Settings settings;
 // One page that the kernel empties in every forked child (MADV_WIPEONFORK): its first byte says "CRIU's main
 // process". Process ids would not do: a restored task in a new pid namespace can have the same.
 unsigned char* main_process = nullptr;
+bool no_conntrack = false;
 
 // The descriptor N of "criu [options] swrk N", or -1 for any other command.
 int SwrkSocket() {
@@ -81,6 +82,10 @@ __attribute__((constructor)) void Load() {
   Take(criu::kHoldCgroupVariable, settings.hold_cgroup);
   Take(criu::kOutsideCgroupVariable, settings.outside_cgroup);
   Take(criu::kGateVariable, settings.gate);
+  Take(criu::kHiddenPagesVariable, settings.hidden_pages);
+  Take(criu::kDoneVariable, settings.done);
+  no_conntrack = getenv(criu::kNoConntrackVariable) != nullptr;
+  unsetenv(criu::kNoConntrackVariable);
   MapAbortFile();
   if (settings.broken) Say("a GODWIT_CRIU_ variable is not an absolute path of less than 1024 bytes", "", 0);
   RedirectStderr();
@@ -96,6 +101,8 @@ __attribute__((constructor)) void Load() {
 }  // namespace
 
 const Settings* Active() { return main_process != nullptr && *main_process == 1 ? &settings : nullptr; }
+
+bool HidesConntrack() { return no_conntrack; }
 
 bool AbortRequested() {
   const Settings* active = Active();

@@ -15,8 +15,13 @@ struct Settings {
   char outside_cgroup[kMaxPath];
   char gate[kMaxPath];
   char messages[kMaxPath];
+  char hidden_pages[kMaxPath];
+  char done[kMaxPath];
   const volatile unsigned char* abort;  // mapped; nullptr when not asked for
 };
+
+// Asked of CRIU's main process and of its children alike: they are who dumps namespaces.
+bool HidesConntrack();
 
 // The settings, or nullptr where this library has nothing to do: another program, another CRIU command, or a
 // process that CRIU has forked.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as a tar: applied to a folder as a writable layer and as a volume, and unpacked as a checkpoint's
-// archive. What lies beside the folder must stay as it was.
+// Any bytes as a tar: applied to a folder as a writable layer, as a volume and as changes, and unpacked as a
+// checkpoint's archive. What lies beside the folder must stay as it was.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -42,7 +42,8 @@ std::string FreshInside() {
   const std::string inside = Folder() + "/inside";
   if (!godwit::RemoveTree(inside).ok() || !godwit::MakeFolders(inside + "/etc").ok()) std::abort();
   if (symlink("../precious", (inside + "/file").c_str()) != 0 ||
-      symlink("..", (inside + "/way").c_str()) != 0)
+      symlink("..", (inside + "/way").c_str()) != 0 ||
+      !godwit::WriteFileDurably(inside + "/etc/known", "known").ok())
     std::abort();
   return inside;
 }
@@ -68,7 +69,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
              .ok())
       std::abort();
   }
-  for (godwit::files::Layout layout : {godwit::files::Layout::kOverlay, godwit::files::Layout::kPlain}) {
+  using godwit::files::Layout;
+  for (Layout layout : {Layout::kOverlay, Layout::kPlain, Layout::kChanges}) {
     (void)godwit::files::Apply(tar, FreshInside(), layout);
     CheckOutside();
   }

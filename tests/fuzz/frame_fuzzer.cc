@@ -28,6 +28,7 @@ void ReadAs(const Frame& frame) {
   (void)DecodeMessage<FileBegin>(frame);
   (void)DecodeMessage<FileEnd>(frame);
   (void)DecodeMessage<ContainerEnd>(frame);
+  (void)DecodeMessage<Round>(frame);
   (void)DecodeMessage<Timings>(frame);
   (void)DecodeMessage<Reason>(frame);
 }

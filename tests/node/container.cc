@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
@@ -109,8 +110,10 @@ const Node& Node::Get() {
     made->work = Variable("GODWIT_NODE_WORK");
     made->criu = Variable("GODWIT_NODE_CRIU");
     made->guard = Variable("GODWIT_NODE_GUARD");
+    made->pager = Variable("GODWIT_NODE_PAGER");
     made->workload = Variable("GODWIT_NODE_WORKLOAD");
     made->agent = Variable("GODWIT_NODE_AGENT");
+    made->tracker_workload = Variable("GODWIT_NODE_TRACKER_WORKLOAD");
     if (const char* runc = getenv("GODWIT_NODE_RUNC"); runc != nullptr) made->runc = runc;
     made->runc_version = criu::ParseVersion(*RunOrError({made->runc, "--version"}));
     made->own_cgroup = *runtime::CgroupOfProcess("/proc", getpid());
@@ -238,12 +241,12 @@ void Container::Start() {
   ASSERT_TRUE(started.ok()) << started << "\n" << output_->text();
 }
 
-absl::Status Container::Restore(const std::string& images, const std::string& gate) {
-  return RestoreWithOutsideCgroup(images, Node::Get().own_cgroup, gate);
+absl::Status Container::Restore(const std::string& images, const std::string& gate, bool lazy_pages) {
+  return RestoreWithOutsideCgroup(images, Node::Get().own_cgroup, gate, lazy_pages);
 }
 
 absl::Status Container::RestoreWithOutsideCgroup(const std::string& images, const std::string& outside,
-                                                 const std::string& gate) {
+                                                 const std::string& gate, bool lazy_pages) {
   const Node& node = Node::Get();
   const criu::Plan plan = criu::PlanRestore(
       node.programs(), {.global_arguments = {"--root", kRuncRoot, "--log", folder_ + "/runc.log"},
@@ -255,7 +258,8 @@ absl::Status Container::RestoreWithOutsideCgroup(const std::string& images, cons
                         .cgroup = cgroup_path_,
                         .cgroup_root = "/sys/fs/cgroup",
                         .own_cgroup = outside,
-                        .gate = gate});
+                        .gate = gate,
+                        .lazy_pages = lazy_pages});
   const absl::Status prepared = criu::Prepare(plan);
   if (!prepared.ok()) return prepared;
   const absl::Status restored = RunWithOutput(plan.argv, plan.env, *output_);

@@ -27,8 +27,10 @@ struct Node {
   std::string work;      // a folder on a real disk, for this run
   std::string criu;      // the CRIU bundle
   std::string guard;     // godwit-guard
+  std::string pager;     // godwit-pager
   std::string workload;  // the static workload program
   std::string agent;     // node_agent
+  std::string tracker_workload;
   std::string runc = "/usr/sbin/runc";
   criu::Version runc_version;
   std::string own_cgroup;  // of this process, below /sys/fs/cgroup
@@ -80,10 +82,10 @@ class Container {
   void Start();  // runc run --detach
   // As godwit-runtime: runc restore of these images, held standing still. The result is runc's, with CRIU's
   // reason.
-  absl::Status Restore(const std::string& images, const std::string& gate = "");
+  absl::Status Restore(const std::string& images, const std::string& gate = "", bool lazy_pages = false);
   // The same, with CRIU told to leave for another cgroup than this process' own.
   absl::Status RestoreWithOutsideCgroup(const std::string& images, const std::string& outside,
-                                        const std::string& gate = "");
+                                        const std::string& gate = "", bool lazy_pages = false);
   void Thaw();
   bool Frozen() const;
   bool Running() const;  // some process is in its cgroup

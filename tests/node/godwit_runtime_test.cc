@@ -5,7 +5,9 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
+#include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,15 +16,20 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "agent/criu/gate.h"
+#include "agent/criu/pagemap.h"
+#include "agent/criu/plan.h"
 #include "agent/guard/client.h"
 #include "agent/permits/cgroup_end.h"
 #include "agent/permits/permit_server.h"
 #include "agent/permits/permit_table.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/process.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/node/container.h"
+#include "tests/node/memory.h"
 
 namespace godwit::node_test {
 namespace {
@@ -83,17 +90,22 @@ class GodwitRuntimeTest : public testing::Test {
   }
 
   // A source that counted and was dumped and killed.
-  void MakeImages() {
+  void MakeImages(bool without_memory = false) {
     source_ = std::make_unique<Container>("source", here_, std::vector<std::string>{"count"});
     source_->Start();
     ASSERT_TRUE(source_->output().WaitLines(20));
-    const agent_api::GuardSpec spec = SpecFor({source_.get()});
+    agent_api::GuardSpec spec = SpecFor({source_.get()});
+    if (without_memory) spec.containers[0].hidden = source_->work() + "/hidden";
     auto guard = guard::StartGuard(spec, {.binary = Node::Get().guard,
                                           .spec_file = spec.journal + ".spec",
                                           .host_root = "",
                                           .host_namespaces = ""});
     ASSERT_TRUE(guard.ok()) << guard.status();
     ASSERT_TRUE(guard->Freeze()->ok);
+    if (without_memory) {
+      memory_ = TakeMemory(source_->cgroup());
+      WriteHidden(spec.containers[0].hidden, memory_);
+    }
     ASSERT_TRUE(guard->Dump(source_->id(), absl::Seconds(60))->ok);
     ASSERT_TRUE(guard->Cede()->ok);
     ASSERT_TRUE(guard->Kill()->ok);
@@ -175,6 +187,7 @@ class GodwitRuntimeTest : public testing::Test {
 
   Sandbox here_, there_;
   std::unique_ptr<Container> source_;
+  std::vector<TaskMemory> memory_;  // of the source, when it was dumped without
   std::unique_ptr<permits::PermitTable> table_;
   std::unique_ptr<permits::PermitServer> server_;
 };
@@ -363,6 +376,73 @@ TEST_F(GodwitRuntimeTest, ATerminalIsRefusedAndTheAgentToldWhy) {
   EXPECT_FALSE(Succeeds(create));
   EXPECT_THAT(std::string(table_->WaitForClaim(kMigration, "app", kSoon).status().message()),
               HasSubstr("terminal"));
+}
+
+// The images come while CRIU waits at the gate, and the memory by a pager that was started before.
+TEST_F(GodwitRuntimeTest, ARestoreWaitsAtItsGateForTheImagesAndLeavesTheMemoryToThePager) {
+  ASSERT_NO_FATAL_FAILURE(MakeImages(/*without_memory=*/true));
+  Container target("target", there_, {"count"});
+  Annotate(target, true);
+  ASSERT_TRUE(Add().ok());
+  const std::string pager = absl::StrCat(kInstalled, "/bin/godwit-pager");
+  ASSERT_TRUE(WriteFileDurably(pager, "#!/bin/sh\ncp \"$2\" /tmp/pager.json\n", 0755).ok());
+  const LazyPages daemon(criu::LazyPagesSocket(target.work()), &memory_);
+  Child create = Create(target);
+  ASSERT_TRUE(table_->WaitForClaim(kMigration, "app", kSoon).ok());
+  const std::string gate = target.work() + "/gate", images = target.work() + "/images";
+  ASSERT_TRUE(criu::MakeGate(gate).ok());
+  ASSERT_TRUE(MakeFolders(images).ok());
+  std::filesystem::copy(source_->images() + "/descriptors.json", images + "/descriptors.json");
+  absl::StatusOr<permits::Restored> restored = absl::UnknownError("not yet");
+  std::thread restore([&] {
+    restored =
+        table_->Restore(kMigration, "app", images, target.work(), kSoon, {.gate = gate, .lazy_pages = true});
+  });
+  const absl::StatusOr<UniqueFd> reached = criu::ReachGate(gate, kSoon);
+  EXPECT_TRUE(reached.ok()) << reached.status();
+  std::filesystem::copy(
+      source_->images(), images,
+      std::filesystem::copy_options::recursive | std::filesystem::copy_options::skip_existing);
+  for (const TaskMemory& task : memory_) {
+    const absl::Status added = criu::AddLazyPages(images, task.container_pid, task.populated);
+    EXPECT_TRUE(added.ok()) << added;
+  }
+  const absl::Time opened = absl::Now();
+  EXPECT_TRUE(reached.ok() && criu::OpenGate(*reached).ok());
+  restore.join();
+  ASSERT_TRUE(restored.ok()) << restored.status() << ErrorOf(target);
+  std::cout << "restore from the gate to standing still " << absl::Now() - opened << "\n";
+  const auto spec = json::Decode<agent_api::PagerSpec>(ReadFile("/tmp/pager.json").value_or(""));
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->sandbox_uid, kPod);
+  EXPECT_EQ(spec->container, "app");
+  EXPECT_EQ(spec->container_id, target.id());
+  EXPECT_EQ(spec->socket, target.work() + "/lazy-pages.socket");
+  EXPECT_EQ(spec->cgroup, target.cgroup());
+  ASSERT_TRUE(table_->Confirm(kMigration, "app", kSoon).ok());
+  ASSERT_TRUE(Succeeds(create));
+  target.Thaw();
+  EXPECT_TRUE(target.output().WaitLines(20)) << target.output().text();
+  EXPECT_EQ(target.output().numbers()[0], source_->output().numbers().back() + 1);
+  EXPECT_GT(daemon.faults(), 0);
+}
+
+TEST_F(GodwitRuntimeTest, APagerThatDoesNotStartFailsTheMigrationBeforeTheRestore) {
+  ASSERT_NO_FATAL_FAILURE(MakeImages());
+  Container target("target", there_, {"count"});
+  Annotate(target, true);
+  ASSERT_TRUE(Add().ok());
+  ASSERT_TRUE(WriteFileDurably(absl::StrCat(kInstalled, "/bin/godwit-pager"),
+                               "#!/bin/sh\necho no pages for this pod >&2\nexit 1\n", 0755)
+                  .ok());
+  Child create = Create(target);
+  ASSERT_TRUE(table_->WaitForClaim(kMigration, "app", kSoon).ok());
+  const absl::Status failed =
+      table_->Restore(kMigration, "app", source_->images(), target.work(), kSoon, {.lazy_pages = true})
+          .status();
+  EXPECT_THAT(std::string(failed.message()), HasSubstr("no pages for this pod"));
+  EXPECT_FALSE(Succeeds(create));
+  ExpectGone(target);
 }
 
 TEST_F(GodwitRuntimeTest, AKillOfWhatStandsStillNeverLetsItRun) {

@@ -7,6 +7,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "agent/criu/images.h"
@@ -204,6 +205,120 @@ TEST_F(GuardTest, TheApplicationSurvivesALostAgentInTheMiddleOfADump) {
   EXPECT_THAT(LogOf(spec), testing::Not(HasSubstr("killing a dump")));
   EXPECT_TRUE(container.output().WaitLines(container.output().lines().size() + 200));
   EXPECT_THAT(container.output().text(), testing::Not(HasSubstr("DAMAGED")));
+}
+
+// Pids in the cgroup of the guard: itself, and runc and CRIU that it has started.
+std::vector<pid_t> GuardProcesses(const GuardSpec& spec) {
+  std::vector<pid_t> pids;
+  const auto processes = runtime::ReadProcesses("/proc", "/sys/fs/cgroup/godwit-guard/" + spec.migration_uid);
+  if (!processes.ok()) return pids;
+  for (const runtime::Process& process : *processes) {
+    if (process.state != 'Z') pids.push_back(process.pid);
+  }
+  return pids;
+}
+
+std::vector<pid_t> CriuAmong(const std::vector<pid_t>& pids) {
+  std::vector<pid_t> found;
+  for (pid_t pid : pids) {
+    if (absl::StrContains(ReadFile(absl::StrCat("/proc/", pid, "/cmdline")).value_or(""), "swrk"))
+      found.push_back(pid);
+  }
+  return found;
+}
+
+TEST_F(GuardTest, AnArmedDumpWaitsWhileThePodRunsAndIsWholeAfterTheFreeze) {
+  Container& one = Started({"count"});
+  Container& two = Started({"pair"});
+  const GuardSpec spec = SpecFor({&one, &two});
+  GuardClient client = StartedGuard(spec);
+  ExpectOk(client.Arm());
+  EXPECT_EQ(CriuAmong(GuardProcesses(spec)).size(), 2u);
+  ExpectOk(client.Arm());  // repeated
+  EXPECT_EQ(CriuAmong(GuardProcesses(spec)).size(), 2u);
+  EXPECT_TRUE(GoesOn(one));
+  EXPECT_TRUE(GoesOn(two));
+  EXPECT_FALSE(FileExists(one.images() + "/inventory.img"));
+  ExpectOk(client.Freeze());
+  for (Container* container : {&one, &two}) {
+    const absl::Time began = absl::Now();
+    ExpectOk(client.Dump(container->id(), absl::Seconds(20)));
+    std::cout << "dump from the gate on " << absl::Now() - began << "\n";
+    EXPECT_TRUE(criu::CheckImages(container->images()).ok()) << criu::CheckImages(container->images());
+    EXPECT_TRUE(container->Frozen());
+  }
+  ExpectOk(client.Thaw("test"));
+  EXPECT_TRUE(GoesOn(one));
+  EXPECT_TRUE(GoesOn(two));
+}
+
+TEST_F(GuardTest, AnArmedDumpThatIsNotBegunLeavesNothing) {
+  const struct {
+    const char* name;
+    std::function<void(GuardClient&)> end;
+  } cases[] = {
+      {"thawed while open", [](GuardClient& client) { ExpectOk(client.Thaw("test")); }},
+      {"thawed after the freeze",
+       [](GuardClient& client) {
+         ExpectOk(client.Freeze());
+         ExpectOk(client.Thaw("test"));
+       }},
+      {"agent gone", [](GuardClient& client) { client.Shutdown(); }},
+  };
+  Container& container = Started({"count"});
+  for (const auto& c : cases) {
+    const GuardSpec spec = SpecFor({&container});
+    GuardClient client = StartedGuard(spec);
+    ExpectOk(client.Arm());
+    c.end(client);
+    client.Shutdown();
+    EXPECT_TRUE(Eventually([&] { return GuardProcesses(spec).empty(); })) << c.name << LogOf(spec);
+    EXPECT_FALSE(FileExists(container.work() + "/gate")) << c.name;
+    EXPECT_FALSE(FileExists(container.images() + "/inventory.img")) << c.name;
+    EXPECT_THAT(LogOf(spec), testing::Not(HasSubstr("killing"))) << c.name;
+    EXPECT_TRUE(GoesOn(container)) << c.name;
+  }
+}
+
+TEST_F(GuardTest, ArmedDumpsEndWithAGuardThatIsKilled) {
+  Container& container = Started({"count"});
+  const GuardSpec spec = SpecFor({&container});
+  GuardClient client = StartedGuard(spec);
+  const std::vector<pid_t> guard = GuardProcesses(spec);
+  ASSERT_EQ(guard.size(), 1u);
+  ExpectOk(client.Arm());
+  ASSERT_EQ(kill(guard[0], SIGKILL), 0);
+  EXPECT_TRUE(Eventually([&] { return GuardProcesses(spec).empty(); }));
+  EXPECT_TRUE(GoesOn(container));
+}
+
+TEST_F(GuardTest, AnArmedDumpThatHasDiedIsStartedAnew) {
+  Container& container = Started({"count"});
+  const GuardSpec spec = SpecFor({&container});
+  GuardClient client = StartedGuard(spec);
+  ExpectOk(client.Arm());
+  const std::vector<pid_t> criu = CriuAmong(GuardProcesses(spec));
+  ASSERT_EQ(criu.size(), 1u);
+  ASSERT_EQ(kill(criu[0], SIGKILL), 0);
+  ASSERT_TRUE(Eventually([&] { return CriuAmong(GuardProcesses(spec)).empty(); }));
+  ExpectOk(client.Freeze());
+  ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
+  EXPECT_TRUE(criu::CheckImages(container.images()).ok()) << criu::CheckImages(container.images());
+  ExpectOk(client.Thaw("test"));
+  EXPECT_TRUE(GoesOn(container));
+}
+
+TEST_F(GuardTest, ArmingAContainerThatRuncDoesNotKnowSaysWhy) {
+  Container& container = Started({"count"});
+  GuardSpec spec = SpecFor({&container});
+  spec.containers[0].id = "nobody";
+  GuardClient client = StartedGuard(spec);
+  const auto reply = client.Arm();
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->reason, "ArmFailed");
+  EXPECT_THAT(reply->message, HasSubstr("does not exist"));
+  EXPECT_EQ(reply->state, SourceState::kOpen);
+  EXPECT_EQ(GuardProcesses(spec).size(), 1u) << "the guard alone";
 }
 
 TEST_F(GuardTest, ThawsAtTheFreezeLimitAndSaysSo) {

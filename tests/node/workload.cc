@@ -82,6 +82,29 @@ std::string Nothing() { return "-"; }
   });
 }
 
+// Memory with a guard region (MADV_GUARD_INSTALL, Linux 6.13) in its middle, as thread stacks of newer C
+// libraries have: writing there must still kill a process.
+[[noreturn]] void Guarded() {
+  constexpr int kGuardInstall = 102;
+  constexpr size_t kPage = 4096;
+  auto* memory = static_cast<char*>(
+      mmap(nullptr, 3 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (memory == MAP_FAILED) Die("mmap");
+  memset(memory, 'm', 3 * kPage);
+  if (madvise(memory + kPage, kPage, kGuardInstall) != 0) Die("madvise");
+  Count([&]() -> std::string {
+    const pid_t child = fork();
+    if (child == 0) {
+      *const_cast<volatile char*>(memory + kPage) = 'x';
+      _exit(0);
+    }
+    int end = 0;
+    waitpid(child, &end, 0);
+    const bool sound = memory[0] == 'm' && memory[2 * kPage] == 'm';
+    return !sound ? "DAMAGED" : WIFSIGNALED(end) ? "guarded" : "DAMAGED: the guard is gone";
+  });
+}
+
 // The parent counts into a pipe, its child prints what comes out.
 [[noreturn]] void Pair() {
   int ends[2];
@@ -150,6 +173,29 @@ bool Works(int client, int server) {
   });
 }
 
+// Gives back what comes in on a connection from outside.
+[[noreturn]] void Echo() {
+  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(kPort);
+  address.sin_addr.s_addr = htonl(INADDR_ANY);
+  if (bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
+      listen(listener, 16) != 0)
+    Die("listen");
+  int client = -1;
+  Count([&]() -> std::string {
+    if (const int fresh = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK); fresh >= 0) {
+      close(client);
+      client = fresh;
+    }
+    char bytes[256];
+    const ssize_t got = client < 0 ? -1 : read(client, bytes, sizeof(bytes));
+    if (got > 0 && send(client, bytes, static_cast<size_t>(got), MSG_NOSIGNAL) != got) return "lost";
+    return client < 0 ? "alone" : "connected";
+  });
+}
+
 [[noreturn]] void IoUring() {
   io_uring_params params{};
   const long fd = syscall(SYS_io_uring_setup, 8, &params);
@@ -198,8 +244,10 @@ int main(int argc, char** argv) {
   if (mode == "sandbox") Sandbox();
   if (mode == "count") Count(Nothing);
   if (mode == "memory") Memory(argument);
+  if (mode == "guarded") Guarded();
   if (mode == "pair") Pair();
   if (mode == "tcp") Tcp();
+  if (mode == "echo") Echo();
   if (mode == "io-uring") IoUring();
   if (mode == "nested-pid") NestedPidNamespace();
   if (mode == "pending-term") PendingTerm();

@@ -70,9 +70,13 @@ const absl::Time kTime = absl::FromUnixSeconds(1'700'000'000);
 
 Migration FullMigration() {
   Migration m;
-  m.spec = {.pod_ref = {"p"}, .target = {.node_name = "n", .node_selector = {{"a", "b"}}}};
+  m.spec = {.pod_ref = {"p"},
+            .target = {.node_name = "n", .node_selector = {{"a", "b"}}},
+            .when_not_converging = WhenNotConverging::kFail,
+            .bandwidth_limit = "100Mi"};
   m.status = {.observed_generation = 1,
               .conditions = {kCondition},
+              .strategy = Strategy::kPreCopy,
               .source_node = "a",
               .target_node = "b",
               .source_pod_uid = "u",
@@ -82,6 +86,7 @@ Migration FullMigration() {
               .completion_time = kTime,
               .total_duration = absl::Seconds(1),
               .preflight = {1, 2},
+              .pre_copy = {1, 2, 3, 4, 5, 6, 7, 8, absl::Milliseconds(43), kTime},
               .freeze = {absl::Seconds(1), kTime, {{"dump", "c", absl::Seconds(1), absl::Seconds(1)}}},
               .transfer = {1, 2, 3},
               .findings = {kFinding}};
@@ -125,12 +130,37 @@ TEST(SchemaTest, RestoresFieldsAreThoseOfItsSchema) {
   ExpectSameFields(r);
 }
 
-TEST(SchemaTest, EveryPhaseOfATypeIsInItsSchema) {
-  const YAML::Node phases = Load("migrations")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-                                              ["properties"]["status"]["properties"]["phase"]["enum"];
-  std::vector<std::string> schema = phases.as<std::vector<std::string>>(), type;
-  for (const auto& [phase, name] : JsonNames(MigrationPhase{})) type.emplace_back(name);
-  EXPECT_EQ(schema, type);
+// What `type` knows, and what the schema of Migrations allows at `path`.
+template <class E>
+void ExpectSameNames(E, std::initializer_list<const char*> path) {
+  YAML::Node at = Load("migrations")["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+  for (const char* name : path) at.reset(at["properties"][name]);
+  std::vector<std::string> type;
+  for (const auto& [value, name] : JsonNames(E{})) type.emplace_back(name);
+  EXPECT_EQ(at["enum"].as<std::vector<std::string>>(), type);
+}
+
+TEST(SchemaTest, EveryNameOfATypeIsInItsSchema) {
+  ExpectSameNames(MigrationPhase{}, {"status", "phase"});
+  ExpectSameNames(Strategy{}, {"spec", "strategy"});
+  ExpectSameNames(WhenNotConverging{}, {"spec", "whenNotConverging"});
+}
+
+TEST(SchemaTest, ASpecsDefaultsAreThoseOfItsSchema) {
+  const YAML::Node spec = Load(
+      "migrations")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+  const MigrationSpec made;
+  EXPECT_EQ(spec["strategy"]["default"].as<std::string>(), json::Name(made.strategy));
+  EXPECT_EQ(spec["whenNotConverging"]["default"].as<std::string>(), json::Name(made.when_not_converging));
+  const std::vector<std::pair<const char*, absl::Duration>> durations = {
+      {"timeout", made.timeout},
+      {"freezeBudget", made.freeze_budget},
+      {"preCopyTimeout", made.pre_copy_timeout}};
+  for (const auto& [field, value] : durations) {
+    absl::Duration schema;
+    ASSERT_TRUE(absl::ParseDuration(spec[field]["default"].as<std::string>(), &schema)) << field;
+    EXPECT_EQ(schema, value) << field;
+  }
 }
 
 TEST(TypesTest, AMigrationComesBackAsItWas) {

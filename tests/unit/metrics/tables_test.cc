@@ -68,6 +68,8 @@ TEST(Tables, WhatAlertsWatchIsThereBeforeAnythingHappened) {
   EXPECT_THAT(text, HasSubstr("godwit_controller_finished_total{kind=\"Migration\",outcome=\"Failed\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("godwit_controller_leader 0\n"));
   EXPECT_THAT(text, HasSubstr("godwit_agent_frozen_pods 0\n"));
+  EXPECT_THAT(text, HasSubstr("godwit_agent_pre_copies_total{outcome=\"gave_up\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("godwit_agent_pager_backlog_bytes 0\n"));
   EXPECT_THAT(text, HasSubstr("godwit_agent_stream_errors_total{reason=\"Checksum\"} 0\n"));
   EXPECT_THAT(
       text,

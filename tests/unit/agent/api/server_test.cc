@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "agent/permits/permit_table.h"
 #include "base/file.h"
 #include "gmock/gmock.h"
@@ -30,6 +31,11 @@ class ServerTest : public testing::Test {
     operations::Options options{.folder = folder_ + "/state", .node = "n1"};
     options.target.permits = permits_.get();
     options.memory_available = [this] { return memory_; };
+    // A source stays at its beginning until the test ends, and then aborts.
+    options.source.find_pod = [this](const SourceSpec&) -> absl::StatusOr<migration::PodOnNode> {
+      ended_.WaitForNotification();
+      return absl::NotFoundError("the test has ended");
+    };
     operations_ = *operations::Operations::Open(std::move(options));
     checkpoints_ = *checkpoint::Checkpoints::Open(folder_ + "/checkpoints", {}, nullptr, nullptr);
     Backend backend{.operations = operations_.get(), .checkpoints = checkpoints_.get(), .metrics = &metrics_};
@@ -41,6 +47,8 @@ class ServerTest : public testing::Test {
     };
     server_ = *ApiServer::Start(*identity_, "127.0.0.1", 0, std::move(backend));
   }
+
+  ~ServerTest() override { ended_.Notify(); }
 
   // A client with a certificate for `name`, or with none.
   std::unique_ptr<httplib::SSLClient> Client(const std::string& name, const tls::TestAuthority& authority) {
@@ -68,9 +76,24 @@ class ServerTest : public testing::Test {
                                    .expected_bytes = bytes,
                                    .create_limit = absl::Seconds(60)});
   }
+  static std::string Source(CopyMode mode) {
+    return json::Encode(SourceSpec{.migration = {"shop", "move", kUid},
+                                   .pod = {"shop", "cache", "7c9f5d1e-1111-4222-8333-444455556666"},
+                                   .target_pod = {"shop", "cache-x", "8c9f5d1e-1111-4222-8333-444455556666"},
+                                   .containers = {{"app", "containerd://aaaa"}},
+                                   .target_node = "n2",
+                                   .target_address = "127.0.0.1:1",
+                                   .freeze_limit = absl::Seconds(20),
+                                   .mode = mode,
+                                   .limits = Limits(absl::Milliseconds(100))});
+  }
+  static PreCopyLimits Limits(absl::Duration budget) {
+    return {.freeze_budget = budget, .pre_copy_timeout = absl::Minutes(5), .bandwidth_limit = 1 << 20};
+  }
   static std::string TargetPath(const std::string& uid) { return "/v1/migrations/" + uid + "/target"; }
 
   const std::string folder_ = tls::TestFolder();
+  absl::Notification ended_;
   const tls::TestAuthority authority_;
   int64_t memory_ = int64_t{1} << 40;
   std::unique_ptr<tls::Identity> identity_;
@@ -175,6 +198,58 @@ TEST_F(ServerTest, AbortAndFinishOfWhatIsNotHereAreNotFound) {
   EXPECT_EQ(controller->Get("/v1/checkpoints/" + std::string(kUid))->status, 404);
   EXPECT_EQ(controller->Delete("/v1/checkpoints/" + std::string(kUid))->status, 200);
   EXPECT_EQ(controller->Get("/v1/restores/" + std::string(kUid))->status, 404);
+}
+
+TEST_F(ServerTest, ASourceThatCopiesTakesLimitsAndTheOrderToSwitch) {
+  auto controller = Controller();
+  const std::string source = "/v1/migrations/" + std::string(kUid) + "/source";
+  const auto post = [&](const char* what, const std::string& body) {
+    return controller->Post(source + what, body, "application/json");
+  };
+  const auto status = [&] { return *json::Decode<SourceStatus>(controller->Get(source)->body); };
+  EXPECT_EQ(post("/switch", "")->status, 404);
+  EXPECT_EQ(post("/limits", json::Encode(Limits(absl::Seconds(1))))->status, 404);
+  const auto put = controller->Put(source, Source(CopyMode::kPreCopy), "application/json");
+  ASSERT_EQ(put->status, 200) << put->body;
+  EXPECT_FALSE(status().switching);
+  EXPECT_EQ(status().limits, Limits(absl::Milliseconds(100)));
+
+  EXPECT_EQ(post("/limits", json::Encode(Limits(absl::Seconds(1))))->status, 200);
+  EXPECT_EQ(status().limits, Limits(absl::Seconds(1)));
+  for (const char* nonsense :
+       {"{", "{}", R"({"freezeBudget":"-1s","preCopyTimeout":"1m"})",
+        R"({"freezeBudget":"1s","preCopyTimeout":"1m","bandwidthLimit":-1})",
+        R"({"freezeBudget":"1s","preCopyTimeout":"1m","whenNotConverging":"Magic"})"}) {
+    EXPECT_EQ(post("/limits", nonsense)->status, 400) << nonsense;
+  }
+  EXPECT_EQ(status().limits, Limits(absl::Seconds(1)));
+
+  EXPECT_EQ(post("/switch", "")->status, 200);
+  EXPECT_TRUE(status().switching);
+  EXPECT_EQ(post("/switch", "")->status, 200) << "the same again";
+}
+
+TEST_F(ServerTest, ASourceThatCopiesNothingBeforeTheFreezeTakesNeither) {
+  auto controller = Controller();
+  const std::string source = "/v1/migrations/" + std::string(kUid) + "/source";
+  ASSERT_EQ(controller->Put(source, Source(CopyMode::kStopAndCopy), "application/json")->status, 200);
+  const auto refused = controller->Post(source + "/switch", "", "application/json");
+  EXPECT_EQ(refused->status, 409);
+  EXPECT_EQ(ReasonOf(refused), "FailedPrecondition");
+  EXPECT_THAT(refused->body, HasSubstr("of mode StopAndCopy"));
+  EXPECT_EQ(controller->Post(source + "/limits", json::Encode(Limits(absl::Seconds(1))), "application/json")
+                ->status,
+            409);
+  EXPECT_FALSE(json::Decode<SourceStatus>(controller->Get(source)->body)->switching);
+}
+
+TEST_F(ServerTest, APreCopyWithoutLimitsIsRefused) {
+  const std::string source = "/v1/migrations/" + std::string(kUid) + "/source";
+  SourceSpec spec = *json::Decode<SourceSpec>(Source(CopyMode::kPreCopy));
+  spec.limits = {};
+  const auto refused = Controller()->Put(source, json::Encode(spec), "application/json");
+  EXPECT_EQ(refused->status, 400);
+  EXPECT_THAT(refused->body, HasSubstr("freezeBudget"));
 }
 
 TEST_F(ServerTest, RequestsAreCounted) {

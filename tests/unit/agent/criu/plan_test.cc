@@ -72,6 +72,21 @@ TEST(PlanDump, IsWhatRunc13Understands) {
   EXPECT_EQ(plan.log_file, "/m/app/work/dump.log");
 }
 
+TEST(PlanDump, LeavesTheNetworkAloneBehindAFence) {
+  const Plan plan = PlanDump(Runc({1, 3, 6}), Container(), {.fenced = true});
+  EXPECT_EQ(plan.config, "network-lock skip\nghost-limit 256M\n");
+}
+
+TEST(PlanDump, HidesPagesAndWaitsAtItsGate) {
+  agent_api::GuardContainer container = Container();
+  EXPECT_THAT(PlanDump(Runc({1, 3, 6}), container).env, Not(Contains(HasSubstr("HIDDEN"))));
+  container.hidden = "/m/app/hidden";
+  const Plan plan = PlanDump(Runc({1, 3, 6}), container, {.gate = "/m/app/work/gate"});
+  EXPECT_THAT(plan.env, Contains("GODWIT_CRIU_HIDDEN_PAGES=/m/app/hidden"));
+  EXPECT_THAT(plan.env, Contains("GODWIT_CRIU_GATE=/m/app/work/gate"));
+  EXPECT_EQ(plan.gate, "/m/app/work/gate");
+}
+
 // runc 1.1 has no flag for it and does not mention it in its request: CRIU's config decides.
 TEST(PlanDump, TellsCriuItselfToSkipConnectionsInFlightUnderRunc11) {
   const Plan plan = PlanDump(Runc({1, 1, 15}), Container());
@@ -84,7 +99,8 @@ TEST(PlanDump, FindsTheBundledCriuFirstAndHandsNothingElseOn) {
   EXPECT_THAT(plan.env, ElementsAre(HasSubstr("PATH=/opt/godwit/criu:"), "HOME=/nonexistent",
                                     "CRIU_CONFIG_FILE=/m/app/work/criu.conf",
                                     "GODWIT_CRIU_MESSAGES=/m/app/work/criu-messages.log",
-                                    "GODWIT_CRIU_ABORT=/m/app/work/abort"));
+                                    "GODWIT_CRIU_ABORT=/m/app/work/abort",
+                                    "GODWIT_CRIU_DONE=/m/app/work/done", "GODWIT_CRIU_NO_CONNTRACK=1"));
 }
 
 TEST(PlanRestore, HoldsTheContainerInItsOwnCgroup) {
@@ -93,7 +109,7 @@ TEST(PlanRestore, HoldsTheContainerInItsOwnCgroup) {
               ElementsAre("/usr/sbin/runc", "--root", "/run/runc", "--log", "/b/log.json", "restore",
                           "--detach", "--bundle", "/b", "--image-path", "/m/app/images", "--work-path",
                           "/m/app/work", "--pid-file", "/b/init.pid", "--file-locks", "9c"));
-  EXPECT_EQ(plan.config, "network-lock nftables\ntcp-close\ncgroup-root :/kubepods/podx/9c\n");
+  EXPECT_EQ(plan.config, "tcp-close\ncgroup-root :/kubepods/podx/9c\n");
   EXPECT_THAT(plan.env, Contains("GODWIT_CRIU_HOLD_CGROUP=/sys/fs/cgroup/kubepods/podx/9c"));
   EXPECT_THAT(plan.env,
               Contains("GODWIT_CRIU_OUTSIDE_CGROUP=/sys/fs/cgroup/system.slice/containerd.service"));
@@ -107,13 +123,25 @@ TEST(PlanRestore, WaitsAtAGateWhenGivenOne) {
   EXPECT_THAT(PlanRestore(Runc({1, 1, 15}), request).env, Contains("GODWIT_CRIU_GATE=/run/godwit/gate"));
 }
 
-TEST(Prepare, WritesConfigAndAbortFile) {
+TEST(PlanRestore, LeavesMemoryToTheLazyPagesDaemon) {
+  RestoreRequest request = Restore();
+  EXPECT_THAT(PlanRestore(Runc({1, 1, 15}), request).argv, Not(Contains("--lazy-pages")));
+  request.lazy_pages = true;
+  const Plan plan = PlanRestore(Runc({1, 1, 15}), request);
+  EXPECT_THAT(plan.argv, Contains("--lazy-pages"));
+  EXPECT_EQ(plan.argv.back(), "9c");
+  EXPECT_EQ(LazyPagesSocket(request.work), "/m/app/work/lazy-pages.socket");
+}
+
+TEST(Prepare, WritesConfigAndAbortFileAndMakesTheGate) {
   const std::string folder = absl::StrCat(testing::TempDir(), "/prepare");
   std::filesystem::create_directories(folder);
   agent_api::GuardContainer container = Container();
   container.work = folder;
-  const Plan plan = PlanDump(Runc({1, 3, 6}), container);
+  const Plan plan = PlanDump(Runc({1, 3, 6}), container, {.gate = folder + "/gate"});
   ASSERT_TRUE(Prepare(plan).ok());
+  EXPECT_TRUE(std::filesystem::is_fifo(folder + "/gate"));
+  EXPECT_TRUE(std::filesystem::is_fifo(plan.done));
   EXPECT_EQ(*ReadFile(plan.config_file), plan.config);
   EXPECT_EQ(*ReadFile(plan.abort_file), std::string(1, '\0'));
   container.work = "/nonexistent";

@@ -12,56 +12,21 @@
 
 #include <cstdlib>
 #include <fstream>
-#include <map>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "agent/files/tar.h"
 #include "base/file.h"
 #include "base/process.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/unit/agent/files/describe.h"
 
 namespace godwit::files {
 namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-// Everything that should survive the journey, as text: one line a file.
-std::string Describe(const std::string& folder, const std::string& below = "") {
-  std::string text;
-  const std::vector<std::string> names = *ListFolder(absl::StrCat(folder, "/", below));
-  for (const std::string& name : names) {
-    const std::string path = below.empty() ? name : absl::StrCat(below, "/", name);
-    const std::string full = absl::StrCat(folder, "/", path);
-    struct stat info{};
-    EXPECT_EQ(lstat(full.c_str(), &info), 0) << full;
-    absl::StrAppend(&text, path, absl::StrFormat(" %o", info.st_mode), " ", info.st_uid, ":", info.st_gid,
-                    " ", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec);
-    if (S_ISREG(info.st_mode))
-      absl::StrAppend(&text, " n", info.st_nlink, " ", std::hash<std::string>{}(*ReadFile(full, 1 << 28)),
-                      " ", info.st_size);
-    if (S_ISLNK(info.st_mode)) {
-      char target[4096] = "";
-      EXPECT_GT(readlink(full.c_str(), target, sizeof(target) - 1), 0);
-      absl::StrAppend(&text, " -> ", target);
-    }
-    char names_of_attributes[4096];
-    const ssize_t size = llistxattr(full.c_str(), names_of_attributes, sizeof(names_of_attributes));
-    for (ssize_t at = 0; at < size; at += static_cast<ssize_t>(strlen(names_of_attributes + at)) + 1) {
-      char value[256];
-      const ssize_t length = lgetxattr(full.c_str(), names_of_attributes + at, value, sizeof(value));
-      if (absl::StartsWith(names_of_attributes + at, "trusted.overlay.")) continue;
-      absl::StrAppend(&text, " ", names_of_attributes + at, "=",
-                      absl::string_view(value, std::max<ssize_t>(length, 0)));
-    }
-    absl::StrAppend(&text, "\n");
-    if (S_ISDIR(info.st_mode)) absl::StrAppend(&text, Describe(folder, path));
-  }
-  return text;
-}
 
 class LayerTest : public testing::Test {
  protected:

@@ -86,6 +86,7 @@ class InstallTest : public ::testing::Test {
                 .state = root_ + "/state",
                 .run = root_ + "/run",
                 .guards = root_ + "/guards",
+                .pagers = root_ + "/pagers",
                 .drop_in_folder = root_ + "/etc/conf.d",
                 .config = root_ + "/etc/config.toml",
                 .proc = root_ + "/proc",
@@ -93,7 +94,8 @@ class InstallTest : public ::testing::Test {
     for (const char* folder : {"/image/bin", "/image/criu/lib", "/proc", "/state/checkpoints"}) {
       EXPECT_TRUE(MakeFolders(root_ + folder).ok());
     }
-    for (const char* file : {"/image/bin/godwit-runtime", "/image/bin/godwit-guard", "/image/criu/criu"}) {
+    for (const char* file : {"/image/bin/godwit-runtime", "/image/bin/godwit-guard",
+                             "/image/bin/godwit-pager", "/image/criu/criu"}) {
       std::ofstream(root_ + file) << "program " << file;
       chmod((root_ + file).c_str(), 0755);
     }
@@ -242,9 +244,10 @@ TEST_F(InstallTest, UninstallLeavesTheNodeAsItWas) {
   ASSERT_TRUE(MakeFolders(options_.state + "/permits/uid").ok());
   ASSERT_TRUE(MakeFolders(options_.state + "/identity/key").ok());
   ASSERT_TRUE(MakeFolders(options_.guards).ok());
+  ASSERT_TRUE(MakeFolders(options_.pagers).ok());
   auto report = Uninstall(options_, containerd_, clock_);
   ASSERT_TRUE(report.ok()) << report.status();
-  for (const char* path : {"/opt", "/state", "/run", "/etc/conf.d", "/guards"})
+  for (const char* path : {"/opt", "/state", "/run", "/etc/conf.d", "/guards", "/pagers"})
     EXPECT_FALSE(Exists(path)) << path;
   EXPECT_EQ(containerd_.restarts, 2);
   EXPECT_THAT(*containerd_.Handlers(""), ::testing::ElementsAre("runc"));

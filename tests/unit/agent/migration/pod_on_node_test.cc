@@ -39,10 +39,12 @@ class PodOnNodeTest : public testing::Test {
   std::string Tar(const std::string& path, files::Layout layout) {
     const std::string tar = host_.root + "/layer.tar";
     std::string bytes;
-    auto totals = PackHostFolder(host_, path, layout, [&bytes](absl::string_view piece) {
-      bytes.append(piece.data(), piece.size());
-      return absl::OkStatus();
-    });
+    files::Snapshot snapshot;
+    auto totals =
+        PackHostFolder(host_, path, layout, {.last = true}, 0, snapshot, [&bytes](absl::string_view piece) {
+          bytes.append(piece.data(), piece.size());
+          return absl::OkStatus();
+        });
     EXPECT_TRUE(totals.ok()) << totals.status();
     EXPECT_TRUE(WriteFileDurably(tar, bytes).ok());
     return tar;
@@ -54,7 +56,7 @@ class PodOnNodeTest : public testing::Test {
 TEST_F(PodOnNodeTest, FilesGoToTheBundlesRootAndThePodsEmptyDirs) {
   const std::string tar = Tar("/upper", files::Layout::kOverlay);
   const absl::Status status =
-      ApplyFiles(host_, claim_, kPodUid, {.rootfs_tar = tar, .volumes = {{"cache", tar}}});
+      ApplyFiles(host_, claim_, kPodUid, {.rootfs = {{tar}}, .volumes = {{"cache", {{tar}}}}});
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_EQ(*ReadFile(host_.root + "/run/bundles/app/rootfs/new"), "new");
   EXPECT_EQ(*ReadFile(host_.root + Kubelet() + "/volumes/kubernetes.io~empty-dir/cache/new"), "new");
@@ -65,7 +67,7 @@ TEST_F(PodOnNodeTest, AbsoluteLinksOnTheHostLeadToTheHost) {
   const std::string tar = Tar("/upper", files::Layout::kOverlay);
   permits::Claim claim = claim_;
   claim.bundle = "/link/app";
-  const absl::Status status = ApplyFiles(host_, claim, kPodUid, {.rootfs_tar = tar});
+  const absl::Status status = ApplyFiles(host_, claim, kPodUid, {.rootfs = {{tar}}});
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_EQ(*ReadFile(host_.root + "/run/bundles/app/rootfs/new"), "new");
 }
@@ -78,9 +80,9 @@ TEST_F(PodOnNodeTest, NothingOutsideTheHostIsReached) {
 
 TEST_F(PodOnNodeTest, AnEmptyDirOfAPodThatNoMountNamesIsAnError) {
   const std::string tar = Tar("/upper", files::Layout::kPlain);
-  EXPECT_EQ(ApplyFiles(host_, claim_, "another-uid", {.volumes = {{"cache", tar}}}).code(),
+  EXPECT_EQ(ApplyFiles(host_, claim_, "another-uid", {.volumes = {{"cache", {{tar}}}}}).code(),
             absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(ApplyFiles(host_, claim_, kPodUid, {.volumes = {{"none", tar}}}).code(),
+  EXPECT_EQ(ApplyFiles(host_, claim_, kPodUid, {.volumes = {{"none", {{tar}}}}}).code(),
             absl::StatusCode::kNotFound);
 }
 

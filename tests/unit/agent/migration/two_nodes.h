@@ -4,6 +4,9 @@
 // two copies run), the guard, and godwit-runtime.
 #pragma once
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <functional>
 #include <map>
@@ -93,11 +96,83 @@ class World {
   std::map<std::string, bool> copies_ ABSL_GUARDED_BY(mutex_);
 };
 
+// A container's memory: one task, whose pages a test writes, and a tracker that knows which.
+class FakeMemory {
+ public:
+  static constexpr uint64_t kStart = 0x7f0000000000;
+  explicit FakeMemory(size_t pages) : pages_(pages, 0) {}
+
+  // Fills a page with a value.
+  void Write(size_t page, uint8_t value) {
+    absl::MutexLock lock(&mutex_);
+    pages_[page] = value;
+    dirty_.insert(page);
+  }
+  std::vector<uint8_t> Content() {
+    absl::MutexLock lock(&mutex_);
+    return pages_;
+  }
+  MemoryNode Node() {
+    return {.track = [this](const std::string&) -> absl::StatusOr<std::unique_ptr<TrackedMemory>> {
+              if (!pinned.empty()) return absl::FailedPreconditionError(pinned);
+              return std::make_unique<Tracked>(*this);
+            },
+            .read = [this](pid_t, uint64_t address, char* to, size_t size) -> absl::StatusOr<size_t> {
+              absl::MutexLock lock(&mutex_);
+              for (size_t at = 0; at < size; ++at)
+                to[at] = static_cast<char>(pages_[(address + at - kStart) / memory::PageBytes()]);
+              return size;
+            }};
+  }
+
+  std::function<void(int round)> before_round;  // the pod goes on meanwhile; counted from 1
+  std::string pinned;
+
+ private:
+  class Tracked final : public TrackedMemory {
+   public:
+    explicit Tracked(FakeMemory& memory) : memory_(memory) {}
+    absl::StatusOr<memory::Look> Round() override {
+      ++round_;
+      if (memory_.before_round) memory_.before_round(round_);
+      return memory_.Look(round_ == 1);
+    }
+    absl::StatusOr<memory::Look> Owned() override { return memory_.OwnedLook(); }
+    absl::StatusOr<memory::Look> Last() override { return memory_.Look(round_ == 0); }
+    std::vector<memory::Pinned> FindPinned() const override { return {}; }
+
+   private:
+    FakeMemory& memory_;
+    int round_ = 0;
+  };
+  memory::Look OwnedLook() {
+    absl::MutexLock lock(&mutex_);
+    return {.tasks = {{.pid = 4242,
+                       .container_pid = 1,
+                       .owned = {{kStart, kStart + pages_.size() * memory::PageBytes()}}}}};
+  }
+  memory::Look Look(bool first) {
+    absl::MutexLock lock(&mutex_);
+    const uint64_t page = memory::PageBytes();
+    const memory::Ranges all = {{kStart, kStart + pages_.size() * page}};
+    memory::TaskPages task{.pid = 4242, .container_pid = 1, .owned = all, .populated = all};
+    for (const size_t one : dirty_)
+      memory::Append(task.dirty, {kStart + one * page, kStart + (one + 1) * page});
+    if (first) task.dirty = all;
+    dirty_.clear();
+    return {.tasks = {task}};
+  }
+  absl::Mutex mutex_;
+  std::vector<uint8_t> pages_ ABSL_GUARDED_BY(mutex_);
+  std::set<size_t> dirty_ ABSL_GUARDED_BY(mutex_);
+};
+
 // What all guards of a test share: how they behave.
 struct GuardBehaviour {
   World* world = nullptr;
   std::function<absl::Status(const agent_api::GuardContainer&)>
       dump;  // writes images; null: a few small ones
+  std::function<void()> armed;
   std::function<void()> before_cede;
   std::function<void()> after_cede;
   bool answer_cede = true;  // false: CEDED is written, and nobody told
@@ -115,6 +190,15 @@ class FakeGuard final : public Guard {
   // The agent hangs up, or goes: not ceded, so thaw.
   ~FakeGuard() override { HangUp("the agent is gone"); }
 
+  absl::StatusOr<agent_api::GuardReply> Arm() override {
+    for (const agent_api::GuardContainer& one : spec_.containers) {
+      const absl::Status status = WriteFileDurably(absl::StrCat(one.images, "/descriptors.json"),
+                                                   R"(["/dev/null","pipe:[1]","pipe:[2]"])");
+      if (!status.ok()) return status;
+    }
+    if (behaviour_.armed) behaviour_.armed();
+    return Reply(true);
+  }
   absl::StatusOr<agent_api::GuardReply> Freeze() override {
     if (!behaviour_.refuse_freeze.empty())
       return agent_api::GuardReply{.ok = false,
@@ -244,16 +328,37 @@ class FakeRuntime : public permits::RuntimePeer, public std::enable_shared_from_
     std::vector<std::thread> threads;
     {
       absl::MutexLock lock(&mutex_);
+      killed_ = true;
       threads.swap(threads_);
     }
     for (std::thread& thread : threads) thread.join();
   }
 
   bool fails = false;                     // the restore does
+  bool stuck = false;                     // it never comes to an end
+  std::atomic<bool> lazy_pages = false;   // as it was told
   std::function<void()> before_restored;  // on the way
   const std::string& cgroup() const { return cgroup_; }
 
  private:
+  // As CRIU does (runtime/preload/hold.cc), but that a refusal ends it: the real one is killed then.
+  bool PassGate(const std::string& gate) {
+    UniqueFd fd(open(gate.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    char word = 0;
+    for (;;) {
+      if (read(fd.get(), &word, 1) == 1) return true;
+      absl::MutexLock lock(&mutex_);
+      if (mutex_.AwaitWithTimeout(absl::Condition(this, &FakeRuntime::Over), absl::Milliseconds(2)))
+        return false;
+    }
+  }
+  void AwaitEnd() {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(this, &FakeRuntime::Over));
+  }
+  bool Over() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return killed_ || (last_.has_value() && last_->action == agent_api::RuntimeAction::kRefuse);
+  }
   agent_api::RuntimeRequest Request(agent_api::RuntimeOp op) const {
     return {.op = op,
             .sandbox_uid = kTargetPodUid,
@@ -269,6 +374,9 @@ class FakeRuntime : public permits::RuntimePeer, public std::enable_shared_from_
             Request(fails ? agent_api::RuntimeOp::kFailed : agent_api::RuntimeOp::kRestored);
         request.message = fails ? "criu said no" : "";
         request.pid = 4711;
+        lazy_pages = reply.lazy_pages;
+        if (!reply.gate.empty() && !PassGate(reply.gate)) return;  // the agent lets it end
+        if (stuck) return AwaitEnd();
         if (before_restored) before_restored();
         if (!fails) world_.CopyStands(cgroup_);
         table_.OnRequest(shared_from_this(), request);
@@ -285,6 +393,7 @@ class FakeRuntime : public permits::RuntimePeer, public std::enable_shared_from_
   const std::string cgroup_;
   absl::Mutex mutex_;
   std::optional<agent_api::RuntimeReply> last_ ABSL_GUARDED_BY(mutex_);
+  bool killed_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -53,11 +53,18 @@ class TwoNodesTest : public testing::Test {
                   return FileExists(images + "/inventory.img") ? check_images_
                                                                : absl::DataLossError("no inventory");
                 },
+            .add_pages =
+                [this](const std::string&, pid_t task, const memory::Ranges& pages) {
+                  absl::MutexLock lock(&mutex_);
+                  added_[task] = pages;
+                  return absl::OkStatus();
+                },
+            .memory_for_pages = [] { return uint64_t{1} << 30; },
             .apply_files =
                 [this](const permits::Claim& claim, const std::string&, const FilesToApply& files) {
                   absl::MutexLock lock(&mutex_);
-                  applied_.push_back(claim.container + (files.rootfs_tar.empty() ? "" : " rootfs"));
-                  for (const auto& [volume, tar] : files.volumes)
+                  applied_.push_back(claim.container + (files.rootfs.paths.empty() ? "" : " rootfs"));
+                  for (const auto& [volume, tars] : files.volumes)
                     applied_.push_back(claim.container + " " + volume);
                   return absl::OkStatus();
                 },
@@ -80,7 +87,16 @@ class TwoNodesTest : public testing::Test {
     ASSERT_TRUE(target.ok()) << target.status();
     SetTarget(*std::move(target));
   }
-  void SetTarget(std::shared_ptr<Target> target) {
+  // Counts those that are gone wholly: the last reference may go in a stream's thread.
+  void SetTarget(std::unique_ptr<Target> one) {
+    std::shared_ptr<Target> target;
+    if (one != nullptr) {
+      ++targets_;
+      target = std::shared_ptr<Target>(one.release(), [this](Target* gone) {
+        delete gone;
+        --targets_;
+      });
+    }
     absl::MutexLock lock(&mutex_);
     target_.swap(target);  // the former goes after the lock
   }
@@ -91,11 +107,11 @@ class TwoNodesTest : public testing::Test {
   // As when the agent ends: its streams first, then the target, its journal closed.
   void DropTarget() {
     CutStream();
-    std::weak_ptr<Target> gone = target();
+    for (const std::shared_ptr<FakeRuntime>& runtime : runtimes_) permits_->OnClosed(runtime);
     SetTarget(nullptr);
-    for (const absl::Time end = absl::Now() + absl::Seconds(20); !gone.expired() && absl::Now() < end;)
+    for (const absl::Time end = absl::Now() + absl::Seconds(20); targets_ != 0 && absl::Now() < end;)
       absl::SleepFor(absl::Milliseconds(1));
-    EXPECT_TRUE(gone.expired());
+    EXPECT_EQ(targets_, 0);
   }
   void RecoverTarget() {
     // The former closes its journal a moment after the last reference to it has gone.
@@ -133,6 +149,13 @@ class TwoNodesTest : public testing::Test {
     return *runtimes_.back();
   }
 
+  // One whose restore does not end.
+  void CreateStuck(const std::string& container) {
+    runtimes_.push_back(std::make_shared<FakeRuntime>(*permits_, world_, container));
+    runtimes_.back()->stuck = true;
+    runtimes_.back()->Create();
+  }
+
   // Their threads first: the last reference to one must not go in its own thread.
   void EndRuntimes() {
     for (const std::shared_ptr<FakeRuntime>& runtime : runtimes_) runtime->Join();
@@ -163,9 +186,14 @@ class TwoNodesTest : public testing::Test {
       pod.volumes["cache"] = folder_ + "/cache";
       return pod;
     };
-    node.pack = [](const std::string& path, files::Layout layout, const files::Sink& sink) {
-      return files::Pack(path, layout, sink);
+    node.pack = [](const std::string& path, files::Layout layout, const files::Pass& pass, int round,
+                   files::Snapshot& snapshot, const files::Sink& sink) {
+      return (round == 0 ? files::PackBase : files::PackChanges)(path, layout, pass, snapshot, sink);
     };
+    node.memory = memory_.Node();
+    node.filling = [this](const std::vector<std::string>&) { return filling_.load(); };
+    node.cgroup_here = [](const std::string& cgroup) { return cgroup; };
+    node.mapped_files = [](const PodOnNode&) { return files::MappedFiles{}; };
     node.guards.start = [this](const agent_api::GuardSpec& spec) -> absl::StatusOr<std::unique_ptr<Guard>> {
       EXPECT_TRUE(WriteFileDurably(folder_ + "/source/guard.json", json::Encode(spec)).ok());
       auto guard = std::make_unique<FakeGuard>(spec, behaviour_);
@@ -186,9 +214,16 @@ class TwoNodesTest : public testing::Test {
     };
     return node;
   }
-  void StartSource(std::vector<std::string> containers = {"app"}) {
-    absl::StatusOr<std::unique_ptr<Source>> source =
-        Source::Start(Spec(std::move(containers)), folder_ + "/source", Source1());
+  void StartSource(std::vector<std::string> containers = {"app"}) { StartWith(Spec(std::move(containers))); }
+  void StartPreCopy(agent_api::PreCopyLimits limits = {.freeze_budget = absl::Milliseconds(100),
+                                                       .pre_copy_timeout = absl::Seconds(20)}) {
+    agent_api::SourceSpec spec = Spec({"app"});
+    spec.mode = agent_api::CopyMode::kPreCopy;
+    spec.limits = limits;
+    StartWith(spec);
+  }
+  void StartWith(const agent_api::SourceSpec& spec) {
+    absl::StatusOr<std::unique_ptr<Source>> source = Source::Start(spec, folder_ + "/source", Source1());
     ASSERT_TRUE(source.ok()) << source.status();
     source_ = *std::move(source);
   }
@@ -237,12 +272,16 @@ class TwoNodesTest : public testing::Test {
   absl::Duration freeze_limit_ = absl::Seconds(20);
   absl::Status check_images_;
   std::atomic<bool> unreachable_ = false;
+  std::atomic<bool> filling_ = false;
   std::unique_ptr<permits::PermitTable> permits_;
   absl::Mutex mutex_;
   std::vector<std::string> applied_ ABSL_GUARDED_BY(mutex_);
+  std::map<pid_t, memory::Ranges> added_ ABSL_GUARDED_BY(mutex_);
+  FakeMemory memory_{3000};
   std::vector<SourceStatus> froze_ ABSL_GUARDED_BY(mutex_);
   int streams_ ABSL_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<transfer::Stream> stream_ ABSL_GUARDED_BY(mutex_);
+  std::atomic<int> targets_ = 0;
   std::shared_ptr<Target> target_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<FakeRuntime>> runtimes_;
   std::unique_ptr<transfer::StreamServer> server_;
@@ -296,6 +335,127 @@ TEST_F(TwoNodesTest, ARestartedContainerOfAMovedPodStartsAfresh) {
   StartSource();
   AwaitTarget(TargetState::kRunning);
   EXPECT_EQ(Create("app").AwaitAction(RuntimeAction::kRun), RuntimeAction::kRun);
+}
+
+// --- memory that is copied while the pod runs
+
+// What a pager would fill the restored task from: the first byte of each page.
+std::vector<uint8_t> PagesOf(const Target& target) {
+  absl::StatusOr<memory::PageServer::Stores> stores = target.Pages("app");
+  if (!stores.ok() || stores->size() != 1 || stores->front().first != 1) return {};
+  std::vector<uint8_t> content(3000);
+  for (size_t page = 0; page < content.size(); ++page) {
+    const off_t offset = static_cast<off_t>(FakeMemory::kStart + page * memory::PageBytes());
+    if (pread(stores->front().second.get(), &content[page], 1, offset) < 0) return {};
+  }
+  return content;
+}
+
+bool Converged(const SourceStatus& status) { return status.pre_copy.converged; }
+
+TEST_F(TwoNodesTest, APreCopiedPodMovesWithTheMemoryItHadWhenItWasFrozen) {
+  for (size_t page = 0; page < 2000; ++page) memory_.Write(page, static_cast<uint8_t>(page % 251 + 1));
+  std::atomic<uint8_t> next = 1;
+  memory_.before_round = [&](int round) {
+    for (size_t i = 0; i < 40; ++i) memory_.Write((round * 131 + i * 7) % 3000, next++);
+  };
+  behaviour_.armed = [&] { memory_.Write(2999, 77); };
+  StartTarget();
+  StartPreCopy();
+  AwaitSource(Converged);
+  EXPECT_TRUE(world_.source_runs()) << "nothing is frozen before the target waits";
+  EXPECT_EQ(behaviour_.started, 0);
+  FakeRuntime& app = Create("app");
+  std::vector<uint8_t> restored;
+  app.before_restored = [&] { restored = PagesOf(*target()); };
+  ASSERT_TRUE(source_->Switch().ok());
+  const SourceStatus status = AwaitSource(TargetRuns);
+  EXPECT_EQ(restored, memory_.Content());
+  EXPECT_TRUE(app.lazy_pages);
+  EXPECT_GE(status.pre_copy.rounds, 3);
+  EXPECT_GT(status.pre_copy.sent_bytes, 0);
+  EXPECT_EQ(status.pre_copy.memory_bytes, static_cast<int64_t>(3000 * memory::PageBytes()));
+  EXPECT_THAT(*ReadFile(folder_ + "/source/app/hidden"), HasSubstr("4242 7f0000000000-"));
+  absl::MutexLock lock(&mutex_);
+  EXPECT_THAT(added_, testing::Contains(testing::Key(1)));
+}
+
+TEST_F(TwoNodesTest, APreCopyWhoseConnectionIsCutGoesOnWhereItWas) {
+  for (size_t page = 0; page < 3000; ++page) memory_.Write(page, static_cast<uint8_t>(page % 251 + 1));
+  memory_.before_round = [&](int round) {
+    memory_.Write(round, 200);
+    if (round == 2 || round == 4) CutStream();
+  };
+  StartTarget();
+  StartPreCopy();
+  AwaitSource([](const SourceStatus& status) { return status.pre_copy.rounds >= 6; });
+  FakeRuntime& app = Create("app");
+  std::vector<uint8_t> restored;
+  app.before_restored = [&] { restored = PagesOf(*target()); };
+  ASSERT_TRUE(source_->Switch().ok());
+  AwaitSource(TargetRuns);
+  EXPECT_EQ(restored, memory_.Content());
+  absl::MutexLock lock(&mutex_);
+  EXPECT_EQ(streams_, 3);
+}
+
+TEST_F(TwoNodesTest, APodThatWritesTooFastIsLeftWhereItIs) {
+  StartTarget();
+  StartPreCopy({.freeze_budget = absl::Milliseconds(1), .pre_copy_timeout = absl::Seconds(20)});
+  const SourceStatus status = AwaitSource(SourceState::kAborted);
+  EXPECT_EQ(status.reason, "NotConverging");
+  EXPECT_THAT(status.message, HasSubstr("more than spec.freezeBudget"));
+  EXPECT_EQ(AwaitTarget(TargetState::kAborted).reason, "NotConverging");
+  EXPECT_EQ(behaviour_.started, 0);
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, ALargerBudgetIsHeardWhileItCopies) {
+  StartTarget();
+  StartPreCopy({.freeze_budget = absl::Milliseconds(1),
+                .pre_copy_timeout = absl::Seconds(20),
+                .when_not_converging = agent_api::WhenNotConverging::kFreeze});
+  EXPECT_FALSE(
+      AwaitSource([](const SourceStatus& status) { return status.pre_copy.gave_up; }).pre_copy.converged);
+  ASSERT_TRUE(
+      source_->SetLimits({.freeze_budget = absl::Seconds(1), .pre_copy_timeout = absl::Seconds(20)}).ok());
+  EXPECT_FALSE(AwaitSource(Converged).pre_copy.gave_up);
+}
+
+TEST_F(TwoNodesTest, MemoryThatCannotBeTrackedIsDumpedByCriu) {
+  memory_.pinned = "process 1 (db) has 2 files open with O_DIRECT";
+  StartTarget();
+  StartPreCopy();
+  EXPECT_EQ(AwaitSource(Converged).pre_copy.fallback,
+            "container app: process 1 (db) has 2 files open with O_DIRECT");
+  EXPECT_TRUE(world_.source_runs());
+  FakeRuntime& app = Create("app");
+  ASSERT_TRUE(source_->Switch().ok());
+  AwaitSource(TargetRuns);
+  EXPECT_FALSE(app.lazy_pages);
+}
+
+TEST_F(TwoNodesTest, APodWhoseMemoryIsNotFilledYetWaits) {
+  filling_ = true;
+  StartTarget();
+  StartPreCopy();
+  const SourceStatus status = AwaitSource(
+      [](const SourceStatus& seen) { return absl::StrContains(seen.message, "memory is filled"); });
+  EXPECT_EQ(status.pre_copy.rounds, 0);
+  filling_ = false;
+  AwaitSource(Converged);
+}
+
+TEST_F(TwoNodesTest, APreCopyIsAbortedWithoutAFreeze) {
+  StartTarget();
+  StartPreCopy();
+  AwaitSource(Converged);
+  ASSERT_TRUE(source_->Abort("Deleted", "somebody changed their mind").ok());
+  EXPECT_EQ(AwaitSource(SourceState::kAborted).reason, "Deleted");
+  EXPECT_EQ(AwaitTarget(TargetState::kAborted).reason, "Deleted");
+  EXPECT_EQ(behaviour_.started, 0);
+  EXPECT_FALSE(source_->Switch().ok());
+  ExpectRunsOnlyOnSource();
 }
 
 // --- before the decision: the source goes on
@@ -388,7 +548,8 @@ TEST_F(TwoNodesTest, ATargetThatNeverRestoresIsGivenUpAtTheCreateLimit) {
 
 TEST_F(TwoNodesTest, AFreezeIsNotLongerThanItsLimit) {
   freeze_limit_ = absl::Milliseconds(400);
-  StartTarget();  // nobody creates the container
+  StartTarget();
+  CreateStuck("app");
   StartSource();
   EXPECT_EQ(AwaitSource(SourceState::kAborted).reason, "FreezeLimit");
   EXPECT_EQ(AwaitTarget(TargetState::kAborted).reason, "FreezeLimit");
@@ -429,6 +590,7 @@ TEST_F(TwoNodesTest, AnAbortWhileDumpingEndsTheDump) {
 
 TEST_F(TwoNodesTest, AnAbortedTargetRefusesEveryCreateAndThawsTheSource) {
   StartTarget();
+  CreateStuck("app");
   StartSource();
   AwaitSource(SourceState::kFrozen);
   EXPECT_TRUE(target()->Abort("TargetPodGone", "the target pod was deleted").ok());
@@ -520,6 +682,7 @@ TEST_F(TwoNodesTest, AGuardThatThawedBeforeItWasAskedToCedeAborts) {
 
 TEST_F(TwoNodesTest, ASourceAgentThatEndsBeforeTheDecisionLeavesARunningPod) {
   StartTarget();
+  CreateStuck("app");
   StartSource();
   AwaitSource(SourceState::kFrozen);
   source_.reset();
@@ -550,6 +713,7 @@ TEST_F(TwoNodesTest, ASourceAgentThatEndsAfterTheDecisionFinishesItLater) {
 
 TEST_F(TwoNodesTest, ATargetAgentThatEndsBeforePreparedAborts) {
   StartTarget();
+  CreateStuck("app");
   StartSource();
   AwaitSource(SourceState::kFrozen);
   CutStream();

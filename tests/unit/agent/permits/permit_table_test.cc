@@ -146,6 +146,23 @@ class PermitTableTest : public ::testing::Test {
   std::unique_ptr<PermitTable> table_;
 };
 
+TEST_F(PermitTableTest, TheOrderToRestoreNamesGateAndLazyPages) {
+  ASSERT_TRUE(table_->Add(Spec()).ok());
+  const auto runtime = Create();
+  agent_api::RuntimeReply order;
+  std::thread answers([&] {
+    order = runtime->Next();
+    table_->OnRequest(runtime, {.op = RuntimeOp::kRestored, .pid = 4711});
+  });
+  const auto restored = table_->Restore(kMigration, "app", "/images", "/work", absl::Seconds(10),
+                                        {.gate = "/work/gate", .lazy_pages = true});
+  answers.join();
+  ASSERT_TRUE(restored.ok()) << restored.status();
+  EXPECT_EQ(order.images, "/images");
+  EXPECT_EQ(order.gate, "/work/gate");
+  EXPECT_TRUE(order.lazy_pages);
+}
+
 TEST_F(PermitTableTest, ACreateWaitsIsRestoredAndAfterSpentEveryCreateIsAFreshStart) {
   ASSERT_TRUE(table_->Add(Spec()).ok());
   EXPECT_EQ(OnDisk(), PermitState::kWaiting);

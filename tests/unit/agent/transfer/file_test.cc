@@ -57,20 +57,22 @@ class FileReceiverTest : public testing::Test {
 
 TEST_F(FileReceiverTest, FilesLieWhereTheyBelong) {
   ASSERT_TRUE(receiver_.Take(BeginFrame(1, "app", FileKind::kImage, "core-1.img")).ok());
-  ASSERT_TRUE(receiver_.Take(BeginFrame(2, "app", FileKind::kRootfs, "")).ok());
+  ASSERT_TRUE(receiver_.Take(BeginFrame(2, "app", FileKind::kRootfs, "0")).ok());
   ASSERT_TRUE(receiver_.Take(DataFrame(2, 0, "tar")).ok());
   ASSERT_TRUE(receiver_.Take(DataFrame(1, 0, "im")).ok());
   ASSERT_TRUE(receiver_.Take(DataFrame(1, 2, "age")).ok());
   ASSERT_TRUE(receiver_.Take(EndFrame(1, "image")).ok());
   ASSERT_TRUE(receiver_.Take(EndFrame(2, "tar")).ok());
-  ASSERT_TRUE(receiver_.Take(BeginFrame(3, "app", FileKind::kVolume, "cache")).ok());
+  ASSERT_TRUE(receiver_.Take(BeginFrame(3, "app", FileKind::kVolume, "cache-0")).ok());
   ASSERT_TRUE(receiver_.Take(EndFrame(3, "")).ok());
   ASSERT_TRUE(receiver_.Take(MessageFrame(FrameType::kContainerEnd, ContainerEnd{"app", 3, 8})).ok());
   EXPECT_EQ(*ReadFile(folder_ + "/app/images/core-1.img"), "image");
-  EXPECT_EQ(*ReadFile(folder_ + "/app/rootfs.tar"), "tar");
-  EXPECT_EQ(*ReadFile(folder_ + "/volumes/cache.tar"), "");
+  EXPECT_EQ(*ReadFile(folder_ + "/app/rootfs-0.tar"), "tar");
+  EXPECT_EQ(*ReadFile(folder_ + "/volumes/cache-0.tar"), "");
   EXPECT_THAT(receiver_.complete(), testing::ElementsAre("app"));
-  EXPECT_THAT(receiver_.volumes(), testing::ElementsAre("cache"));
+  EXPECT_THAT(receiver_.rootfs("app"), testing::ElementsAre("app/rootfs-0.tar"));
+  EXPECT_THAT(receiver_.volumes(),
+              testing::ElementsAre(testing::Pair("cache", testing::ElementsAre("volumes/cache-0.tar"))));
   EXPECT_EQ(receiver_.totals().image_bytes, 5);
   EXPECT_EQ(receiver_.totals().file_bytes, 3);
 }
@@ -102,26 +104,55 @@ TEST_F(FileReceiverTest, ALinkInThePlaceOfAFileIsNotFollowed) {
   EXPECT_EQ(*ReadFile(victim), "precious");
 }
 
+TEST_F(FileReceiverTest, RoundsComeOneAfterAnother) {
+  uint32_t id = 0;
+  auto round = [&](FileKind kind, const std::string& name) -> absl::Status {
+    const absl::Status begun = receiver_.Take(BeginFrame(++id, "app", kind, name));
+    return begun.ok() ? receiver_.Take(EndFrame(id, "")) : begun;
+  };
+  EXPECT_THAT(round(FileKind::kRootfs, "1").message(),
+              HasSubstr("the rootfs \"1\" where round 0 should come"));
+  EXPECT_TRUE(round(FileKind::kRootfs, "0").ok());
+  for (const char* name : {"0", "2", "01", "1-0", "-1", "one"}) {
+    EXPECT_FALSE(round(FileKind::kRootfs, name).ok()) << name;
+  }
+  EXPECT_TRUE(round(FileKind::kRootfs, "1").ok());
+  EXPECT_THAT(receiver_.rootfs("app"), testing::ElementsAre("app/rootfs-0.tar", "app/rootfs-1.tar"));
+  EXPECT_THAT(receiver_.rootfs("side"), testing::IsEmpty());
+  for (const char* name : {"cache", "cache-1", "cache-", "0", "-0", "cache-00"}) {
+    EXPECT_FALSE(round(FileKind::kVolume, name).ok()) << name;
+  }
+  EXPECT_TRUE(round(FileKind::kVolume, "cache-0").ok());
+  EXPECT_TRUE(round(FileKind::kVolume, "cache-1").ok());
+  EXPECT_TRUE(round(FileKind::kVolume, "cache-1-0").ok()) << "of a volume named cache-1";
+  EXPECT_THAT(receiver_.volumes(),
+              testing::ElementsAre(
+                  testing::Pair("cache", testing::ElementsAre("volumes/cache-0.tar", "volumes/cache-1.tar")),
+                  testing::Pair("cache-1", testing::ElementsAre("volumes/cache-1-0.tar"))));
+  ASSERT_TRUE(receiver_.Take(BeginFrame(++id, "app", FileKind::kRootfs, "2")).ok());
+  EXPECT_FALSE(receiver_.Take(BeginFrame(++id, "app", FileKind::kRootfs, "3")).ok()) << "2 is not complete";
+}
+
 TEST_F(FileReceiverTest, GapsOverlapsAndStrayIdsAreRefused) {
-  ASSERT_TRUE(receiver_.Take(BeginFrame(1, "app", FileKind::kRootfs, "")).ok());
+  ASSERT_TRUE(receiver_.Take(BeginFrame(1, "app", FileKind::kRootfs, "0")).ok());
   EXPECT_FALSE(receiver_.Take(DataFrame(1, 1, "x")).ok());
   EXPECT_FALSE(receiver_.Take(DataFrame(2, 0, "x")).ok());
   EXPECT_FALSE(receiver_.Take(EndFrame(2, "")).ok());
   EXPECT_FALSE(receiver_.Take(BeginFrame(1, "app", FileKind::kImage, "a.img")).ok()) << "id twice";
-  EXPECT_FALSE(receiver_.Take(BeginFrame(3, "app", FileKind::kRootfs, "")).ok()) << "file twice";
+  EXPECT_FALSE(receiver_.Take(BeginFrame(3, "app", FileKind::kRootfs, "0")).ok()) << "file twice";
   EXPECT_FALSE(receiver_.Take(Frame{FrameType::kCommit, ""}).ok());
 }
 
 TEST_F(FileReceiverTest, AWrongChecksumOrSizeIsDataLoss) {
-  ASSERT_TRUE(receiver_.Take(BeginFrame(1, "app", FileKind::kRootfs, "")).ok());
+  ASSERT_TRUE(receiver_.Take(BeginFrame(1, "app", FileKind::kRootfs, "0")).ok());
   ASSERT_TRUE(receiver_.Take(DataFrame(1, 0, "abc")).ok());
   EXPECT_EQ(receiver_.Take(EndFrame(1, "abd")).code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(receiver_.Take(EndFrame(1, "ab")).code(), absl::StatusCode::kDataLoss);
-  EXPECT_FALSE(receiver_.HasFile("app/rootfs.tar"));
+  EXPECT_FALSE(receiver_.HasFile("app/rootfs-0.tar"));
 }
 
 TEST_F(FileReceiverTest, AContainerIsCompleteOnlyWhenItsCountsAreRight) {
-  ASSERT_TRUE(receiver_.Take(BeginFrame(1, "app", FileKind::kRootfs, "")).ok());
+  ASSERT_TRUE(receiver_.Take(BeginFrame(1, "app", FileKind::kRootfs, "0")).ok());
   EXPECT_FALSE(receiver_.Take(MessageFrame(FrameType::kContainerEnd, ContainerEnd{"app", 1, 0})).ok())
       << "open file";
   ASSERT_TRUE(receiver_.Take(EndFrame(1, "")).ok());
@@ -138,7 +169,7 @@ TEST_F(FileReceiverTest, MoreThanThereIsRoomForIsRefused) {
   rules.max_bytes = 10;
   rules.max_files = 2;
   FileReceiver receiver(rules);
-  ASSERT_TRUE(receiver.Take(BeginFrame(1, "app", FileKind::kRootfs, "")).ok());
+  ASSERT_TRUE(receiver.Take(BeginFrame(1, "app", FileKind::kRootfs, "0")).ok());
   ASSERT_TRUE(receiver.Take(DataFrame(1, 0, "0123456789")).ok());
   EXPECT_EQ(receiver.Take(DataFrame(1, 10, "x")).code(), absl::StatusCode::kResourceExhausted);
   ASSERT_TRUE(receiver.Take(BeginFrame(2, "app", FileKind::kImage, "a.img")).ok());

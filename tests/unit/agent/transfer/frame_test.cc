@@ -21,7 +21,7 @@ TEST(FrameTest, TheBytesOnTheWireAreThese) {
 
 TEST(FrameTest, WhatIsEncodedIsDecodedForEveryTypeAndManyLengths) {
   std::mt19937_64 random(7);
-  for (int type = 1; type <= 12; ++type) {
+  for (int type = 1; type <= 16; ++type) {
     for (const size_t length : {0, 1, 23, 24, 25, 4096, 65536}) {
       std::string payload(length, '\0');
       for (char& c : payload) c = static_cast<char>(random());
@@ -84,7 +84,7 @@ INSTANTIATE_TEST_SUITE_P(All, BadHeaderTest,
                          testing::Values(BadHeader{"Magic", 0, 'X', "not with GDWT"},
                                          BadHeader{"Version", 4, 2, "stream version 2"},
                                          BadHeader{"Type", 5, 0, "unknown type 0"},
-                                         BadHeader{"LaterType", 5, 13, "unknown type 13"},
+                                         BadHeader{"LaterType", 5, 18, "unknown type 18"},
                                          BadHeader{"Flags", 6, 1, "flags or reserved"},
                                          BadHeader{"Reserved", 15, 1, "flags or reserved"},
                                          BadHeader{"MessageTooLong", 10, 2, "at most 65536 are allowed"}),

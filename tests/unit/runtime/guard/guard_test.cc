@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/guard/guard.h"
 
+#include <functional>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -21,7 +24,7 @@ class FakeActs final : public Acts {
  public:
   std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze,
                                 FreezeMoment* moment) override {
-    *moment = {kStart, absl::UnixEpoch()};
+    *moment = {kStart, absl::UnixEpoch(), kStart};
     if (refuse_before.has_value()) return refuse_before;
     if (!before_freeze().ok()) return Refusal{"JournalFailed", "disk"};
     if (refuse_after.has_value()) return refuse_after;
@@ -45,6 +48,11 @@ class FakeActs final : public Acts {
     *now = state;
     return absl::OkStatus();
   }
+  absl::Status Arm() override {
+    if (arm_result.ok()) did.push_back("arm");
+    return arm_result;
+  }
+  void Disarm() override { did.push_back("disarm"); }
   absl::Status StartDump(const std::string& container) override {
     if (container == "stranger") return absl::NotFoundError("no such container");
     did.push_back("dump " + container);
@@ -54,7 +62,7 @@ class FakeActs final : public Acts {
 
   std::vector<std::string> did;
   std::optional<Refusal> refuse_before, refuse_after;
-  absl::Status kill_result, journal_result;
+  absl::Status arm_result, kill_result, journal_result;
   SourceState journal_after_error = SourceState::kNone;
 };
 
@@ -66,19 +74,19 @@ class GuardTest : public testing::Test {
         {.name = "app", .id = "1", .cgroup = "/c", .runc_root = "", .init_pid = 5, .images = "", .work = ""});
   }
   GuardReply Do(GuardOp op, const std::string& container = "", absl::Duration at = kStart) {
-    const auto reply = guard_.Handle({.op = op, .container = container, .message = "why"}, at);
+    const auto reply = guard_->Handle({.op = op, .container = container, .message = "why"}, at);
     EXPECT_TRUE(reply.has_value());
     return reply.value_or(GuardReply{});
   }
   void StartDump() {
     ASSERT_FALSE(
-        guard_.Handle({.op = GuardOp::kDump, .container = "app", .message = ""}, kStart).has_value());
+        guard_->Handle({.op = GuardOp::kDump, .container = "app", .message = ""}, kStart).has_value());
   }
   void Frozen() { EXPECT_TRUE(Do(GuardOp::kFreeze).ok); }
   void Dumped() {
     Frozen();
     StartDump();
-    EXPECT_TRUE(guard_.DumpEnded(absl::OkStatus(), kStart).ok);
+    EXPECT_TRUE(guard_->DumpEnded(absl::OkStatus(), kStart).ok);
   }
   void Ceded() {
     Dumped();
@@ -88,7 +96,7 @@ class GuardTest : public testing::Test {
 
   GuardSpec spec_;
   FakeActs acts_;
-  Guard guard_{spec_, acts_, SourceState::kNone};
+  std::optional<Guard> guard_{std::in_place, spec_, acts_, SourceState::kNone};
 };
 
 TEST_F(GuardTest, TheOrdinaryHandOverJournalsBeforeEachAct) {
@@ -97,7 +105,7 @@ TEST_F(GuardTest, TheOrdinaryHandOverJournalsBeforeEachAct) {
   EXPECT_TRUE(Do(GuardOp::kKill).ok);
   EXPECT_THAT(acts_.did,
               ElementsAre("journal Frozen", "freeze", "dump app", "journal Ceded", "kill", "journal Done"));
-  EXPECT_TRUE(guard_.finished());
+  EXPECT_TRUE(guard_->finished());
 }
 
 TEST_F(GuardTest, ThawingComesBeforeItsRecord) {
@@ -136,7 +144,7 @@ TEST_F(GuardTest, NothingIsFrozenWhenTheRecordCannotBeWritten) {
 TEST_F(GuardTest, AFailedDumpThawsAndTellsWhy) {
   Frozen();
   StartDump();
-  const GuardReply reply = guard_.DumpEnded(absl::InternalError("io_uring"), kStart + absl::Seconds(1));
+  const GuardReply reply = guard_->DumpEnded(absl::InternalError("io_uring"), kStart + absl::Seconds(1));
   EXPECT_FALSE(reply.ok);
   EXPECT_EQ(reply.reason, "DumpFailed");
   EXPECT_THAT(reply.message, HasSubstr("cannot dump container app: io_uring"));
@@ -148,55 +156,55 @@ TEST_F(GuardTest, ALostAgentThawsOnlyAfterTheDumpHasEnded) {
   Frozen();
   StartDump();
   acts_.did.clear();
-  guard_.AgentGone(kStart);
+  guard_->AgentGone(kStart);
   EXPECT_THAT(acts_.did, ElementsAre("abort dump"));
-  EXPECT_EQ(guard_.state(), SourceState::kFrozen);
-  guard_.DumpEnded(absl::CancelledError("aborted"), kStart);
+  EXPECT_EQ(guard_->state(), SourceState::kFrozen);
+  guard_->DumpEnded(absl::CancelledError("aborted"), kStart);
   EXPECT_THAT(acts_.did, ElementsAre("abort dump", "thaw", "journal Aborted"));
-  EXPECT_EQ(guard_.Status(kStart).reason, "AgentGone");
+  EXPECT_EQ(guard_->Status(kStart).reason, "AgentGone");
 }
 
 // The dump may win the race against its end: its success does not change what was decided.
 TEST_F(GuardTest, ALostAgentThawsAlsoWhenTheDumpStillSucceeds) {
   Frozen();
   StartDump();
-  guard_.AgentGone(kStart);
-  guard_.DumpEnded(absl::OkStatus(), kStart);
-  EXPECT_EQ(guard_.state(), SourceState::kAborted);
+  guard_->AgentGone(kStart);
+  guard_->DumpEnded(absl::OkStatus(), kStart);
+  EXPECT_EQ(guard_->state(), SourceState::kAborted);
 }
 
 TEST_F(GuardTest, ALostAgentBeforeTheFreezeEndsIt) {
-  guard_.AgentGone(kStart);
-  EXPECT_TRUE(guard_.finished());
+  guard_->AgentGone(kStart);
+  EXPECT_TRUE(guard_->finished());
   EXPECT_THAT(acts_.did, IsEmpty());
 }
 
 TEST_F(GuardTest, TheFreezeLimitThaws) {
   Frozen();
-  EXPECT_EQ(guard_.deadline(), kStart + absl::Seconds(10));
-  guard_.Tick(kStart + absl::Milliseconds(9999));
-  EXPECT_EQ(guard_.state(), SourceState::kFrozen);
-  guard_.Tick(kStart + absl::Seconds(10));
-  EXPECT_EQ(guard_.state(), SourceState::kAborted);
-  EXPECT_EQ(guard_.Status(kStart).reason, "FreezeLimit");
+  EXPECT_EQ(guard_->deadline(), kStart + absl::Seconds(10));
+  guard_->Tick(kStart + absl::Milliseconds(9999));
+  EXPECT_EQ(guard_->state(), SourceState::kFrozen);
+  guard_->Tick(kStart + absl::Seconds(10));
+  EXPECT_EQ(guard_->state(), SourceState::kAborted);
+  EXPECT_EQ(guard_->Status(kStart).reason, "FreezeLimit");
 }
 
 TEST_F(GuardTest, ADumpIsAskedToEndBeforeTheLimit) {
   Frozen();
   StartDump();
   acts_.did.clear();
-  EXPECT_EQ(guard_.deadline(), kStart + absl::Milliseconds(9500));
-  guard_.Tick(kStart + absl::Milliseconds(9500));
+  EXPECT_EQ(guard_->deadline(), kStart + absl::Milliseconds(9500));
+  guard_->Tick(kStart + absl::Milliseconds(9500));
   EXPECT_THAT(acts_.did, ElementsAre("abort dump"));
-  EXPECT_EQ(guard_.deadline(), std::nullopt) << "it was asked; now its end is awaited";
+  EXPECT_EQ(guard_->deadline(), std::nullopt) << "it was asked; now its end is awaited";
 }
 
 TEST_F(GuardTest, OnceCededNothingThawsButTheTargetsAbort) {
   Ceded();
-  guard_.AgentGone(kStart);
-  guard_.Tick(kStart + absl::Hours(1));
+  guard_->AgentGone(kStart);
+  guard_->Tick(kStart + absl::Hours(1));
   EXPECT_EQ(Do(GuardOp::kThaw).reason, "Ceded");
-  EXPECT_EQ(guard_.deadline(), std::nullopt);
+  EXPECT_EQ(guard_->deadline(), std::nullopt);
   EXPECT_THAT(acts_.did, IsEmpty());
   EXPECT_TRUE(Do(GuardOp::kTargetAborted).ok);
   EXPECT_THAT(acts_.did, ElementsAre("journal Aborted", "thaw"))
@@ -214,7 +222,7 @@ TEST_F(GuardTest, ThePodStaysFrozenWhenTheTargetsAbortCannotBeWritten) {
 TEST_F(GuardTest, CedingNeedsADumpOfEveryContainer) {
   Frozen();
   EXPECT_EQ(Do(GuardOp::kCede).reason, "NotDumped");
-  EXPECT_EQ(guard_.state(), SourceState::kFrozen);
+  EXPECT_EQ(guard_->state(), SourceState::kFrozen);
 }
 
 TEST_F(GuardTest, CedingThatSurelyWasNotWrittenThaws) {
@@ -234,7 +242,7 @@ TEST_F(GuardTest, CedingOfWhichNobodyKnowsStaysFrozen) {
   const GuardReply reply = Do(GuardOp::kCede);
   EXPECT_FALSE(reply.ok);
   EXPECT_EQ(reply.reason, "JournalFailed");
-  guard_.AgentGone(kStart);
+  guard_->AgentGone(kStart);
   EXPECT_THAT(acts_.did, IsEmpty());
 }
 
@@ -243,7 +251,7 @@ TEST_F(GuardTest, CedingThatWasWrittenInSpiteOfAnErrorCounts) {
   acts_.journal_result = absl::DataLossError("disk");
   acts_.journal_after_error = SourceState::kCeded;
   EXPECT_TRUE(Do(GuardOp::kCede).ok);
-  EXPECT_EQ(guard_.state(), SourceState::kCeded);
+  EXPECT_EQ(guard_->state(), SourceState::kCeded);
 }
 
 TEST_F(GuardTest, KillingNeedsTheDecision) {
@@ -256,7 +264,7 @@ TEST_F(GuardTest, AFailedKillIsNotDone) {
   Ceded();
   acts_.kill_result = absl::DeadlineExceededError("a task is left");
   EXPECT_EQ(Do(GuardOp::kKill).reason, "KillFailed");
-  EXPECT_EQ(guard_.state(), SourceState::kCeded);
+  EXPECT_EQ(guard_->state(), SourceState::kCeded);
   acts_.kill_result = absl::OkStatus();
   EXPECT_TRUE(Do(GuardOp::kKill).ok);
 }
@@ -265,7 +273,7 @@ TEST_F(GuardTest, CommandsCanBeRepeated) {
   Frozen();
   EXPECT_TRUE(Do(GuardOp::kFreeze).ok);
   StartDump();
-  guard_.DumpEnded(absl::OkStatus(), kStart);
+  guard_->DumpEnded(absl::OkStatus(), kStart);
   EXPECT_TRUE(Do(GuardOp::kCede).ok);
   EXPECT_TRUE(Do(GuardOp::kCede).ok);
   EXPECT_TRUE(Do(GuardOp::kKill).ok);
@@ -273,10 +281,80 @@ TEST_F(GuardTest, CommandsCanBeRepeated) {
   EXPECT_EQ(Do(GuardOp::kDump, "app").reason, "WrongState");
 }
 
+TEST_F(GuardTest, ArmedDumpsAreBegunInTheFreeze) {
+  EXPECT_TRUE(Do(GuardOp::kArm).ok);
+  EXPECT_EQ(guard_->state(), SourceState::kOpen);
+  Dumped();
+  EXPECT_TRUE(Do(GuardOp::kCede).ok);
+  EXPECT_TRUE(Do(GuardOp::kKill).ok);
+  EXPECT_THAT(acts_.did, ElementsAre("arm", "journal Frozen", "freeze", "dump app", "journal Ceded", "kill",
+                                     "journal Done"));
+}
+
+TEST_F(GuardTest, WhatWasArmedIsDisarmedWhenThePodIsNotDumped) {
+  const struct {
+    const char* name;
+    std::function<void()> end;
+    std::vector<std::string> did;
+  } cases[] = {
+      {"thawed while open", [&] { Do(GuardOp::kThaw); }, {"arm", "journal Aborted", "disarm"}},
+      {"agent gone while open", [&] { guard_->AgentGone(kStart); }, {"arm", "disarm"}},
+      {"thawed",
+       [&] {
+         Frozen();
+         Do(GuardOp::kThaw);
+       },
+       {"arm", "journal Frozen", "freeze", "thaw", "journal Aborted", "disarm"}},
+      {"refused after the record",
+       [&] {
+         acts_.refuse_after = Refusal{"PendingSignal", "SIGTERM"};
+         Do(GuardOp::kFreeze);
+       },
+       {"arm", "journal Frozen", "journal Aborted", "disarm"}},
+      {"freeze limit",
+       [&] {
+         Frozen();
+         guard_->Tick(kStart + absl::Seconds(10));
+       },
+       {"arm", "journal Frozen", "freeze", "thaw", "journal Aborted", "disarm"}},
+  };
+  for (const auto& c : cases) {
+    acts_ = FakeActs();
+    guard_.emplace(spec_, acts_, SourceState::kNone);
+    EXPECT_TRUE(Do(GuardOp::kArm).ok);
+    c.end();
+    EXPECT_EQ(acts_.did, c.did) << c.name;
+    EXPECT_TRUE(guard_->finished()) << c.name;
+  }
+}
+
+TEST_F(GuardTest, AFailedArmingChangesNothing) {
+  acts_.arm_result = absl::DeadlineExceededError("CRIU did not come");
+  const GuardReply reply = Do(GuardOp::kArm);
+  EXPECT_FALSE(reply.ok);
+  EXPECT_EQ(reply.reason, "ArmFailed");
+  EXPECT_EQ(reply.state, SourceState::kOpen);
+  Dumped();
+  EXPECT_EQ(guard_->state(), SourceState::kFrozen);
+}
+
+TEST_F(GuardTest, ArmingIsForAPodThatRuns) {
+  Frozen();
+  EXPECT_EQ(Do(GuardOp::kArm).reason, "WrongState");
+  EXPECT_EQ(guard_->state(), SourceState::kFrozen);
+}
+
+TEST_F(GuardTest, ARefusedFreezeLeavesDumpsArmed) {
+  EXPECT_TRUE(Do(GuardOp::kArm).ok);
+  acts_.refuse_before = Refusal{"ExecInFlight", "an exec"};
+  Do(GuardOp::kFreeze);
+  EXPECT_THAT(acts_.did, ElementsAre("arm")) << "it may be tried again";
+}
+
 TEST_F(GuardTest, AnUnknownContainerIsRefusedAndChangesNothing) {
   Frozen();
   EXPECT_EQ(Do(GuardOp::kDump, "stranger").reason, "UnknownContainer");
-  EXPECT_EQ(guard_.state(), SourceState::kFrozen);
+  EXPECT_EQ(guard_->state(), SourceState::kFrozen);
 }
 
 TEST_F(GuardTest, ANewGuardThawsWhatADeadOneLeftFrozen) {

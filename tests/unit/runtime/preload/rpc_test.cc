@@ -45,5 +45,20 @@ TEST(Rpc, OtherBytesAreNoNotification) {
   EXPECT_FALSE(Is(std::string(64, '\xff'), "pre-resume"));
 }
 
+TEST(IsDumpSuccess, IsTheAnswerThatEndsADumpWell) {
+  const struct {
+    std::string message;
+    bool want;
+  } cases[] = {
+      {std::string("\x08\x01\x10\x01\x1a\x02\x08\x00", 8), true},
+      {std::string("\x08\x01\x10\x00", 4), false},
+      {std::string("\x08\x01", 2), false},
+      {std::string("\x08\x02\x10\x01", 4), false},
+      {std::string("\x08\x06\x10\x01", 4), false},
+      {"", false},
+  };
+  for (const auto& c : cases) EXPECT_EQ(IsDumpSuccess(c.message.data(), c.message.size()), c.want);
+}
+
 }  // namespace
 }  // namespace godwit::preload

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// What /proc/PID/maps and smaps say of a task's address space, as far as the page engine depends on it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "agent/memory/range.h"
+
+namespace godwit::memory {
+
+struct AddressSpace {
+  // The mappings that CRIU can restore with their pages missing (criu/include/vma.h 4.2,
+  // vma_entry_can_be_lazy): private and anonymous, not the kernel's own, not hugetlb, locked or droppable,
+  // and no device memory or shadow stack. Nor anonymous code that comes before any file's: CRIU puts its own
+  // instructions over the first executable mapping's for a moment (compel/src/lib/infect.c 4.2,
+  // get_exec_start), and pages may be read at that moment. One range a mapping, in the order of their
+  // addresses; neighbours are not joined.
+  std::vector<Range> private_anonymous;
+  Range vdso;             // empty: there is none
+  bool aio_ring = false;  // io_setup(2) was called
+};
+
+// The text of maps or of smaps. maps does not tell what is locked, droppable, device memory or a shadow
+// stack: these are then among private_anonymous. DataLoss when it is neither. Ranges
+// ascend and do not overlap, whatever the text says: of a running process it is of more than one moment.
+absl::StatusOr<AddressSpace> ParseMaps(absl::string_view text);
+
+// maps costs microseconds; smaps walks all the page tables of the task.
+enum class MapsFile { kMaps, kSmaps };
+
+// NotFound when the process is gone; one that is ending has no mappings.
+absl::StatusOr<AddressSpace> ReadAddressSpace(const std::string& proc, pid_t pid, MapsFile file);
+
+}  // namespace godwit::memory

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/memory/page_store.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "agent/memory/page_set.h"
+#include "base/status.h"
+
+namespace godwit::memory {
+namespace {
+
+absl::Status Failed(absl::string_view what, pid_t task, uint64_t address) {
+  return ErrnoStatus(absl::StrFormat("cannot %s memory of task %d at 0x%x", what, task, address));
+}
+
+absl::Status WriteAt(int file, pid_t task, uint64_t address, absl::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = pwrite(file, bytes.data(), bytes.size(), static_cast<off_t>(address));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return Failed("store", task, address);
+    address += static_cast<uint64_t>(written);
+    bytes.remove_prefix(static_cast<size_t>(written));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// Outlives its place in tasks_ while a call still works on it.
+struct PageStore::Task {
+  Task(pid_t pid, UniqueFd fd, std::atomic<uint64_t>& all) : pid(pid), file(std::move(fd)), all_bytes(all) {}
+  ~Task() {
+    absl::MutexLock lock(&mutex);
+    all_bytes -= held.pages() * PageBytes();
+  }
+  absl::Status Drop(Range range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    const uint64_t dropped = held.Erase(range) * PageBytes();
+    if (dropped == 0) return absl::OkStatus();
+    all_bytes -= dropped;
+    if (fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.start),
+                  static_cast<off_t>(range.bytes())) != 0) {
+      return Failed("drop", pid, range.start);
+    }
+    return absl::OkStatus();
+  }
+
+  const pid_t pid;
+  const UniqueFd file;
+  std::atomic<uint64_t>& all_bytes;
+  absl::Mutex mutex;
+  PageSet held ABSL_GUARDED_BY(mutex);
+};
+
+std::shared_ptr<PageStore::Task> PageStore::Find(pid_t task) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = tasks_.find(task);
+  return found == tasks_.end() ? nullptr : found->second;
+}
+
+absl::StatusOr<std::shared_ptr<PageStore::Task>> PageStore::FindOrMake(pid_t task) {
+  absl::MutexLock lock(&mutex_);
+  std::shared_ptr<Task>& place = tasks_[task];
+  if (place != nullptr) return place;
+  absl::Status status;
+  if (tasks_.size() > max_tasks_) {
+    status = absl::ResourceExhaustedError(absl::StrCat("a container of more than ", max_tasks_, " tasks"));
+  } else {
+    UniqueFd file(memfd_create(absl::StrCat("godwit-pages-", task).c_str(), MFD_CLOEXEC));
+    // As long as the address space, so that what was never written is a hole, not the end of the file.
+    if (file.ok() && ftruncate(file.get(), static_cast<off_t>(kAddressEnd)) == 0) {
+      place = std::make_shared<Task>(task, std::move(file), bytes_);
+      return place;
+    }
+    status = ErrnoStatus(absl::StrCat("cannot make a memory file for task ", task));
+  }
+  tasks_.erase(task);
+  return status;
+}
+
+absl::Status PageStore::Write(pid_t task, uint64_t address, absl::string_view bytes) {
+  GODWIT_ASSIGN_OR_RETURN(std::shared_ptr<Task> found, FindOrMake(task));
+  const Range range{address, address + bytes.size()};
+  absl::MutexLock lock(&found->mutex);
+  const uint64_t more = found->held.Missing(range) * PageBytes();
+  if (bytes_.fetch_add(more) + more > limit_) {
+    bytes_ -= more;
+    return absl::ResourceExhaustedError(absl::StrCat("no room for the memory of task ", task, ": ",
+                                                     bytes.size(), " bytes more than the ", limit_,
+                                                     " that may be held here"));
+  }
+  absl::Status status = WriteAt(found->file.get(), task, address, bytes);
+  if (!status.ok()) {
+    bytes_ -= more;
+    return status;
+  }
+  found->held.Insert(range);
+  return absl::OkStatus();
+}
+
+absl::Status PageStore::Zero(pid_t task, Range range) {
+  const std::shared_ptr<Task> found = Find(task);
+  if (found == nullptr) return absl::OkStatus();
+  absl::MutexLock lock(&found->mutex);
+  return found->Drop(range);
+}
+
+absl::Status PageStore::Keep(pid_t task, const Ranges& ranges, Range window) {
+  if (ranges.empty() && window == Range{0, kAddressEnd}) {
+    absl::MutexLock lock(&mutex_);
+    tasks_.erase(task);
+    return absl::OkStatus();
+  }
+  const std::shared_ptr<Task> found = Find(task);
+  if (found == nullptr) return absl::OkStatus();
+  absl::MutexLock lock(&found->mutex);
+  for (const Range& gap : Difference(found->held.Inside(window), ranges)) {
+    GODWIT_RETURN_IF_ERROR(found->Drop(gap));
+  }
+  return absl::OkStatus();
+}
+
+void PageStore::KeepTasks(const std::vector<pid_t>& tasks) {
+  const absl::flat_hash_set<pid_t> kept(tasks.begin(), tasks.end());
+  absl::MutexLock lock(&mutex_);
+  std::erase_if(tasks_, [&](const auto& entry) { return !kept.contains(entry.first); });
+}
+
+Ranges PageStore::Held(pid_t task) const {
+  const std::shared_ptr<Task> found = Find(task);
+  if (found == nullptr) return {};
+  absl::MutexLock lock(&found->mutex);
+  return found->held.Inside({0, kAddressEnd});
+}
+
+std::vector<pid_t> PageStore::Tasks() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<pid_t> tasks;
+  tasks.reserve(tasks_.size());
+  for (const auto& entry : tasks_) tasks.push_back(entry.first);
+  return tasks;
+}
+
+absl::StatusOr<UniqueFd> PageStore::FileOf(pid_t task) const {
+  const std::shared_ptr<Task> found = Find(task);
+  if (found == nullptr) return absl::NotFoundError(absl::StrCat("nothing is held of task ", task));
+  UniqueFd copy(fcntl(found->file.get(), F_DUPFD_CLOEXEC, 0));
+  if (!copy.ok()) return ErrnoStatus(absl::StrCat("cannot copy the memory file of task ", task));
+  return copy;
+}
+
+}  // namespace godwit::memory

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory of one container on its way to be restored: a memfd for each task, sparse, in which a page lies
+// at the offset of its address. A page that is not there reads as zeros. godwit-pager gets the memfds
+// (page_server.h) and punches what it has installed, so that memory is not held twice for long. The memory is
+// charged to the cgroup of whoever writes. Thread-safe; writes to one task wait for each other.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "agent/memory/range.h"
+#include "base/file.h"
+
+namespace godwit::memory {
+
+// No task has memory there or beyond (x86-64 with five levels of page tables; arm64 ends at 2^52).
+inline constexpr uint64_t kAddressEnd = uint64_t{1} << 57;
+
+class PageStore {
+ public:
+  static constexpr size_t kMaxTasks = 100'000;
+
+  // `limit`: bytes of pages that may be held; more is ResourceExhausted, and so is a task too many.
+  explicit PageStore(uint64_t limit, size_t max_tasks = kMaxTasks) : limit_(limit), max_tasks_(max_tasks) {}
+
+  // `bytes` is whole pages, `address` the first one's. After an error the content of these pages is
+  // undefined.
+  absl::Status Write(pid_t task, uint64_t address, absl::string_view bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The pages are zeros now: what was held of them is dropped.
+  absl::Status Zero(pid_t task, Range range) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Drops every page of the task in `window` that is outside of `ranges`, and with Keep(task, {}) the task
+  // itself.
+  absl::Status Keep(pid_t task, const Ranges& ranges, Range window = {0, kAddressEnd})
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // Drops every task that is not among `tasks`.
+  void KeepTasks(const std::vector<pid_t>& tasks) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Pages held of a task, by address; kept in memory, not asked of the file.
+  Ranges Held(pid_t task) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Tasks of which a page was written, sorted.
+  std::vector<pid_t> Tasks() const ABSL_LOCKS_EXCLUDED(mutex_);
+  uint64_t bytes() const { return bytes_; }
+  // A copy of the task's descriptor, for the pager or for an archive; the file spans all addresses. NotFound
+  // when no page of the task was written.
+  absl::StatusOr<UniqueFd> FileOf(pid_t task) const ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  struct Task;
+  std::shared_ptr<Task> Find(pid_t task) const ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<std::shared_ptr<Task>> FindOrMake(pid_t task) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  const uint64_t limit_;
+  const size_t max_tasks_;
+  std::atomic<uint64_t> bytes_ = 0;
+  mutable absl::Mutex mutex_;
+  std::map<pid_t, std::shared_ptr<Task>> tasks_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace godwit::memory

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/memory/pagers.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/file.h"
+#include "base/json.h"
+
+namespace godwit::memory {
+namespace {
+
+constexpr size_t kMaxStatus = 65536;
+constexpr absl::Duration kLook = absl::Milliseconds(50);
+
+}  // namespace
+
+std::vector<agent_api::PagerStatus> PagersAtWork(const std::string& folder) {
+  std::vector<agent_api::PagerStatus> pagers;
+  for (const std::string& name : ListFolder(folder).value_or(std::vector<std::string>())) {
+    const absl::StatusOr<std::string> text = ReadFile(absl::StrCat(folder, "/", name), kMaxStatus);
+    if (!text.ok()) continue;
+    absl::StatusOr<agent_api::PagerStatus> status = json::Decode<agent_api::PagerStatus>(*text);
+    if (status.ok()) pagers.push_back(*std::move(status));
+  }
+  return pagers;
+}
+
+bool StillFilled(const std::string& folder, const std::vector<std::string>& container_ids) {
+  return std::any_of(container_ids.begin(), container_ids.end(), [&](const std::string& id) {
+    return FileExists(absl::StrCat(folder, "/", id, ".json"));
+  });
+}
+
+absl::Status AwaitFilled(const std::string& folder, const std::vector<std::string>& container_ids,
+                         absl::Duration limit) {
+  for (const absl::Time deadline = absl::Now() + limit; StillFilled(folder, container_ids);
+       absl::SleepFor(kLook)) {
+    if (absl::Now() < deadline) continue;
+    return absl::UnavailableError(absl::StrCat("the pod's memory is still being filled after its last move (",
+                                               folder,
+                                               "): it can be moved on or checkpointed when that is done"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace godwit::memory

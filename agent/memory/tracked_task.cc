@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/memory/tracked_task.h"
+
+#include "absl/strings/str_cat.h"
+#include "agent/memory/inject.h"
+#include "agent/memory/maps.h"
+#include "base/status.h"
+
+namespace godwit::memory {
+namespace {
+
+// At multiples of itself, so that no huge page lies across: it would be split.
+constexpr uint64_t kPieceBytes = uint64_t{256} << 20;
+// A mapping that is replaced over and over while it is being looked at: it is sent again in the next round.
+constexpr int kRegisterAttempts = 3;
+
+void AddPieces(Range range, bool known, std::vector<TrackedTask::Piece>& pieces) {
+  while (range.start < range.end) {
+    const uint64_t end = std::min(range.end, (range.start / kPieceBytes + 1) * kPieceBytes);
+    pieces.push_back({.range = {range.start, end}, .known = known});
+    range.start = end;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<AddressSpace> TrackedTask::ReadMappings() const {
+  // What maps does not tell is told by registering it, but for these.
+  const bool by_maps = attached() && !status_.locked && !status_.shadow_stack;
+  return ReadAddressSpace(proc_, pid_, by_maps ? MapsFile::kMaps : MapsFile::kSmaps);
+}
+
+absl::Status TrackedTask::Attach(absl::Duration limit) {
+  GODWIT_ASSIGN_OR_RETURN(Injected injected, InjectUserfaultfd(proc_, pid_, limit));
+  GODWIT_ASSIGN_OR_RETURN(WriteProtection protection, WriteProtection::Enable(std::move(injected.uffd)));
+  GODWIT_ASSIGN_OR_RETURN(const AddressSpace space, ReadAddressSpace(proc_, pid_, MapsFile::kMaps));
+  for (const Range& mapping : space.private_anonymous) {
+    GODWIT_ASSIGN_OR_RETURN(const WriteProtection::Outcome outcome, protection.Register(mapping));
+    if (outcome == WriteProtection::Outcome::kBusy)
+      return absl::FailedPreconditionError(
+          absl::StrCat("cannot track process ", pid_,
+                       ": a userfaultfd is on its memory already (a pager that still fills it, or its own)"));
+  }
+  protection_.emplace(std::move(protection));
+  return absl::OkStatus();
+}
+
+void TrackedTask::Detach() {
+  protection_.reset();
+  Forget();
+}
+
+absl::Status TrackedTask::Plan(LookKind kind) {
+  const Ranges known = kind == LookKind::kRound ? std::exchange(known_, {}) : known_;
+  pieces_.clear();
+  memory_gone_ = false;
+  GODWIT_ASSIGN_OR_RETURN(status_, ReadTaskStatus(proc_, pid_));
+  if (!status_.has_memory) return absl::NotFoundError(absl::StrCat("process ", pid_, " is ending"));
+  GODWIT_ASSIGN_OR_RETURN(PagemapScan scan, PagemapScan::Open(proc_, pid_));
+  scan_.emplace(std::move(scan));
+  GODWIT_ASSIGN_OR_RETURN(const AddressSpace space, ReadMappings());
+  for (const Range& mapping : space.private_anonymous) {
+    const Ranges old = attached() ? Intersection({mapping}, known) : Ranges();
+    const Ranges fresh = Difference({mapping}, old);
+    for (size_t i = 0, j = 0; i < old.size() || j < fresh.size();) {
+      const bool is_old = j == fresh.size() || (i < old.size() && old[i].start < fresh[j].start);
+      AddPieces(is_old ? old[i++] : fresh[j++], is_old, pieces_);
+    }
+  }
+  return absl::OkStatus();
+}
+
+void TrackedTask::Scan(LookKind kind, Piece& piece) const {
+  if (kind == LookKind::kOwned) {
+    LookWhetherOwned(piece);
+  } else if (piece.known) {
+    ScanKnown(kind, piece);
+  } else {
+    ScanWhole(kind, piece);
+  }
+}
+
+void TrackedTask::ScanKnown(LookKind kind, Piece& piece) const {
+  if (kind == LookKind::kLast) {
+    piece.status = scan_->Look(piece.range, piece.pages);
+  } else {
+    piece.status = scan_->ArmWritten(piece.range, piece.pages.written);
+    piece.armed = true;
+  }
+  // Something else is mapped there now. What was armed before that was seen is not lost: all is reported.
+  if (absl::IsPermissionDenied(piece.status)) ScanWhole(kind, piece);
+}
+
+// Registering what is registered changes nothing; what is not armed counts as written in the next look.
+void TrackedTask::LookWhetherOwned(Piece& piece) const {
+  if (!attached()) return;
+  const absl::StatusOr<WriteProtection::Outcome> outcome = protection_->Register(piece.range);
+  piece.status = outcome.status();
+  piece.owned = outcome.ok() && *outcome == WriteProtection::Outcome::kRegistered;
+}
+
+void TrackedTask::ScanWhole(LookKind kind, Piece& piece) const {
+  const auto begin = [&piece] {
+    piece.pages = {};
+    piece.armed = false;
+  };
+  for (int attempt = 0; attached() && attempt < kRegisterAttempts; ++attempt) {
+    begin();
+    const absl::StatusOr<WriteProtection::Outcome> outcome = protection_->Register(piece.range);
+    piece.status = outcome.status();
+    if (!outcome.ok()) return;
+    if (*outcome == WriteProtection::Outcome::kMemoryGone) memory_gone_ = true;
+    piece.owned = *outcome == WriteProtection::Outcome::kRegistered;
+    if (!piece.owned) return;
+    if (kind == LookKind::kLast) break;
+    piece.status = scan_->ArmAll(piece.range, piece.pages.populated);
+    piece.armed = piece.status.ok();
+    piece.pages.written = piece.pages.populated;
+    if (!absl::IsPermissionDenied(piece.status)) return;
+  }
+  begin();
+  piece.status = scan_->LookUnregistered(piece.range, piece.pages);
+  piece.pages.written = piece.pages.populated;
+}
+
+bool TrackedTask::DetachIfMemoryGone() {
+  if (!memory_gone_) return false;
+  Detach();
+  return true;
+}
+
+absl::StatusOr<TaskPages> TrackedTask::Take(LookKind kind) {
+  TaskPages task;
+  task.pid = pid_;
+  task.container_pid = status_.container_pid;
+  Ranges armed;
+  for (const Piece& piece : pieces_) {
+    if (!piece.status.ok())
+      return Annotate(piece.status, absl::StrCat("cannot look at the memory of process ", pid_, " (",
+                                                 status_.command, ")"));
+    if (!piece.owned) continue;
+    Append(task.owned, piece.range);
+    for (const Range& range : piece.pages.written) Append(task.dirty, range);
+    if (piece.armed) Append(armed, piece.range);
+    if (kind == LookKind::kLast) {
+      for (const Range& range : piece.pages.populated) Append(task.populated, range);
+    }
+  }
+  if (kind == LookKind::kRound) known_ = std::move(armed);
+  pieces_.clear();
+  scan_.reset();
+  return task;
+}
+
+}  // namespace godwit::memory

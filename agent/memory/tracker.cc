@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/memory/tracker.h"
+
+#include <linux/kcmp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+#include "absl/functional/function_ref.h"
+#include "absl/log/log.h"
+#include "absl/time/clock.h"
+#include "agent/memory/pagemap_scan.h"
+#include "agent/memory/pinned.h"
+#include "agent/memory/tracked_task.h"
+#include "agent/memory/uffd.h"
+#include "agent/runtime/cgroup.h"
+#include "base/log.h"
+#include "base/status.h"
+
+namespace godwit::memory {
+namespace {
+
+// For a thread to stop, which it does at once unless it waits for a disk or, in vfork(2), for its child. In a
+// round it may as well be stopped at the next one.
+constexpr absl::Duration kStopLimit = absl::Seconds(1);
+constexpr absl::Duration kStopLimitInRound = absl::Milliseconds(100);
+// An exec between a look's steps is rare; what goes on doing it is taken as it is.
+constexpr int kAttachAttempts = 3;
+constexpr unsigned kThreads = 4;
+
+// Calls `work(i)` for all i < count, by several threads when there is more than one thing to do.
+void Share(size_t count, absl::FunctionRef<void(size_t)> work) {
+  std::atomic<size_t> next = 0;
+  const auto run = [&] {
+    for (size_t i; (i = next++) < count;) work(i);
+  };
+  std::vector<std::thread> others;
+  const size_t wanted =
+      std::min<size_t>({count, kThreads, std::max(1u, std::thread::hardware_concurrency())});
+  for (size_t i = 1; i < wanted; ++i) others.emplace_back(run);
+  run();
+  for (std::thread& thread : others) thread.join();
+}
+
+bool ShareMemory(pid_t a, pid_t b) { return syscall(SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0; }
+
+}  // namespace
+
+absl::Status CheckTrackerSupport() {
+  GODWIT_RETURN_IF_ERROR(PagemapScan::CheckSupport());
+  return WriteProtection::CheckSupport();
+}
+
+uint64_t Look::dirty_bytes() const {
+  uint64_t bytes = 0;
+  for (const TaskPages& task : tasks) bytes += Bytes(task.dirty);
+  return bytes;
+}
+
+uint64_t Look::owned_bytes() const {
+  uint64_t bytes = 0;
+  for (const TaskPages& task : tasks) bytes += Bytes(task.owned);
+  return bytes;
+}
+
+class Tracker::Impl {
+ public:
+  Impl(std::string proc, std::string cgroup) : proc_(std::move(proc)), cgroup_(std::move(cgroup)) {}
+
+  absl::Status Attach();
+  absl::StatusOr<Look> Round();
+  absl::StatusOr<Look> Owned() { return TakeLook(LookKind::kOwned); }
+  absl::StatusOr<Look> Last() { return TakeLook(LookKind::kLast); }
+  std::vector<Pinned> FindPinned() const;
+
+ private:
+  using Tasks = std::vector<TrackedTask*>;
+
+  absl::Status Follow();
+  absl::StatusOr<Look> TakeLook(LookKind kind);
+  bool SharesMemory(const TrackedTask& task) const;
+  void AttachNew(const Tasks& tasks);
+  absl::Status LookOnce(LookKind kind, Tasks& tasks);
+
+  const std::string proc_, cgroup_;
+  std::map<pid_t, std::unique_ptr<TrackedTask>> tasks_;
+};
+
+// Makes tasks_ those that are in the cgroup now.
+absl::Status Tracker::Impl::Follow() {
+  GODWIT_ASSIGN_OR_RETURN(const std::vector<pid_t> pids, runtime::ProcessesInCgroup(cgroup_));
+  std::erase_if(tasks_,
+                [&](const auto& task) { return !std::binary_search(pids.begin(), pids.end(), task.first); });
+  for (pid_t pid : pids) {
+    std::unique_ptr<TrackedTask>& task = tasks_[pid];
+    if (task == nullptr) task = std::make_unique<TrackedTask>(proc_, pid);
+  }
+  return absl::OkStatus();
+}
+
+// Between vfork and exec, and for good after clone(CLONE_VM), two processes have one memory, which one
+// userfaultfd is for. The second is looked at as a whole each time, and the first one's pages are not
+// re-armed by it.
+bool Tracker::Impl::SharesMemory(const TrackedTask& task) const {
+  return std::any_of(tasks_.begin(), tasks_.end(), [&](const auto& other) {
+    return other.second->attached() && other.first != task.pid() && ShareMemory(other.first, task.pid());
+  });
+}
+
+absl::Status Tracker::Impl::Attach() {
+  GODWIT_RETURN_IF_ERROR(Follow());
+  for (auto task = tasks_.begin(); task != tasks_.end();) {
+    const absl::Status attached =
+        SharesMemory(*task->second) ? absl::OkStatus() : task->second->Attach(kStopLimit);
+    if (!attached.ok() && !absl::IsNotFound(attached)) return attached;
+    task = attached.ok() ? std::next(task) : tasks_.erase(task);
+  }
+  return absl::OkStatus();
+}
+
+void Tracker::Impl::AttachNew(const Tasks& tasks) {
+  for (TrackedTask* task : tasks) {
+    if (task->attached() || SharesMemory(*task)) continue;
+    const absl::Status attached = task->Attach(kStopLimitInRound);
+    if (!attached.ok() && !absl::IsNotFound(attached))
+      LOG(WARNING) << Log("process is sent as a whole again in the next round").With(attached);
+  }
+}
+
+// Leaves in `tasks` those that have to be looked at again.
+absl::Status Tracker::Impl::LookOnce(LookKind kind, Tasks& tasks) {
+  std::vector<absl::Status> planned(tasks.size());
+  Share(tasks.size(), [&](size_t i) { planned[i] = tasks[i]->Plan(kind); });
+  std::vector<std::pair<TrackedTask*, TrackedTask::Piece*>> pieces;
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    if (absl::IsNotFound(planned[i])) {
+      tasks_.erase(tasks[i]->pid());
+      tasks[i] = nullptr;
+      continue;
+    }
+    GODWIT_RETURN_IF_ERROR(planned[i]);
+    for (TrackedTask::Piece& piece : tasks[i]->pieces()) pieces.emplace_back(tasks[i], &piece);
+  }
+  Share(pieces.size(), [&](size_t i) { pieces[i].first->Scan(kind, *pieces[i].second); });
+  std::erase_if(tasks, [](TrackedTask* task) { return task == nullptr || !task->DetachIfMemoryGone(); });
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Look> Tracker::Impl::TakeLook(LookKind kind) {
+  const absl::Time began = absl::Now();
+  GODWIT_RETURN_IF_ERROR(Follow());
+  Tasks open;
+  for (const auto& [pid, task] : tasks_) open.push_back(task.get());
+  for (int attempt = 0; !open.empty(); ++attempt) {
+    if (kind == LookKind::kRound && attempt < kAttachAttempts) AttachNew(open);
+    GODWIT_RETURN_IF_ERROR(LookOnce(kind, open));
+  }
+  Look look;
+  for (const auto& [pid, task] : tasks_) {
+    GODWIT_ASSIGN_OR_RETURN(TaskPages pages, task->Take(kind));
+    look.tasks.push_back(std::move(pages));
+  }
+  std::sort(look.tasks.begin(), look.tasks.end(),
+            [](const TaskPages& a, const TaskPages& b) { return a.container_pid < b.container_pid; });
+  look.took = absl::Now() - began;
+  return look;
+}
+
+absl::StatusOr<Look> Tracker::Impl::Round() {
+  absl::StatusOr<Look> look = TakeLook(LookKind::kRound);
+  // What was armed and is not reported must be reported some time.
+  if (!look.ok()) {
+    for (const auto& [pid, task] : tasks_) task->Forget();
+  }
+  return look;
+}
+
+std::vector<Pinned> Tracker::Impl::FindPinned() const {
+  std::vector<Pinned> pinned;
+  for (pid_t pid : runtime::ProcessesInCgroup(cgroup_).value_or(std::vector<pid_t>())) {
+    for (Pinned& one : FindPinnedOf(proc_, pid)) pinned.push_back(std::move(one));
+  }
+  return pinned;
+}
+
+Tracker::Tracker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Tracker::~Tracker() = default;
+
+absl::StatusOr<std::unique_ptr<Tracker>> Tracker::Attach(const std::string& proc, const std::string& cgroup) {
+  GODWIT_RETURN_IF_ERROR(CheckTrackerSupport());
+  auto impl = std::make_unique<Impl>(proc, cgroup);
+  GODWIT_RETURN_IF_ERROR(impl->Attach());
+  return std::unique_ptr<Tracker>(new Tracker(std::move(impl)));
+}
+
+absl::StatusOr<Look> Tracker::Round() { return impl_->Round(); }
+absl::StatusOr<Look> Tracker::Owned() { return impl_->Owned(); }
+absl::StatusOr<Look> Tracker::Last() { return impl_->Last(); }
+std::vector<Pinned> Tracker::FindPinned() const { return impl_->FindPinned(); }
+
+}  // namespace godwit::memory

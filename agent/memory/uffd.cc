@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/memory/uffd.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace godwit::memory {
+
+absl::Status WriteProtection::CheckSupport() {
+  UniqueFd own(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
+  if (!own.ok())
+    return absl::FailedPreconditionError(
+        ErrnoStatus("the kernel has no userfaultfd for this process").message());
+  return Enable(std::move(own)).status();
+}
+
+absl::StatusOr<WriteProtection> WriteProtection::Enable(UniqueFd uffd) {
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED;
+  if (ioctl(uffd.get(), UFFDIO_API, &api) != 0) {
+    return absl::FailedPreconditionError(
+        ErrnoStatus(
+            "the kernel has no userfaultfd with asynchronous write protection (6.7 and newer have, on "
+            "x86_64 and ARM64)")
+            .message());
+  }
+  return WriteProtection(std::move(uffd));
+}
+
+absl::StatusOr<WriteProtection::Outcome> WriteProtection::Register(Range range) const {
+  uffdio_register argument{};
+  argument.range = {.start = range.start, .len = range.bytes()};
+  argument.mode = UFFDIO_REGISTER_MODE_WP;
+  if (ioctl(uffd_.get(), UFFDIO_REGISTER, &argument) == 0) return Outcome::kRegistered;
+  switch (errno) {
+    case EINVAL:
+    case EPERM: return Outcome::kRefused;
+    case EBUSY: return Outcome::kBusy;
+    // fs/userfaultfd.c, userfaultfd_register. Also when a mapping cannot be split: to begin anew is right
+    // then, too.
+    case ENOMEM: return Outcome::kMemoryGone;
+    default:
+      return ErrnoStatus(absl::StrCat("cannot register ", absl::Hex(range.start), "-", absl::Hex(range.end),
+                                      " for write tracking"));
+  }
+}
+
+}  // namespace godwit::memory

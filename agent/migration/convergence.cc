@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/migration/convergence.h"
+
+#include <algorithm>
+
+namespace godwit::migration {
+namespace {
+
+// Measured on two cores (docs/design/page-engine.md).
+constexpr absl::Duration kFixedForOne = absl::Milliseconds(75);
+constexpr absl::Duration kFixedForEachMore = absl::Milliseconds(65);
+constexpr absl::Duration kDump = absl::Milliseconds(35);
+// From the end of a round to the freeze: a command to the guard, the write to cgroup.freeze.
+constexpr absl::Duration kToTheFreeze = absl::Milliseconds(5);
+// A rate is the mean of what was and what is; one round is a small sample.
+constexpr double kNewWeight = 0.5;
+// Rounds that sent less say little of the link.
+constexpr int64_t kTellingBytes = int64_t{1} << 20;
+constexpr double kUnknownThroughput = 200e6;
+
+void Mix(double& value, double sample, bool first) {
+  value = first ? sample : value + kNewWeight * (sample - value);
+}
+
+}  // namespace
+
+FixedPart FixedPartFor(int containers) {
+  return {.freeze = kFixedForOne + (containers - 1) * kFixedForEachMore, .dump = kDump * containers};
+}
+
+void Convergence::Add(const RoundFigures& round) {
+  ++rounds_;
+  if (round.since_last > absl::ZeroDuration()) {
+    Mix(dirty_rate_, static_cast<double>(round.dirty_bytes) / absl::ToDoubleSeconds(round.since_last),
+        rounds_ == 2);
+  }
+  if (round.sent_bytes >= kTellingBytes && round.took > absl::ZeroDuration()) {
+    Mix(throughput_, static_cast<double>(round.sent_bytes) / absl::ToDoubleSeconds(round.took),
+        throughput_ == 0);
+  }
+  last_ = round;
+}
+
+absl::Duration Convergence::PredictedFreeze() const {
+  if (rounds_ < 2) return absl::InfiniteDuration();
+  const double left = std::min(dirty_rate_ * absl::ToDoubleSeconds(last_.took + kToTheFreeze),
+                               static_cast<double>(last_.memory_bytes));
+  const absl::Duration sending = absl::Seconds(left / (throughput_ > 0 ? throughput_ : kUnknownThroughput));
+  return fixed_.freeze + std::max(absl::ZeroDuration(), sending - fixed_.dump);
+}
+
+Convergence::Verdict Convergence::Decide(absl::Duration copying,
+                                         std::optional<absl::Duration> switching) const {
+  if (Fits()) return Verdict::kFreeze;
+  if (rounds_ < 2) return Verdict::kCopyOn;
+  const bool late =
+      copying > limits_.pre_copy_timeout || switching.value_or(absl::ZeroDuration()) > kSwitchPatience;
+  // No round makes the fixed part shorter.
+  const bool hopeless = fixed_.freeze > limits_.freeze_budget && PredictedFreeze() <= fixed_.freeze;
+  if (!late && !hopeless) return Verdict::kCopyOn;
+  return limits_.when_not_converging == agent_api::WhenNotConverging::kFreeze ? Verdict::kInsist
+                                                                              : Verdict::kGiveUp;
+}
+
+}  // namespace godwit::migration

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// When is the time to freeze? From the figures of the rounds alone: no I/O, no clock.
+//
+// What stands between the freeze and the thaw is a fixed part (freezing, CRIU's dump and restore, the
+// messages) and the pages that were written after the last round had looked; these go over while CRIU dumps,
+// so that only what takes longer than the dump counts:
+//
+//   left    = dirty rate x (time from the last look to the freeze)         at most what is mapped
+//   freeze  = fixed + max(0, left / throughput - dump)
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/time/time.h"
+#include "agent/api/messages.h"
+
+namespace godwit::migration {
+
+// One round, as it was measured.
+struct RoundFigures {
+  absl::Duration since_last;  // from the last round's look to this one's; zero for the first
+  absl::Duration took;        // from the look until all was sent
+  int64_t memory_bytes = 0;   // mapped and carried
+  int64_t dirty_bytes = 0;    // written since the last look
+  int64_t sent_bytes = 0;     // content that went over
+};
+
+// The fixed part for a pod of so many containers, which are dumped and restored one after another.
+struct FixedPart {
+  absl::Duration freeze;  // all of it
+  absl::Duration dump;    // within it: pages can be sent meanwhile
+};
+FixedPart FixedPartFor(int containers);
+
+class Convergence {
+ public:
+  Convergence(const agent_api::PreCopyLimits& limits, int containers)
+      : limits_(limits), fixed_(FixedPartFor(containers)) {}
+
+  void SetLimits(const agent_api::PreCopyLimits& limits) { limits_ = limits; }
+  void Add(const RoundFigures& round);
+
+  // Bytes a second; of the last rounds, the newer the more.
+  int64_t dirty_rate() const { return static_cast<int64_t>(dirty_rate_); }
+  int64_t throughput() const { return static_cast<int64_t>(throughput_); }
+  // Before the second round, which is the first that knows a rate, there is no prediction: infinite.
+  absl::Duration PredictedFreeze() const;
+  bool Fits() const { return PredictedFreeze() <= limits_.freeze_budget; }
+
+  enum class Verdict {
+    kCopyOn,
+    kFreeze,  // the prediction fits
+    kInsist,  // it does not and will not, and is not to matter
+    kGiveUp,  // it does not and will not
+  };
+  // `copying`: since the first round; `switching`: since the target waits, nullopt while it does not.
+  Verdict Decide(absl::Duration copying, std::optional<absl::Duration> switching) const;
+
+ private:
+  agent_api::PreCopyLimits limits_;
+  const FixedPart fixed_;
+  int rounds_ = 0;
+  double dirty_rate_ = 0;
+  double throughput_ = 0;
+  RoundFigures last_;
+};
+
+// How long a target whose `create` waits is kept waiting for a prediction that fits: the rest of what kubelet
+// grants is for the freeze.
+inline constexpr absl::Duration kSwitchPatience = absl::Seconds(30);
+
+}  // namespace godwit::migration

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/migration/pre_copy.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+
+namespace godwit::migration {
+namespace {
+
+class RealTracked final : public TrackedMemory {
+ public:
+  explicit RealTracked(std::unique_ptr<memory::Tracker> tracker) : tracker_(std::move(tracker)) {}
+  absl::StatusOr<memory::Look> Round() override { return tracker_->Round(); }
+  absl::StatusOr<memory::Look> Owned() override { return tracker_->Owned(); }
+  absl::StatusOr<memory::Look> Last() override { return tracker_->Last(); }
+  std::vector<memory::Pinned> FindPinned() const override { return tracker_->FindPinned(); }
+
+ private:
+  std::unique_ptr<memory::Tracker> tracker_;
+};
+
+}  // namespace
+
+MemoryNode RealMemory(const std::string& proc) {
+  return {.track = [proc](const std::string& cgroup) -> absl::StatusOr<std::unique_ptr<TrackedMemory>> {
+            GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<memory::Tracker> tracker,
+                                    memory::Tracker::Attach(proc, cgroup));
+            return std::make_unique<RealTracked>(std::move(tracker));
+          },
+          .read = transfer::ReadTaskMemory};
+}
+
+PreCopy::PreCopy(std::vector<Container> containers, const MemoryNode& node, transfer::TokenBucket* bucket)
+    : node_(node) {
+  for (Container& container : containers) {
+    auto sender = std::make_unique<transfer::PageSender>(container.name, node_.read, bucket);
+    parts_.push_back({.container = std::move(container), .sender = std::move(sender)});
+  }
+}
+
+absl::Status PreCopy::Attach() {
+  absl::Status status;
+  for (Part& part : parts_) {
+    absl::StatusOr<std::unique_ptr<TrackedMemory>> memory = node_.track(part.container.cgroup);
+    status = Annotate(memory.status(), absl::StrCat("container ", part.container.name));
+    if (!status.ok()) break;
+    part.memory = *std::move(memory);
+  }
+  if (status.ok()) status = CheckPinned();
+  if (!status.ok()) {
+    for (Part& part : parts_) part.memory.reset();
+  }
+  return status;
+}
+
+absl::Status PreCopy::CheckPinned() const {
+  for (const Part& part : parts_) {
+    if (part.memory == nullptr) continue;
+    const std::vector<memory::Pinned> pinned = part.memory->FindPinned();
+    if (pinned.empty()) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("container ", part.container.name, ": ", pinned.front().what,
+                     ": memory that the kernel writes past the page tables cannot be copied while it runs"));
+  }
+  return absl::OkStatus();
+}
+
+void PreCopy::SetStream(transfer::Stream* stream) {
+  again_ = stream_ != nullptr;
+  stream_ = stream;
+  for (Part& part : parts_) part.sender->SetStream(stream);
+}
+
+absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
+  const absl::Time begin = absl::Now();
+  const int64_t sent = totals_.sent;
+  RoundFigures figures;
+  if (looked_at_ != absl::InfinitePast()) figures.since_last = begin - looked_at_;
+  looked_at_ = begin;
+  for (Part& part : parts_) {
+    absl::StatusOr<memory::Look> look = part.memory->Round();
+    if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
+    figures.memory_bytes += static_cast<int64_t>(look->owned_bytes());
+    figures.dirty_bytes += static_cast<int64_t>(look->dirty_bytes());
+    if (again_) GODWIT_RETURN_IF_ERROR(SendAgain(part, *look, deadline));
+    GODWIT_RETURN_IF_ERROR(SendLook(part, *look, deadline));
+  }
+  again_ = false;
+  figures.took = absl::Now() - begin;
+  figures.sent_bytes = totals_.sent - sent;
+  return figures;
+}
+
+absl::Status PreCopy::SendLook(Part& part, const memory::Look& look, absl::Time deadline) {
+  for (const memory::TaskPages& task : look.tasks) {
+    GODWIT_RETURN_IF_ERROR(part.sender->Send(task.pid, task.container_pid, task.dirty, deadline, &totals_));
+  }
+  return absl::OkStatus();
+}
+
+// What the cut stream may have lost, of tasks that are there still.
+absl::Status PreCopy::SendAgain(Part& part, const memory::Look& look, absl::Time deadline) {
+  for (const auto& [container_pid, pages] : part.sender->Unacknowledged()) {
+    const auto task = std::find_if(look.tasks.begin(), look.tasks.end(), [&](const memory::TaskPages& one) {
+      return one.container_pid == container_pid;
+    });
+    if (task == look.tasks.end()) continue;
+    GODWIT_RETURN_IF_ERROR(part.sender->Send(task->pid, container_pid,
+                                             memory::Intersection(pages, task->owned), deadline, &totals_));
+  }
+  return absl::OkStatus();
+}
+
+void PreCopy::Acknowledge() {
+  for (Part& part : parts_) part.sender->Acknowledge();
+}
+
+absl::StatusOr<std::string> PreCopy::LookOwned(size_t container) {
+  Part& part = parts_[container];
+  absl::StatusOr<memory::Look> look = part.memory->Owned();
+  if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
+  for (memory::TaskPages& task : look->tasks) part.owned[task.pid] = std::move(task.owned);
+  std::string hidden;
+  for (const auto& [pid, owned] : part.owned) {
+    for (const memory::Range& range : owned)
+      absl::StrAppendFormat(&hidden, "%d %x-%x\n", pid, range.start, range.end);
+  }
+  return hidden;
+}
+
+absl::Status PreCopy::SendLast(size_t container, absl::Time deadline) {
+  Part& part = parts_[container];
+  absl::StatusOr<memory::Look> look = part.memory->Last();
+  if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
+  // CRIU works in the tasks meanwhile: what it may have mapped is not theirs.
+  for (memory::TaskPages& task : look->tasks) {
+    const memory::Ranges& owned = part.owned[task.pid];
+    task.dirty = memory::Intersection(task.dirty, owned);
+    task.populated = memory::Intersection(task.populated, owned);
+  }
+  if (again_) GODWIT_RETURN_IF_ERROR(SendAgain(part, *look, deadline));
+  GODWIT_RETURN_IF_ERROR(SendLook(part, *look, deadline));
+  std::vector<pid_t> tasks;
+  for (const memory::TaskPages& task : look->tasks) {
+    GODWIT_RETURN_IF_ERROR(part.sender->KeepPages(task.container_pid, task.populated, deadline));
+    tasks.push_back(task.container_pid);
+  }
+  return part.sender->KeepTasks(tasks, deadline);
+}
+
+}  // namespace godwit::migration

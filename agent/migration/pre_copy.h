@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory of a pod's containers on its way to the target, while they run and at last while they stand
+// still: one tracker and one sender for each container. Knows nothing of stages; source_copy.cc drives it.
+// One thread.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "agent/memory/tracker.h"
+#include "agent/migration/convergence.h"
+#include "agent/transfer/page_sender.h"
+#include "agent/transfer/stream.h"
+
+namespace godwit::migration {
+
+// memory::Tracker as a pre-copy sees it; a seam for tests.
+class TrackedMemory {
+ public:
+  virtual ~TrackedMemory() = default;
+  virtual absl::StatusOr<memory::Look> Round() = 0;
+  virtual absl::StatusOr<memory::Look> Owned() = 0;
+  virtual absl::StatusOr<memory::Look> Last() = 0;
+  virtual std::vector<memory::Pinned> FindPinned() const = 0;
+};
+
+struct MemoryNode {
+  // Attaches to the tasks of a cgroup2 folder; FailedPrecondition when they cannot be tracked.
+  std::function<absl::StatusOr<std::unique_ptr<TrackedMemory>>(const std::string& cgroup)> track;
+  transfer::PageSender::Read read;
+};
+// The real one. `proc` with the host's process ids.
+MemoryNode RealMemory(const std::string& proc);
+
+class PreCopy {
+ public:
+  struct Container {
+    std::string name;
+    std::string cgroup;  // cgroup2 folder as seen from here
+  };
+  // `bucket` outlives it; nullptr: no limit.
+  PreCopy(std::vector<Container> containers, const MemoryNode& node, transfer::TokenBucket* bucket);
+
+  // Tracks all containers, or none: FailedPrecondition says why the memory of one cannot be.
+  absl::Status Attach();
+
+  // The stream to send over; after a cut, a new one: what had not been acknowledged is sent again with the
+  // next round.
+  void SetStream(transfer::Stream* stream);
+
+  // Looks at all containers and sends what was written since the last look.
+  absl::StatusOr<RoundFigures> Round(absl::Time deadline);
+  // All that was sent so far has arrived.
+  void Acknowledge();
+
+  // The containers stand still. What CRIU is to leave out (criu_environment.h: kHiddenPagesVariable); then,
+  // while it dumps, the last pages and what the memory is made of.
+  absl::StatusOr<std::string> LookOwned(size_t container);
+  absl::Status SendLast(size_t container, absl::Time deadline);
+
+  // Memory that would be lost: it is written behind the tracker's back. OK when there is none.
+  absl::Status CheckPinned() const;
+
+  const transfer::PageTotals& totals() const { return totals_; }
+
+ private:
+  struct Part {
+    Container container;
+    std::unique_ptr<TrackedMemory> memory;
+    std::unique_ptr<transfer::PageSender> sender;
+    std::map<pid_t, memory::Ranges> owned;  // by host pid: what CRIU was told to leave out
+  };
+  absl::Status SendLook(Part& part, const memory::Look& look, absl::Time deadline);
+  absl::Status SendAgain(Part& part, const memory::Look& look, absl::Time deadline);
+
+  const MemoryNode node_;
+  std::vector<Part> parts_;
+  transfer::Stream* stream_ = nullptr;
+  bool again_ = false;  // the stream is a new one
+  absl::Time looked_at_ = absl::InfinitePast();
+  transfer::PageTotals totals_;
+};
+
+}  // namespace godwit::migration

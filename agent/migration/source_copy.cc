@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the source does while its pod runs: the rounds of a pre-copy, until the target waits and the freeze
+// will be short enough; then the guard is started and armed.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/migration/reasons.h"
+#include "agent/migration/source.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/status.h"
+
+namespace godwit::migration {
+namespace {
+
+using agent_api::CopyMode;
+using agent_api::GuardReply;
+using transfer::FrameType;
+
+constexpr absl::Duration kResumeLimit = absl::Seconds(30);  // for a cut connection to come back
+constexpr absl::Duration kResumePause = absl::Milliseconds(500);
+constexpr absl::Duration kConnectLimit = absl::Seconds(5);
+constexpr absl::Duration kShortestPause = absl::Milliseconds(100);
+// A round that has converged is repeated after this many times its own length: looking costs the pod little
+// then.
+constexpr int kPauseFactor = 4;
+// Of one round's frames; a dead peer is noticed by TCP long before.
+constexpr absl::Duration kRoundLimit = absl::Hours(2);
+constexpr absl::Duration kFillingLimit = absl::Seconds(60);
+constexpr absl::Duration kFillingLook = absl::Milliseconds(100);
+constexpr absl::Duration kGateLimit = absl::Seconds(20);  // for the target's restore to come to its gate
+
+}  // namespace
+
+SourceEvent Source::Copy() {
+  MakeSenders();
+  absl::Status status = AwaitFilled();
+  if (status.ok()) status = spec_.mode == CopyMode::kPreCopy ? CopyInRounds() : Arm();
+  if (status.ok()) status = AwaitGate();
+  if (status.ok()) status = StillWanted();
+  return status.ok() ? SourceEvent::kDone : Fail(status, "CopyFailed");
+}
+
+// OK while nobody wants an end and the connection is there.
+absl::Status Source::StillWanted() {
+  absl::MutexLock lock(&mutex_);
+  if (stop_) return absl::CancelledError("the agent ends");
+  if (abort_.has_value()) return absl::AbortedError(abort_->message);
+  if (heard_.aborted.has_value()) return absl::AbortedError(heard_.aborted->message);
+  if (heard_.lost.ok()) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("the connection to the target node broke before the freeze: ", heard_.lost.message()));
+}
+
+// A pod that came here a moment ago: what its pager has not filled yet can be neither tracked nor dumped.
+absl::Status Source::AwaitFilled() {
+  std::vector<std::string> ids;
+  for (const PodOnNode::Part& part : pod_.parts) ids.push_back(part.container.id);
+  for (const absl::Time deadline = absl::Now() + kFillingLimit; node_.filling && node_.filling(ids);) {
+    GODWIT_RETURN_IF_ERROR(StillWanted());
+    {
+      absl::MutexLock lock(&mutex_);
+      hint_ = "waiting until the pod's memory is filled after its last move";
+    }
+    if (Pause(kFillingLook)) return absl::CancelledError("the agent ends");
+    if (absl::Now() > deadline) {
+      FailBecause("MemoryNotFilled", "the pod's memory is still being filled after its last move");
+      return absl::UnavailableError("the pod's memory is not filled yet");
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::optional<absl::Duration> Source::Switching() const {
+  absl::MutexLock lock(&mutex_);
+  if (!switched_at_.has_value()) return std::nullopt;
+  return absl::Now() - *switched_at_;
+}
+
+absl::Status Source::AwaitSwitch(absl::Duration limit) {
+  absl::MutexLock lock(&mutex_);
+  auto word = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stop_ || switch_ || abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok();
+  };
+  mutex_.AwaitWithTimeout(absl::Condition(&word), limit);
+  if (switch_ && !switched_at_.has_value()) switched_at_ = absl::Now();
+  return absl::OkStatus();
+}
+
+absl::Status Source::CopyInRounds() {
+  std::vector<PreCopy::Container> containers;
+  for (const PodOnNode::Part& part : pod_.parts)
+    containers.push_back({part.container.name, node_.cgroup_here(part.container.cgroup)});
+  auto pre_copy = std::make_unique<PreCopy>(std::move(containers), node_.memory, &bucket_);
+  if (absl::Status attached = pre_copy->Attach(); absl::IsFailedPrecondition(attached)) {
+    LOG(WARNING) << Log("memory is not pre-copied").With("migration", spec_.migration.uid).With(attached);
+    {
+      absl::MutexLock lock(&mutex_);
+      status_.pre_copy.fallback = std::string(attached.message());
+      status_.pre_copy.converged = true;
+    }
+    GODWIT_RETURN_IF_ERROR(SendFileRound());
+    while (!Switching().has_value()) {
+      GODWIT_RETURN_IF_ERROR(StillWanted());
+      GODWIT_RETURN_IF_ERROR(AwaitSwitch(absl::Seconds(1)));
+    }
+    GODWIT_RETURN_IF_ERROR(SendFileRound());
+    return Arm();
+  } else if (!attached.ok()) {
+    return attached;
+  }
+  pre_copy_ = std::move(pre_copy);
+  pre_copy_->SetStream(stream_.get());
+
+  const absl::Time begin = absl::Now();
+  bool armed = false;
+  Convergence convergence(spec_.limits, static_cast<int>(pod_.parts.size()));
+  for (int64_t number = 1;; ++number) {
+    absl::StatusOr<RoundFigures> round = SendRound(number);
+    if (!round.ok()) {
+      const absl::Status wanted = StillWanted();
+      if (!absl::IsUnavailable(wanted) || armed) return wanted.ok() ? round.status() : wanted;
+      GODWIT_RETURN_IF_ERROR(Reconnect());
+      continue;
+    }
+    convergence.Add(*round);
+    {
+      absl::MutexLock lock(&mutex_);
+      convergence.SetLimits(limits_);
+    }
+    GODWIT_RETURN_IF_ERROR(AwaitSwitch(absl::ZeroDuration()));
+    const Convergence::Verdict verdict = convergence.Decide(absl::Now() - begin, Switching());
+    TellProgress(convergence, *round, number, verdict);
+    switch (verdict) {
+      case Convergence::Verdict::kCopyOn: continue;
+      case Convergence::Verdict::kGiveUp: return NotConverging(convergence, number);
+      case Convergence::Verdict::kFreeze:
+      case Convergence::Verdict::kInsist: break;
+    }
+    if (!Switching().has_value()) {
+      GODWIT_RETURN_IF_ERROR(AwaitSwitch(std::max(kShortestPause, kPauseFactor * round->took)));
+      continue;
+    }
+    if (armed) return absl::OkStatus();
+    GODWIT_RETURN_IF_ERROR(pre_copy_->CheckPinned());
+    GODWIT_RETURN_IF_ERROR(SendFileRound());
+    GODWIT_RETURN_IF_ERROR(Arm());
+    GODWIT_RETURN_IF_ERROR(AwaitGate());
+    armed = true;  // what was written meanwhile goes in one more round
+  }
+}
+
+absl::Status Source::NotConverging(const Convergence& convergence, int64_t rounds) {
+  const std::string message =
+      absl::StrCat("after ", rounds, " rounds the freeze is predicted at ",
+                   absl::FormatDuration(absl::Trunc(convergence.PredictedFreeze(), absl::Milliseconds(1))),
+                   ", more than spec.freezeBudget; the pod writes ", convergence.dirty_rate() >> 20,
+                   " MiB/s and the link takes ", convergence.throughput() >> 20,
+                   " MiB/s. A larger freezeBudget, or whenNotConverging: Freeze, would let it move");
+  FailBecause("NotConverging", message);
+  return absl::AbortedError(message);
+}
+
+absl::StatusOr<RoundFigures> Source::SendRound(int64_t number) {
+  const absl::Time begin = absl::Now();
+  if (files_->rounds() == 0) GODWIT_RETURN_IF_ERROR(SendFileRound());
+  GODWIT_ASSIGN_OR_RETURN(RoundFigures round, pre_copy_->Round(begin + kRoundLimit));
+  GODWIT_RETURN_IF_ERROR(
+      stream_->SendMessage(FrameType::kRoundEnd, transfer::Round{number}, begin + kRoundLimit));
+  {
+    absl::MutexLock lock(&mutex_);
+    auto arrived = [this, number]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return stop_ || abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok() ||
+             heard_.round >= number;
+    };
+    mutex_.AwaitWithDeadline(absl::Condition(&arrived), begin + kRoundLimit);
+    if (heard_.round < number)
+      return absl::UnavailableError(absl::StrCat("round ", number, " was not acknowledged"));
+  }
+  pre_copy_->Acknowledge();
+  round.took = absl::Now() - begin;
+  return round;
+}
+
+void Source::MakeSenders() {
+  senders_.clear();
+  for (const PodOnNode::Part& part : pod_.parts) {
+    senders_.push_back(
+        std::make_unique<transfer::FileSender>(*stream_, part.container.name, absl::Now() + kRoundLimit));
+  }
+}
+
+// Writable layers and emptyDirs: whole at first, then what has changed.
+absl::Status Source::SendFileRound() {
+  if (first_frame_ == absl::InfiniteFuture()) first_frame_ = absl::Now();
+  GODWIT_RETURN_IF_ERROR(files_->Begin(/*last=*/false));
+  for (size_t i = 0; i < senders_.size(); ++i) {
+    GODWIT_ASSIGN_OR_RETURN(const FileRounds::Sent sent, files_->Send(i, *senders_[i]));
+    absl::MutexLock lock(&mutex_);
+    status_.file_bytes += sent.bytes;
+  }
+  return absl::OkStatus();
+}
+
+// Until the target's first container waits for nothing but its state.
+absl::Status Source::AwaitGate() {
+  absl::MutexLock lock(&mutex_);
+  auto word = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stop_ || abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok() || heard_.at_gate;
+  };
+  if (mutex_.AwaitWithTimeout(absl::Condition(&word), kGateLimit)) return absl::OkStatus();
+  return absl::DeadlineExceededError(absl::StrCat(
+      "the target did not come to the gate of its restore within ", absl::FormatDuration(kGateLimit)));
+}
+
+// The connection was cut in a round: nothing is lost but time, if it comes back.
+absl::Status Source::Reconnect() {
+  absl::Status status;
+  for (const absl::Time deadline = absl::Now() + kResumeLimit; absl::Now() < deadline;) {
+    transfer::HelloOk answer;
+    status = OpenStream(HelloFor(/*ask=*/false, /*resume=*/true), kConnectLimit, &answer);
+    if (status.ok()) {
+      LOG(INFO) << Log("the connection is back").With("migration", spec_.migration.uid);
+      pre_copy_->SetStream(stream_.get());
+      files_.emplace(pod_, node_.pack, node_.mapped_files);
+      MakeSenders();
+      return absl::OkStatus();
+    }
+    if (absl::IsFailedPrecondition(status) || absl::IsNotFound(status)) return status;  // it refused
+    {
+      absl::MutexLock lock(&mutex_);
+      hint_ = absl::StrCat("the connection to the target node was cut; trying again: ", status.message());
+      if (stop_ || abort_.has_value()) return absl::AbortedError(abort_.has_value() ? abort_->message : "");
+    }
+    if (Pause(kResumePause)) return absl::CancelledError("the agent ends");
+  }
+  return absl::UnavailableError(
+      absl::StrCat("the connection to the target node was cut and did not come back within ",
+                   absl::FormatDuration(kResumeLimit), ": ", status.message()));
+}
+
+void Source::TellProgress(const Convergence& convergence, const RoundFigures& round, int64_t number,
+                          Convergence::Verdict verdict) {
+  const transfer::PageTotals& totals = pre_copy_->totals();
+  absl::MutexLock lock(&mutex_);
+  agent_api::PreCopyProgress& progress = status_.pre_copy;
+  const agent_api::PreCopyProgress before = progress;
+  progress.rounds = number;
+  progress.memory_bytes = round.memory_bytes;
+  progress.dirty_bytes = round.dirty_bytes;
+  progress.dirty_rate = convergence.dirty_rate();
+  progress.throughput = convergence.throughput();
+  progress.sent_bytes = totals.sent;
+  progress.zero_bytes = totals.zero;
+  progress.unchanged_bytes = totals.unchanged;
+  const absl::Duration predicted = convergence.PredictedFreeze();
+  progress.predicted_freeze = predicted == absl::InfiniteDuration() ? absl::ZeroDuration() : predicted;
+  progress.converged = convergence.Fits();
+  progress.gave_up = verdict == Convergence::Verdict::kInsist;
+  if (node_.round) node_.round(before, progress);
+}
+
+// Started here and not at the beginning: a pre-copy may take minutes, and containers start anew meanwhile.
+absl::Status Source::StartGuard() {
+  agent_api::GuardSpec guard{.migration_uid = spec_.migration.uid,
+                             .socket = absl::StrCat(folder_, "/guard.sock"),
+                             .journal = absl::StrCat(folder_, "/journal"),
+                             .log = absl::StrCat(folder_, "/guard.log"),
+                             .runtime = node_.runtime,
+                             .criu_folder = node_.criu_folder,
+                             .freeze_limit = spec_.freeze_limit,
+                             .addresses = spec_.pod_addresses};
+  for (const PodOnNode::Part& part : pod_.parts) {
+    const std::string folder = absl::StrCat(folder_, "/", part.container.name);
+    GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/images"), 0700));
+    GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/work"), 0700));
+    guard.containers.push_back({.name = part.container.name,
+                                .id = part.container.id,
+                                .cgroup = part.container.cgroup,
+                                .runc_root = part.container.runtime_root,
+                                .init_pid = part.container.init_pid,
+                                .images = absl::StrCat(folder, "/images"),
+                                .work = absl::StrCat(folder, "/work"),
+                                .hidden = pre_copy_ == nullptr ? "" : absl::StrCat(folder, "/hidden")});
+  }
+  guard_spec_ = guard;
+  GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<Guard> started, node_.guards.start(guard));
+  absl::MutexLock lock(&mutex_);
+  guard_ = std::move(started);
+  return absl::OkStatus();
+}
+
+// All that can be done before the freeze: runc and CRIU stand at their gates, and the target has what it
+// needs to do the same.
+absl::Status Source::Arm() {
+  if (absl::Status status = StartGuard(); !status.ok()) return Annotate(status, "cannot start the guard");
+  const absl::StatusOr<GuardReply> reply = guard_->Arm();
+  if (!reply.ok()) return reply.status();
+  if (!reply->ok) {
+    absl::MutexLock lock(&mutex_);
+    if (status_.reason.empty() && !abort_.has_value() && !heard_.aborted.has_value()) {
+      status_.reason = reply->reason;
+      status_.message = reply->message;
+    }
+    return absl::InternalError(reply->message);
+  }
+  if (first_frame_ == absl::InfiniteFuture()) first_frame_ = absl::Now();
+  for (size_t i = 0; i < senders_.size(); ++i) {
+    const std::string images = absl::StrCat(folder_, "/", pod_.parts[i].container.name, "/images");
+    GODWIT_RETURN_IF_ERROR(transfer::SendImage(images, transfer::kDescriptors, *senders_[i]));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace godwit::migration

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// How long a pod stands still for CRIU's sake: both sides held at their gates, the memory left to the page
+// engine. Prints medians; run by hand, with --gtest_also_run_disabled_tests.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/criu/gate.h"
+#include "agent/criu/pagemap.h"
+#include "agent/criu/plan.h"
+#include "agent/guard/client.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/node/container.h"
+#include "tests/node/memory.h"
+
+namespace godwit::node_test {
+namespace {
+
+using agent_api::GuardReply;
+
+constexpr int kRuns = 10;
+
+// In milliseconds.
+class Samples {
+ public:
+  explicit Samples(const char* name) : name_(name) {}
+  ~Samples() {
+    std::sort(values_.begin(), values_.end());
+    if (values_.empty()) return;
+    std::cout << name_ << ": median " << values_[values_.size() / 2] << " ms, " << values_.front() << " to "
+              << values_.back() << "\n";
+  }
+  void Add(absl::Duration value) { values_.push_back(absl::ToDoubleMilliseconds(value)); }
+
+ private:
+  const char* const name_;
+  std::vector<double> values_;
+};
+
+absl::Time WrittenAt(const std::string& path) {
+  struct stat status{};
+  EXPECT_EQ(stat(path.c_str(), &status), 0) << path;
+  return absl::TimeFromTimespec(status.st_mtim);
+}
+
+void Expect(const absl::StatusOr<GuardReply>& reply) {
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  ASSERT_TRUE(reply->ok) << reply->reason << ": " << reply->message;
+}
+
+TEST(FreezePath, DISABLED_Measure) {
+  Samples freeze("freeze"), inventory("dump: gate to inventory.img"),
+      dump("dump: gate to the guard's answer"), lazy("lazy pages"),
+      standing("restore: gate to standing frozen"), runc("restore: gate to runc's end");
+  const Sandbox here, there;
+  for (int run = 0; run < kRuns; ++run) {
+    Container source("source", here, {"memory", "64"});
+    source.Start();
+    ASSERT_TRUE(source.output().WaitLines(10));
+    agent_api::GuardSpec spec = SpecFor({&source});
+    spec.addresses = {"192.0.2.1"};
+    spec.containers[0].hidden = source.work() + "/hidden";
+    auto guard = guard::StartGuard(spec, {.binary = Node::Get().guard, .spec_file = spec.journal + ".spec"});
+    ASSERT_TRUE(guard.ok()) << guard.status();
+    Expect(guard->Arm());
+    absl::Time began = absl::Now();
+    Expect(guard->Freeze());
+    freeze.Add(absl::Now() - began);
+    const std::vector<TaskMemory> memory = TakeMemory(source.cgroup());
+    WriteHidden(spec.containers[0].hidden, memory);
+
+    // The target's create waits by now.
+    Container target("target", there, {"memory", "64"});
+    const std::string gate = target.work() + "/gate", images = target.work() + "/images";
+    ASSERT_TRUE(criu::MakeGate(gate).ok());
+    std::filesystem::create_directory(images);
+    std::filesystem::copy(source.images() + "/descriptors.json", images + "/descriptors.json");
+    const LazyPages daemon(criu::LazyPagesSocket(target.work()), &memory);
+    absl::Status restored;
+    absl::Time ended;
+    std::thread restore([&] {
+      restored = target.Restore(images, gate, /*lazy_pages=*/true);
+      ended = absl::Now();
+    });
+    const auto reached = criu::ReachGate(gate, absl::Seconds(20));
+    EXPECT_TRUE(reached.ok()) << reached.status();
+
+    began = absl::Now();
+    Expect(guard->Dump(source.id(), absl::Seconds(20)));
+    dump.Add(absl::Now() - began);
+    inventory.Add(WrittenAt(source.images() + "/inventory.img") - began);
+    Expect(guard->Cede());
+    std::filesystem::copy(
+        source.images(), images,
+        std::filesystem::copy_options::recursive | std::filesystem::copy_options::skip_existing);
+    began = absl::Now();
+    EXPECT_TRUE(criu::AddLazyPages(images, memory[0].container_pid, memory[0].populated).ok());
+    lazy.Add(absl::Now() - began);
+
+    began = absl::Now();
+    EXPECT_TRUE(reached.ok() && criu::OpenGate(*reached).ok());
+    while (!target.Frozen() && absl::Now() < began + absl::Seconds(10))
+      absl::SleepFor(absl::Microseconds(100));
+    standing.Add(absl::Now() - began);
+    restore.join();
+    ASSERT_TRUE(restored.ok()) << restored;
+    runc.Add(ended - began);
+    Expect(guard->Kill());
+  }
+}
+
+}  // namespace
+}  // namespace godwit::node_test

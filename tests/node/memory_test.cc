@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory that CRIU leaves out of its dump and does not restore: the page engine's half of a container.
+#include "tests/node/memory.h"
+
+#include <unistd.h>
+
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/criu/images.h"
+#include "agent/criu/pagemap.h"
+#include "agent/criu/plan.h"
+#include "agent/guard/client.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/node/container.h"
+
+namespace godwit::node_test {
+namespace {
+
+using agent_api::GuardReply;
+using agent_api::GuardSpec;
+using guard::GuardClient;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class MemoryTest : public testing::Test {
+ protected:
+  static void Expect(const absl::StatusOr<GuardReply>& reply) {
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    ASSERT_TRUE(reply->ok) << reply->reason << ": " << reply->message;
+  }
+  static GuardSpec SpecWithHidden(const Container& source) {
+    GuardSpec spec = SpecFor({&source});
+    spec.containers[0].hidden = source.work() + "/hidden";
+    return spec;
+  }
+  static GuardClient StartedGuard(const GuardSpec& spec) {
+    absl::StatusOr<GuardClient> client = guard::StartGuard(spec, {.binary = Node::Get().guard,
+                                                                  .spec_file = spec.journal + ".spec",
+                                                                  .host_root = "",
+                                                                  .host_namespaces = ""});
+    EXPECT_TRUE(client.ok()) << client.status();
+    if (!client.ok()) abort();
+    return *std::move(client);
+  }
+  // Dumps all but what memory() then holds, and kills the source.
+  void DumpWithoutMemory(Container& source) {
+    source.Start();
+    ASSERT_TRUE(source.output().WaitLines(150));
+    const GuardSpec spec = SpecWithHidden(source);
+    GuardClient client = StartedGuard(spec);
+    Expect(client.Arm());
+    Expect(client.Freeze());
+    memory_ = TakeMemory(source.cgroup());
+    WriteHidden(spec.containers[0].hidden, memory_);
+    const absl::Time began = absl::Now();
+    Expect(client.Dump(source.id(), absl::Seconds(60)));
+    std::cout << "dump from the gate on " << absl::Now() - began << "\n";
+    Expect(client.Cede());
+    Expect(client.Kill());
+    const auto sizes = criu::MeasureImages(source.images());
+    ASSERT_TRUE(sizes.ok());
+    EXPECT_LT(sizes->pages, 1 << 20) << "only what is not anonymous is left";
+  }
+  static void ExpectUnbroken(Container& before, Container& after) {
+    ASSERT_TRUE(after.output().WaitLines(250)) << after.output().text();
+    std::vector<long> numbers = before.output().numbers();
+    const std::vector<long> rest = after.output().numbers();
+    numbers.insert(numbers.end(), rest.begin(), rest.end());
+    for (size_t i = 1; i < numbers.size(); ++i) ASSERT_EQ(numbers[i], numbers[i - 1] + 1);
+  }
+
+  Sandbox here_, there_;
+  std::vector<TaskMemory> memory_;
+};
+
+TEST_F(MemoryTest, ComesBackByTheImages) {
+  Container source("source", here_, {"memory", "64"});
+  ASSERT_NO_FATAL_FAILURE(DumpWithoutMemory(source));
+  for (const TaskMemory& task : memory_) {
+    const absl::Status added =
+        criu::AddPages(source.images(), task.container_pid, task.populated, task.store.get());
+    ASSERT_TRUE(added.ok()) << added;
+  }
+  Container target("target", there_, {"memory", "64"});
+  const absl::Status restored = target.Restore(source.images());
+  ASSERT_TRUE(restored.ok()) << restored;
+  target.Thaw();
+  ExpectUnbroken(source, target);
+  EXPECT_THAT(target.output().text(), HasSubstr("sound"));
+  EXPECT_THAT(target.output().text(), Not(HasSubstr("DAMAGED")));
+}
+
+// Of one process, of two of which one is the other's fork, and of one with threads and guard regions.
+TEST_F(MemoryTest, ComesBackByFaults) {
+  const struct {
+    std::vector<std::string> workload;
+    size_t tasks;
+    const char* says;
+  } cases[] = {{{"memory", "64"}, 1, "sound"}, {{"pair"}, 2, "child lives"}, {{"guarded"}, 1, "guarded"}};
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.workload[0]);
+    Container source("source", here_, c.workload);
+    ASSERT_NO_FATAL_FAILURE(DumpWithoutMemory(source));
+    Container target("target", there_, c.workload);
+    const LazyPages daemon(criu::LazyPagesSocket(target.work()), &memory_);
+    for (const TaskMemory& task : memory_) {
+      const absl::Time began = absl::Now();
+      const absl::Status added = criu::AddLazyPages(source.images(), task.container_pid, task.populated);
+      ASSERT_TRUE(added.ok()) << added;
+      std::cout << "lazy pages of " << task.populated.size() << " ranges added in " << absl::Now() - began
+                << "\n";
+    }
+    const absl::Status restored = target.Restore(source.images(), "", /*lazy_pages=*/true);
+    ASSERT_TRUE(restored.ok()) << restored;
+    EXPECT_EQ(daemon.tasks(), c.tasks);
+    EXPECT_TRUE(target.Frozen());
+    target.Thaw();
+    ASSERT_NO_FATAL_FAILURE(ExpectUnbroken(source, target));
+    EXPECT_GT(daemon.faults(), 0);
+    EXPECT_THAT(target.output().text(), HasSubstr(c.says));
+    EXPECT_THAT(target.output().text(), Not(HasSubstr("DAMAGED")));
+  }
+}
+
+TEST_F(MemoryTest, ABrokenFileOfHiddenPagesFailsTheDumpAndThePodGoesOn) {
+  Container source("source", here_, {"count"});
+  source.Start();
+  ASSERT_TRUE(source.output().WaitLines(10));
+  const char* const texts[] = {"1 2000-1000\n", nullptr};
+  for (const char* text : texts) {
+    const GuardSpec spec = SpecWithHidden(source);
+    unlink(spec.containers[0].hidden.c_str());
+    if (text != nullptr) {
+      ASSERT_TRUE(WriteFileDurably(spec.containers[0].hidden, text).ok());
+    }
+    GuardClient client = StartedGuard(spec);
+    Expect(client.Freeze());
+    const auto reply = client.Dump(source.id(), absl::Seconds(20));
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    EXPECT_EQ(reply->reason, "DumpFailed");
+    EXPECT_THAT(reply->message, HasSubstr(text == nullptr ? "cannot open the file of hidden pages"
+                                                          : "the file of hidden pages is broken"));
+    EXPECT_THAT(reply->message, HasSubstr(spec.containers[0].hidden));
+    EXPECT_TRUE(source.output().WaitLines(source.output().lines().size() + 20));
+  }
+}
+
+}  // namespace
+}  // namespace godwit::node_test

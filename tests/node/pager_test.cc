@@ -1,0 +1,645 @@
+// SPDX-License-Identifier: Apache-2.0
+// godwit-pager with a userfaultfd of this process' own memory, handed over as CRIU does it: what is filled is
+// what the store holds, whatever the task does meanwhile and whichever of the pager's processes dies.
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/api/host_protocol.h"
+#include "agent/criu/images.h"
+#include "agent/criu/protobuf.h"
+#include "agent/guard/client.h"
+#include "agent/memory/page_server.h"
+#include "agent/runtime/freezer.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/process.h"
+#include "base/socket.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/node/container.h"
+
+namespace godwit::node_test {
+namespace {
+
+using agent_api::PagerSpec;
+using agent_api::PagerStatus;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr size_t kPage = 4096;
+constexpr pid_t kPid = 7;
+constexpr absl::Duration kLong = absl::Seconds(60);
+
+bool Eventually(const std::function<bool()>& condition, absl::Duration limit = kLong) {
+  const absl::Time deadline = absl::Now() + limit;
+  while (!condition()) {
+    if (absl::Now() > deadline) return false;
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  return true;
+}
+
+// Anonymous memory of this process as CRIU leaves it to its lazy-pages daemon, and the store that it is to be
+// filled from: of every `period` pages the last two are holes.
+class Memory {
+ public:
+  explicit Memory(size_t pages, size_t period = 10) : pages_(pages), period_(period) {
+    base_ = static_cast<char*>(
+        mmap(nullptr, pages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    EXPECT_NE(base_, MAP_FAILED);
+    store_.Reset(memfd_create("store", MFD_CLOEXEC));
+    EXPECT_EQ(ftruncate(store_.get(), static_cast<off_t>(address() + pages * kPage)), 0);
+    for (size_t first = 0; first < pages; first += period) {
+      std::string run;
+      for (size_t page = first; page < std::min(pages, first + period - 2); ++page) run += Content(page);
+      Write(first, run);
+    }
+  }
+  // The pager has ended by now, or munmap would wait for it.
+  ~Memory() { munmap(base_, pages_ * kPage); }
+
+  // From here on a fork of this process waits for who reads the userfaultfd.
+  UniqueFd Register() {
+    UniqueFd uffd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+    uffdio_api api = {.api = UFFD_API,
+                      .features = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP |
+                                  UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMOVE};
+    EXPECT_EQ(ioctl(uffd.get(), UFFDIO_API, &api), 0) << strerror(errno);
+    uffdio_register all = {.range = {address(), pages_ * kPage}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    EXPECT_EQ(ioctl(uffd.get(), UFFDIO_REGISTER, &all), 0) << strerror(errno);
+    return uffd;
+  }
+
+  static std::string Content(size_t page) {
+    std::string content(kPage, static_cast<char>('a' + page % 26));
+    memcpy(content.data(), &page, sizeof page);
+    return content;
+  }
+  void Write(size_t first_page, const std::string& content) {
+    EXPECT_EQ(pwrite(store_.get(), content.data(), content.size(),
+                     static_cast<off_t>(address() + first_page * kPage)),
+              static_cast<ssize_t>(content.size()));
+  }
+  // Whether a page at `where` is as the task left it.
+  bool IsRight(const char* where, size_t page) const {
+    if (page % period_ >= period_ - 2) return IsZero(where);
+    return memcmp(where, Content(page).data(), kPage) == 0;
+  }
+  static bool IsZero(const char* where) {
+    static const char zeros[kPage] = {};
+    return memcmp(where, zeros, kPage) == 0;
+  }
+  // The first page in [from, to) that is wrong, or -1.
+  long FirstWrong(size_t from, size_t to) const {
+    for (size_t page = from; page < to; ++page) {
+      if (!IsRight(at(page), page)) return static_cast<long>(page);
+    }
+    return -1;
+  }
+  long FirstWrong() const { return FirstWrong(0, pages_); }
+  int64_t StoredBytes() const {
+    struct stat info;
+    EXPECT_EQ(fstat(store_.get(), &info), 0);
+    return info.st_blocks * 512;
+  }
+
+  char* at(size_t page) const { return base_ + page * kPage; }
+  uint64_t address() const { return reinterpret_cast<uint64_t>(base_); }
+  size_t pages() const { return pages_; }
+  int store() const { return store_.get(); }
+
+ private:
+  const size_t pages_, period_;
+  char* base_ = nullptr;
+  UniqueFd store_;
+};
+
+class PagerTest : public testing::Test {
+ protected:
+  PagerTest() {
+    static int serial = 0;
+    const std::string id = absl::StrCat("pager-", ++serial);
+    folder_ = absl::StrCat(Node::Get().work, "/", id);
+    EXPECT_TRUE(MakeFolders(folder_).ok());
+    spec_ = {.migration_uid = id,
+             .sandbox_uid = "sandbox",
+             .container = "main",
+             .container_id = id,
+             .socket = folder_ + "/lazy-pages.socket",
+             .pages_socket = folder_ + "/pages.sock",
+             .cgroup = "/sys/fs/cgroup/pods/" + id,
+             .status = folder_ + "/status/" + id + ".json",
+             .log = folder_ + "/pager.log"};
+    EXPECT_TRUE(MakeFolders(spec_.cgroup).ok());
+    SpawnOptions options;
+    options.cgroup = spec_.cgroup;
+    absl::StatusOr<Child> task = Child::Spawn({Node::Get().workload, "sleep"}, options);
+    EXPECT_TRUE(task.ok()) << task.status();
+    task_ = std::make_unique<Child>(*std::move(task));
+    Freeze("1");
+    auto server = memory::PageServer::Start(
+        spec_.pages_socket,
+        [this](const std::string& sandbox,
+               const std::string& container) -> absl::StatusOr<memory::PageServer::Stores> {
+          if (sandbox != "sandbox" || container != "main") return absl::NotFoundError("no such container");
+          memory::PageServer::Stores stores;
+          for (const auto& [pid, store] : stores_) stores.emplace_back(pid, UniqueFd(dup(store)));
+          return stores;
+        });
+    EXPECT_TRUE(server.ok()) << server.status();
+    pages_ = *std::move(server);
+  }
+  ~PagerTest() override {
+    if (HasFailure()) std::cout << ReadFile(spec_.log).value_or("no log") << "\n";
+    runtime::KillCgroup(spec_.cgroup, absl::Seconds(10)).IgnoreError();
+    WaitForEnd();
+    task_.reset();
+    EXPECT_TRUE(Eventually([&] { return rmdir(spec_.cgroup.c_str()) == 0; }));
+    EXPECT_FALSE(FileExists("/sys/fs/cgroup/godwit-pager/" + spec_.container_id));
+    EXPECT_FALSE(FileExists(spec_.socket));
+    pages_.reset();
+    RemoveTree(folder_).IgnoreError();
+  }
+
+  void Freeze(const std::string& value) {
+    ASSERT_TRUE(WriteKernelFile(spec_.cgroup + "/cgroup.freeze", value).ok());
+    if (value == "0") return;
+    ASSERT_TRUE(runtime::WaitFrozen({spec_.cgroup}, absl::Seconds(5)).ok());
+  }
+  void Thaw() { Freeze("0"); }
+
+  void StartPager() {
+    ASSERT_TRUE(WriteFileDurably(folder_ + "/spec", json::Encode(spec_)).ok());
+    const auto started = RunOrError({Node::Get().pager, "--spec", folder_ + "/spec"});
+    ASSERT_TRUE(started.ok()) << started.status();
+    ASSERT_TRUE(Status().ok());
+  }
+  void Connect() {
+    absl::StatusOr<UniqueFd> criu = ConnectUnix(spec_.socket, absl::Seconds(5));
+    ASSERT_TRUE(criu.ok()) << criu.status();
+    criu_ = *std::move(criu);
+  }
+  void Say(int32_t word) { ASSERT_EQ(send(criu_.get(), &word, sizeof word, 0), 4); }
+  void HandOver(pid_t pid, Memory& memory) {
+    Say(pid);
+    char byte = 0;
+    iovec part = {&byte, 1};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    auto* header = reinterpret_cast<cmsghdr*>(control);
+    *header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    const UniqueFd uffd = memory.Register();
+    const int fd = uffd.get();
+    memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ASSERT_EQ(sendmsg(criu_.get(), &message, 0), 1);
+  }
+  // As CRIU does it for one task, to its end.
+  void Restore(Memory& memory) {
+    stores_ = {{kPid, memory.store()}};
+    ASSERT_NO_FATAL_FAILURE(StartPager());
+    ASSERT_NO_FATAL_FAILURE(Connect());
+    HandOver(kPid, memory);
+    Say(-8);          // a zombie
+    Say(0x52535446);  // the restore is finished
+    criu_.Reset();
+  }
+
+  absl::StatusOr<PagerStatus> Status() const {
+    const absl::StatusOr<std::string> text = ReadFile(spec_.status);
+    if (!text.ok()) return text.status();
+    return json::Decode<PagerStatus>(*text);
+  }
+  bool Ended() const {
+    const absl::StatusOr<PagerStatus> status = Status();
+    return (absl::IsNotFound(status.status()) || (status.ok() && status->failed)) &&
+           !FileExists("/sys/fs/cgroup/godwit-pager/" + spec_.container_id);
+  }
+  void WaitForEnd() {
+    EXPECT_TRUE(Eventually([&] { return Ended(); }));
+  }
+  bool TaskRuns() const {
+    return absl::StrContains(ReadFile(spec_.cgroup + "/cgroup.events").value_or(""), "populated 1");
+  }
+  // Of a process that is not `other`.
+  pid_t NextPid(int64_t PagerStatus::* which, pid_t other) {
+    pid_t pid = 0;
+    EXPECT_TRUE(Eventually([&] {
+      const absl::StatusOr<PagerStatus> status = Status();
+      if (status.ok() && (*status).*which != other) pid = static_cast<pid_t>((*status).*which);
+      return pid > 0 || Ended();
+    }));
+    return pid;
+  }
+
+  std::string folder_;
+  PagerSpec spec_;
+  std::vector<std::pair<pid_t, int>> stores_;
+  std::unique_ptr<memory::PageServer> pages_;
+  std::unique_ptr<Child> task_;
+  UniqueFd criu_;
+};
+
+TEST_F(PagerTest, MemoryIsFilledAfterTheFirstThawAndFaultsAreAnsweredBefore) {
+  Memory memory(16384);
+  const int64_t stored = memory.StoredBytes();
+  Restore(memory);
+  for (size_t page : {0, 8, 9, 1000, 16383}) EXPECT_TRUE(memory.IsRight(memory.at(page), page)) << page;
+  EXPECT_EQ(memory.StoredBytes(), stored) << "filled while the container stood still";
+  EXPECT_FALSE(Ended());
+  Thaw();
+  WaitForEnd();
+  EXPECT_FALSE(FileExists(spec_.status));
+  EXPECT_EQ(memory.StoredBytes(), 0);
+  EXPECT_EQ(memory.FirstWrong(), -1);
+  memory.at(9)[5] = 'x';  // ordinary memory now
+  EXPECT_EQ(memory.at(9)[5], 'x');
+}
+
+TEST_F(PagerTest, DroppedPagesAreZerosWheneverTheyAreDropped) {
+  Memory memory(65536);
+  Restore(memory);
+  EXPECT_TRUE(memory.IsRight(memory.at(2), 2));
+  std::set<size_t> dropped;
+  const auto drop = [&](size_t first, size_t pages) {
+    ASSERT_EQ(madvise(memory.at(first), pages * kPage, MADV_DONTNEED), 0);
+    for (size_t page = first; page < first + pages; ++page) dropped.insert(page);
+  };
+  drop(0, 5);
+  drop(60000, 2000);
+  Thaw();
+  for (size_t page = 64000; page > 5000; page -= 977) drop(page, 3);
+  for (size_t page : dropped) EXPECT_TRUE(Memory::IsZero(memory.at(page))) << page;
+  WaitForEnd();
+  for (size_t page = 0; page < memory.pages(); ++page) {
+    const bool right =
+        dropped.contains(page) ? Memory::IsZero(memory.at(page)) : memory.IsRight(memory.at(page), page);
+    ASSERT_TRUE(right) << page;
+  }
+}
+
+TEST_F(PagerTest, MovedPagesAreFilledWhereTheyAreNow) {
+  Memory memory(32768);
+  Restore(memory);
+  const auto move = [&](size_t first, size_t pages) {
+    void* to =
+        mremap(memory.at(first), pages * kPage, pages * kPage, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
+    EXPECT_NE(to, MAP_FAILED) << strerror(errno);
+    return static_cast<char*>(to);
+  };
+  char* const before = move(100, 1000);
+  Thaw();
+  char* const during = move(20000, 10000);
+  for (size_t page = 0; page < 1000; page += 13)
+    EXPECT_TRUE(memory.IsRight(before + page * kPage, 100 + page)) << page;
+  WaitForEnd();
+  for (size_t page = 0; page < 1000; ++page)
+    ASSERT_TRUE(memory.IsRight(before + page * kPage, 100 + page)) << page;
+  for (size_t page = 0; page < 10000; ++page)
+    ASSERT_TRUE(memory.IsRight(during + page * kPage, 20000 + page)) << page;
+  EXPECT_EQ(memory.FirstWrong(0, 100), -1);
+  EXPECT_EQ(memory.FirstWrong(1100, 20000), -1);
+  EXPECT_EQ(memory.FirstWrong(30000, 32768), -1);
+  for (size_t page : {100, 1099, 20000, 29999}) EXPECT_TRUE(Memory::IsZero(memory.at(page))) << page;
+  munmap(before, 1000 * kPage);
+  munmap(during, 10000 * kPage);
+}
+
+// A child that compares all it inherited, from the end to the beginning; its exit code is 0 when all of it is
+// right. `zero`: what must be zeros.
+pid_t ForkAndCompare(const Memory& memory, const std::function<bool(size_t)>& zero) {
+  const pid_t child = fork();
+  if (child != 0) return child;
+  for (size_t page = memory.pages(); page-- > 0;) {
+    if (!(zero(page) ? Memory::IsZero(memory.at(page)) : memory.IsRight(memory.at(page), page))) _exit(1);
+  }
+  _exit(0);
+}
+
+void ExpectRight(pid_t child) {
+  int status = -1;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+TEST_F(PagerTest, ForkedChildrenGetWhatTheirParentHad) {
+  Memory memory(32768);
+  Restore(memory);
+  ASSERT_EQ(madvise(memory.at(31001), kPage, MADV_DONTNEED), 0);
+  const pid_t child = ForkAndCompare(memory, [](size_t page) { return page == 31001; });
+  // What the parent drops or writes from here on is its own.
+  ASSERT_EQ(madvise(memory.at(30001), kPage, MADV_DONTNEED), 0);
+  memory.at(30002)[0] = 'x';
+  Thaw();
+  ExpectRight(child);
+  WaitForEnd();
+  EXPECT_TRUE(Memory::IsZero(memory.at(30001)));
+  EXPECT_EQ(memory.at(30002)[0], 'x');
+  EXPECT_EQ(memory.FirstWrong(0, 30001), -1);
+  EXPECT_EQ(memory.FirstWrong(30003, 31001), -1);
+}
+
+TEST_F(PagerTest, ChildrenForkedWhileItIsFilledAreWholeToo) {
+  Memory memory(65536);
+  Restore(memory);
+  ASSERT_EQ(madvise(memory.at(31001), kPage, MADV_DONTNEED), 0);
+  Thaw();
+  std::vector<pid_t> children;
+  for (int i = 0; i < 8; ++i)
+    children.push_back(ForkAndCompare(memory, [](size_t page) { return page == 31001; }));
+  for (const pid_t child : children) ExpectRight(child);
+  WaitForEnd();
+  EXPECT_EQ(memory.FirstWrong(0, 31001), -1);
+  EXPECT_EQ(memory.FirstWrong(31002, 65536), -1);
+  EXPECT_EQ(memory.StoredBytes(), 0);
+}
+
+TEST_F(PagerTest, AKilledPagerIsReplacedAndTheMemoryIsRight) {
+  Memory memory(131072);
+  Restore(memory);
+  ASSERT_EQ(madvise(memory.at(100001), 100 * kPage, MADV_DONTNEED), 0);
+  void* const moved =
+      mremap(memory.at(120000), 1000 * kPage, 1000 * kPage, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
+  ASSERT_NE(moved, MAP_FAILED);
+  std::atomic<bool> stop{false};
+  std::atomic<long> wrong{-1};
+  std::thread toucher([&] {
+    std::mt19937 random(1);
+    while (!stop) {
+      const size_t page = random() % 100000;
+      if (!memory.IsRight(memory.at(page), page)) wrong = static_cast<long>(page);
+    }
+  });
+  pid_t pager = NextPid(&PagerStatus::pager_pid, 0);
+  kill(pager, SIGKILL);
+  pager = NextPid(&PagerStatus::pager_pid, pager);
+  const pid_t child = ForkAndCompare(memory, [](size_t page) {
+    return (page >= 100001 && page < 100101) || (page >= 120000 && page < 121000);
+  });
+  Thaw();
+  int killed = 1;
+  for (; killed < 8 && pager > 0; ++killed) {
+    kill(pager, SIGKILL);
+    pager = NextPid(&PagerStatus::pager_pid, pager);
+  }
+  WaitForEnd();
+  stop = true;
+  toucher.join();
+  EXPECT_GT(killed, 1);
+  EXPECT_EQ(wrong, -1);
+  EXPECT_EQ(memory.FirstWrong(0, 100001), -1);
+  EXPECT_EQ(memory.FirstWrong(100101, 120000), -1);
+  EXPECT_EQ(memory.FirstWrong(121000, 131072), -1);
+  for (size_t page = 100001; page < 100101; ++page) EXPECT_TRUE(Memory::IsZero(memory.at(page))) << page;
+  for (size_t page = 0; page < 1000; ++page)
+    ASSERT_TRUE(memory.IsRight(static_cast<char*>(moved) + page * kPage, 120000 + page)) << page;
+  EXPECT_EQ(memory.StoredBytes(), 0);
+  ExpectRight(child);
+  munmap(moved, 1000 * kPage);
+}
+
+TEST_F(PagerTest, AKilledKeeperIsReplacedAndCanStillTakeOver) {
+  Memory memory(65536);
+  Restore(memory);
+  const pid_t keeper = NextPid(&PagerStatus::keeper_pid, 0);
+  kill(keeper, SIGKILL);
+  const pid_t second = NextPid(&PagerStatus::keeper_pid, keeper);
+  EXPECT_GT(second, 0);
+  const pid_t pager = NextPid(&PagerStatus::pager_pid, 0);
+  kill(pager, SIGKILL);
+  EXPECT_EQ(NextPid(&PagerStatus::pager_pid, pager), second) << "the keeper itself goes on as the pager";
+  EXPECT_TRUE(memory.IsRight(memory.at(4), 4));
+  Thaw();
+  WaitForEnd();
+  EXPECT_EQ(memory.FirstWrong(), -1);
+}
+
+TEST_F(PagerTest, APageWithoutAPlaceKillsTheContainerAndSaysSo) {
+  Memory memory(1024);
+  ASSERT_EQ(pwrite(memory.store(), Memory::Content(1).data(), kPage,
+                   static_cast<off_t>(memory.address() + 1024 * kPage + (1 << 30))),
+            static_cast<ssize_t>(kPage));
+  Restore(memory);
+  EXPECT_TRUE(TaskRuns());
+  Thaw();
+  EXPECT_TRUE(Eventually([&] {
+    const auto status = Status();
+    return status.ok() && status->failed;
+  }));
+  EXPECT_THAT(Status()->message, HasSubstr("no mapping to go to"));
+  EXPECT_FALSE(TaskRuns());
+  WaitForEnd();
+}
+
+TEST_F(PagerTest, ARestoreThatIsGivenUpLeavesNothing) {
+  Memory memory(64);
+  stores_ = {{kPid, memory.store()}};
+  ASSERT_NO_FATAL_FAILURE(StartPager());
+  ASSERT_NO_FATAL_FAILURE(Connect());
+  HandOver(kPid, memory);
+  criu_.Reset();
+  WaitForEnd();
+  EXPECT_FALSE(TaskRuns());
+  EXPECT_FALSE(FileExists(spec_.status));
+}
+
+TEST_F(PagerTest, ItEndsWithTheContainer) {
+  Memory memory(64);
+  Restore(memory);
+  EXPECT_TRUE(memory.IsRight(memory.at(4), 4));
+  ASSERT_TRUE(runtime::KillCgroup(spec_.cgroup, absl::Seconds(10)).ok());
+  WaitForEnd();
+  EXPECT_FALSE(FileExists(spec_.status));
+}
+
+TEST_F(PagerTest, ItEndsAtSigtermAsLongAsItHasNoMemory) {
+  ASSERT_NO_FATAL_FAILURE(StartPager());
+  kill(NextPid(&PagerStatus::pager_pid, 0), SIGTERM);
+  WaitForEnd();
+}
+
+TEST_F(PagerTest, WithoutPagesForTheContainerItDoesNotStart) {
+  spec_.container = "other";
+  ASSERT_TRUE(WriteFileDurably(folder_ + "/spec", json::Encode(spec_)).ok());
+  const auto started = RunOrError({Node::Get().pager, "--spec", folder_ + "/spec"});
+  EXPECT_THAT(started.status().ToString(), HasSubstr("no such container"));
+}
+
+// A container whose memory CRIU leaves to the pager: a dump's images, with what is in the store made unusable
+// in them.
+class LazyRestoreTest : public PagerTest {
+ protected:
+  void DumpAndKill(Container& source) {
+    const agent_api::GuardSpec spec = SpecFor({&source});
+    absl::StatusOr<guard::GuardClient> client = guard::StartGuard(spec, {.binary = Node::Get().guard,
+                                                                         .spec_file = spec.journal + ".spec",
+                                                                         .host_root = "",
+                                                                         .host_namespaces = ""});
+    ASSERT_TRUE(client.ok()) << client.status();
+    Expect(client->Freeze());
+    Expect(client->Dump(source.id(), absl::Seconds(60)));
+    Expect(client->Cede());
+    Expect(client->Kill());
+  }
+  static void Expect(const absl::StatusOr<agent_api::GuardReply>& reply) {
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    ASSERT_TRUE(reply->ok) << reply->reason << ": " << reply->message;
+  }
+  // Moves the lazy pages of each task from the images into a store.
+  void MovePagesToStores(const std::string& images) {
+    const auto tasks = criu::ReadProcessTree(images);
+    ASSERT_TRUE(tasks.ok()) << tasks.status();
+    for (const criu::DumpedTask& task : *tasks) {
+      const auto records = criu::ReadImage(absl::StrCat(images, "/pagemap-", task.pid, ".img"), 0x56084025);
+      ASSERT_TRUE(records.ok() && !records->empty()) << records.status();
+      const std::string file = absl::StrCat(images, "/pages-", Fields((*records)[0])[1], ".img");
+      const auto pages = OpenFile(file, O_RDWR);
+      ASSERT_TRUE(pages.ok()) << pages.status();
+      files_.emplace_back(memfd_create("store", MFD_CLOEXEC));
+      ASSERT_EQ(ftruncate(files_.back().get(), off_t{1} << 47), 0);
+      off_t at = 0;
+      for (size_t i = 1; i < records->size(); ++i) {
+        auto entry = Fields((*records)[i]);  // 1 vaddr, 4 flags, 5 nr_pages (CRIU 4.2, images/pagemap.proto)
+        std::string content(entry[5] * kPage, '\0');
+        if ((entry[4] & 4) == 0) continue;  // not present in the image
+        ASSERT_EQ(pread(pages->get(), content.data(), content.size(), at),
+                  static_cast<ssize_t>(content.size()));
+        if ((entry[4] & 2) != 0) {
+          ASSERT_EQ(pwrite(files_.back().get(), content.data(), content.size(), static_cast<off_t>(entry[1])),
+                    static_cast<ssize_t>(content.size()));
+          content.assign(content.size(), '\xee');
+          ASSERT_EQ(pwrite(pages->get(), content.data(), content.size(), at),
+                    static_cast<ssize_t>(content.size()));
+          moved_ += static_cast<int64_t>(content.size());
+        }
+        at += static_cast<off_t>(content.size());
+      }
+      stores_.emplace_back(task.pid, files_.back().get());
+    }
+  }
+  static std::map<uint32_t, uint64_t> Fields(const std::string& record) {
+    std::map<uint32_t, uint64_t> values;
+    for (criu::ProtobufFields field(record); field.Next();) values[field.number()] = field.value();
+    return values;
+  }
+  // Dumped, restored, thawed and filled.
+  void Move(Container& source, Container& target) {
+    source.Start();
+    ASSERT_TRUE(source.output().WaitLines(20));
+    ASSERT_NO_FATAL_FAILURE(DumpAndKill(source));
+    ASSERT_NO_FATAL_FAILURE(MovePagesToStores(source.images()));
+    ASSERT_GT(moved_, 0);
+    spec_.socket = target.work() + "/lazy-pages.socket";
+    const std::string own_cgroup = std::exchange(spec_.cgroup, target.cgroup());
+    ASSERT_NO_FATAL_FAILURE(StartPager());
+    const absl::Time began = absl::Now();
+    const absl::Status restored = target.Restore(source.images(), "", true);
+    ASSERT_TRUE(restored.ok()) << restored;
+    const absl::Time standing = absl::Now();
+    EXPECT_TRUE(target.Frozen());
+    EXPECT_EQ(target.output().text(), "");
+    EXPECT_FALSE(Ended());
+    target.Thaw();
+    WaitForEnd();
+    EXPECT_FALSE(FileExists(spec_.status));
+    std::cout << "restored lazily in " << standing - began << ", filled " << (moved_ >> 20) << " MiB in "
+              << absl::Now() - standing << "\n";
+    for (const UniqueFd& file : files_) {
+      struct stat info;
+      EXPECT_TRUE(fstat(file.get(), &info) == 0 && info.st_blocks == 0) << "not all was given back";
+    }
+    ASSERT_TRUE(target.output().WaitLines(250));
+    std::vector<long> numbers = source.output().numbers();
+    const std::vector<long> more = target.output().numbers();
+    numbers.insert(numbers.end(), more.begin(), more.end());
+    for (size_t i = 1; i < numbers.size(); ++i) ASSERT_EQ(numbers[i], numbers[i - 1] + 1);
+    spec_.cgroup = own_cgroup;
+  }
+
+  Sandbox here_, there_;
+  std::vector<UniqueFd> files_;
+  int64_t moved_ = 0;
+};
+
+TEST_F(LazyRestoreTest, AContainerRunsOnWithTheMemoryOfItsStore) {
+  Container source("source", here_, {"memory", "64"});
+  Container target("target", there_, {"memory", "64"});
+  ASSERT_NO_FATAL_FAILURE(Move(source, target));
+  EXPECT_GT(moved_, 64 << 20);
+  EXPECT_THAT(target.output().text(), HasSubstr("sound"));
+  EXPECT_THAT(target.output().text(), Not(HasSubstr("DAMAGED")));
+}
+
+TEST_F(LazyRestoreTest, EachOfTwoProcessesHasItsOwnStore) {
+  Container source("source", here_, {"pair"});
+  Container target("target", there_, {"pair"});
+  ASSERT_NO_FATAL_FAILURE(Move(source, target));
+  EXPECT_EQ(stores_.size(), 2u);
+  EXPECT_THAT(target.output().lines().back(), HasSubstr("child lives"));
+}
+
+// Prints what it measures; GODWIT_PAGER_MIB sets the size.
+TEST_F(PagerTest, FillsFastAndAnswersFaultsMeanwhile) {
+  const char* mib = getenv("GODWIT_PAGER_MIB");
+  const size_t pages = (mib != nullptr ? strtoul(mib, nullptr, 10) : 1024) * 256;
+  Memory memory(pages, 4096);
+  const int64_t bytes = memory.StoredBytes();
+  Restore(memory);
+  std::atomic<bool> stop{false};
+  std::vector<absl::Duration> waits;
+  std::thread toucher([&] {
+    std::mt19937_64 random(1);
+    while (!stop) {
+      const size_t page = pages / 2 + random() % (pages / 2);
+      const absl::Time before = absl::Now();
+      const volatile char touched = memory.at(page)[100];
+      (void)touched;
+      waits.push_back(absl::Now() - before);
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+  });
+  const absl::Time thawed = absl::Now();
+  Thaw();
+  PagerStatus last;
+  EXPECT_TRUE(Eventually([&] {
+    const auto status = Status();
+    if (status.ok()) last = *status;
+    return absl::IsNotFound(status.status());
+  }));
+  const absl::Duration took = absl::Now() - thawed;
+  stop = true;
+  toucher.join();
+  std::sort(waits.begin(), waits.end());
+  std::cout << "filled " << (bytes >> 20) << " MiB in " << took << ", "
+            << static_cast<double>(bytes) / 1e9 / absl::ToDoubleSeconds(took) << " GB/s; " << waits.size()
+            << " touches, median " << waits[waits.size() / 2] << ", p99 " << waits[waits.size() * 99 / 100]
+            << "; the pager: " << last.faults << " faults, p50 " << last.fault_p50 << ", p99 "
+            << last.fault_p99 << "\n";
+  WaitForEnd();
+  EXPECT_EQ(memory.FirstWrong(), -1);
+}
+
+}  // namespace
+}  // namespace godwit::node_test

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/criu/pagemap.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "agent/criu/images.h"
+#include "base/file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace godwit::criu {
+namespace {
+
+using memory::Range;
+using memory::Ranges;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr pid_t kTask = 7;
+constexpr uint32_t kPagesId = 3;
+constexpr uint64_t kPrivateAnonymous = 0x22, kPrivateFile = 0x02;
+
+uint64_t Address(uint64_t page) { return 0x10000000 + page * memory::PageBytes(); }
+Range Pages(uint64_t first, uint64_t end) { return {Address(first), Address(end)}; }
+
+std::string U32(uint32_t value) { return std::string(reinterpret_cast<const char*>(&value), 4); }
+std::string Record(const std::string& payload) {
+  return U32(static_cast<uint32_t>(payload.size())) + payload;
+}
+std::string Varint(uint64_t value) {
+  std::string out;
+  for (; value >= 0x80; value >>= 7) out.push_back(static_cast<char>(value | 0x80));
+  out.push_back(static_cast<char>(value));
+  return out;
+}
+std::string Field(uint32_t number, uint64_t value) { return Varint(number << 3) + Varint(value); }
+std::string Bytes(uint32_t number, const std::string& bytes) {
+  return Varint(number << 3 | 2) + Varint(bytes.size()) + bytes;
+}
+
+struct Mapping {
+  Range range;
+  uint64_t flags;
+  uint64_t status;
+};
+std::string MmImage(const std::vector<Mapping>& mappings) {
+  std::string mm = Field(1, 0x400000);
+  for (const Mapping& m : mappings) {
+    mm += Bytes(14, Field(1, m.range.start) + Field(2, m.range.end) + Field(5, 3) + Field(6, m.flags) +
+                        Field(7, m.status));
+  }
+  return U32(kCommonMagic) + U32(kMmMagic) + Record(mm);
+}
+
+class PagemapTest : public testing::Test {
+ protected:
+  PagemapTest() {
+    folder_ = absl::StrCat(testing::TempDir(), "/pagemap-",
+                           testing::UnitTest::GetInstance()->current_test_info()->name(), getpid());
+    std::filesystem::create_directories(folder_);
+    Write("mm-7.img", MmImage({{Pages(0, 100), kPrivateAnonymous, 0x201},
+                               {Pages(100, 200), kPrivateFile, 0x41},
+                               {Pages(200, 300), kPrivateAnonymous, 0x201}}));
+    // As CRIU leaves it: pages of a mapping that the engine does not carry are marked lazy all the same.
+    Dumped({{Pages(2, 4), kLazy | kPresent}, {Pages(150, 151), kPresent}});
+  }
+  ~PagemapTest() override { std::filesystem::remove_all(folder_); }
+
+  void Write(const std::string& name, const std::string& content) {
+    std::ofstream(absl::StrCat(folder_, "/", name), std::ios::binary | std::ios::trunc) << content;
+  }
+  std::string Read(const std::string& name) const { return *ReadFile(absl::StrCat(folder_, "/", name)); }
+  // Pages hold their number, by letters.
+  static std::string Content(uint64_t page) {
+    return std::string(memory::PageBytes(), static_cast<char>('A' + page % 26));
+  }
+  void Dumped(const std::vector<PagemapEntry>& entries) {
+    std::string pages;
+    for (const PagemapEntry& entry : entries) {
+      for (uint64_t at = entry.range.start; at < entry.range.end; at += memory::PageBytes())
+        pages += Content((at - Address(0)) / memory::PageBytes());
+    }
+    Write("pages-3.img", pages);
+    Write("pagemap-7.img", RenderPagemap({kPagesId, entries}));
+  }
+  Pagemap Parsed() const {
+    const auto pagemap = ParsePagemap(Read("pagemap-7.img"), "pagemap-7.img");
+    EXPECT_TRUE(pagemap.ok()) << pagemap.status();
+    return pagemap.value_or(Pagemap{});
+  }
+
+  std::string folder_;
+};
+
+TEST_F(PagemapTest, LazyPagesAreLeftToTheDaemonAndCriusOwnAreNot) {
+  const std::string pages = Read("pages-3.img");
+  ASSERT_TRUE(AddLazyPages(folder_, kTask, {Pages(0, 1), Pages(10, 100), Pages(200, 201)}).ok());
+  const Pagemap pagemap = Parsed();
+  EXPECT_EQ(pagemap.pages_id, kPagesId);
+  EXPECT_THAT(pagemap.entries,
+              ElementsAre(PagemapEntry{Pages(0, 1), kLazy}, PagemapEntry{Pages(2, 4), kPresent},
+                          PagemapEntry{Pages(10, 100), kLazy}, PagemapEntry{Pages(150, 151), kPresent},
+                          PagemapEntry{Pages(200, 201), kLazy}));
+  EXPECT_EQ(Read("pages-3.img"), pages) << "lazy pages take no room there";
+  EXPECT_FALSE(FileExists(folder_ + "/pagemap-7.img.new"));
+}
+
+TEST_F(PagemapTest, WithoutPagesOnlyTheMarksGo) {
+  ASSERT_TRUE(AddLazyPages(folder_, kTask, {}).ok());
+  EXPECT_THAT(Parsed().entries,
+              ElementsAre(PagemapEntry{Pages(2, 4), kPresent}, PagemapEntry{Pages(150, 151), kPresent}));
+}
+
+TEST_F(PagemapTest, EachRecordHasTheFieldsThatCriuRequires) {
+  ASSERT_TRUE(AddLazyPages(folder_, kTask, {Pages(10, 12)}).ok());
+  const auto records = ReadImage(folder_ + "/pagemap-7.img", kPagemapMagic);
+  ASSERT_TRUE(records.ok());
+  ASSERT_EQ(records->size(), 4u);
+  EXPECT_EQ((*records)[0], Field(1, kPagesId));
+  EXPECT_EQ((*records)[2], Field(1, Address(10)) + Field(2, 0) + Field(4, 2) + Field(5, 2));
+}
+
+TEST_F(PagemapTest, PagesComeInBetweenThoseThatCriuHasWritten) {
+  const int store = memfd_create("store", MFD_CLOEXEC);
+  ASSERT_GE(store, 0);
+  for (uint64_t page : {0, 1, 10}) {
+    const std::string content = Content(page);
+    ASSERT_EQ(pwrite(store, content.data(), content.size(), static_cast<off_t>(Address(page))),
+              static_cast<ssize_t>(content.size()));
+  }
+  // Page 200 was never written to the store: it is zeros, beyond its end.
+  const absl::Status added = AddPages(folder_, kTask, {Pages(0, 2), Pages(10, 11), Pages(200, 201)}, store);
+  close(store);
+  ASSERT_TRUE(added.ok()) << added;
+  EXPECT_THAT(
+      Parsed().entries,
+      ElementsAre(PagemapEntry{Pages(0, 2), kLazy | kPresent}, PagemapEntry{Pages(2, 4), kLazy | kPresent},
+                  PagemapEntry{Pages(10, 11), kLazy | kPresent}, PagemapEntry{Pages(150, 151), kPresent},
+                  PagemapEntry{Pages(200, 201), kLazy | kPresent}));
+  EXPECT_EQ(Read("pages-3.img"), Content(0) + Content(1) + Content(2) + Content(3) + Content(10) +
+                                     Content(150) + std::string(memory::PageBytes(), '\0'));
+  EXPECT_FALSE(FileExists(folder_ + "/pages-3.img.new"));
+}
+
+TEST_F(PagemapTest, WhatDoesNotFitIsRefusedAndLeavesTheImagesAlone) {
+  const struct {
+    Ranges pages;
+    const char* why;
+  } cases[] = {
+      {{Pages(3, 5)}, "did not leave out"},
+      {{Pages(0, 3)}, "did not leave out"},
+      {{Pages(0, 100)}, "did not leave out"},
+      {{Pages(50, 101)}, "in no private anonymous mapping"},
+      {{Pages(300, 301)}, "in no private anonymous mapping"},
+      {{Pages(10, 12), Pages(11, 13)}, "not whole, or not in order"},
+      {{Pages(10, 12), Pages(5, 6)}, "not whole, or not in order"},
+      {{{Address(10) + 1, Address(11)}}, "not whole, or not in order"},
+      {{{Address(11), Address(10)}}, "not whole, or not in order"},
+  };
+  const std::string before = Read("pagemap-7.img");
+  for (const auto& c : cases) {
+    const absl::Status lazy = AddLazyPages(folder_, kTask, c.pages);
+    EXPECT_EQ(lazy.code(), absl::StatusCode::kInvalidArgument) << lazy;
+    EXPECT_THAT(std::string(lazy.message()), HasSubstr(c.why));
+    EXPECT_EQ(AddPages(folder_, kTask, c.pages, -1), lazy);
+    EXPECT_EQ(Read("pagemap-7.img"), before);
+  }
+}
+
+TEST_F(PagemapTest, LockedHugeAndSpecialMappingsAreNotTheDaemons) {
+  const auto lazy = ParseLazyMappings(MmImage({{Pages(0, 1), kPrivateAnonymous, 0x201},
+                                               {Pages(1, 2), kPrivateAnonymous, 0x203},
+                                               {Pages(5, 6), kPrivateAnonymous | 0x2000, 0x201},
+                                               {Pages(7, 8), kPrivateAnonymous | 0x40000, 0x201},
+                                               {Pages(9, 10), kPrivateAnonymous, 0x209},
+                                               {Pages(11, 12), kPrivateAnonymous, 0x1201},
+                                               {Pages(13, 14), 0x21, 0x101},
+                                               {Pages(0, 1), kPrivateAnonymous, 0x10000}}),
+                                      "mm");
+  ASSERT_TRUE(lazy.ok()) << lazy.status();
+  EXPECT_THAT(*lazy, ElementsAre(Pages(0, 2)));
+}
+
+TEST_F(PagemapTest, BrokenImagesAreNamed) {
+  const std::string head = U32(kCommonMagic) + U32(kPagemapMagic) + Record(Field(1, kPagesId));
+  const std::string entry = Field(1, Address(2)) + Field(2, 0) + Field(4, 4);
+  const struct {
+    std::string content;
+    const char* why;
+  } cases[] = {
+      {"", "first bytes"},
+      {U32(kCommonMagic) + U32(kPagemapMagic), "no head"},
+      {U32(kCommonMagic) + U32(kPagemapMagic) + Record(""), "names no pages"},
+      {head + Record("\xff\xff"), "not a pagemap_entry"},
+      {head + Record(entry + Field(5, 0)), "not of whole pages"},
+      {head + Record(entry + Field(5, uint64_t{1} << 60)), "beyond the address space"},
+      {head + Record(Field(1, ~uint64_t{0}) + Field(5, 1)), "beyond the address space"},
+      {head + Record(entry + Field(5, 2)) + Record(entry + Field(5, 2)), "not behind the one before"},
+      {head + Record(Field(1, Address(2)) + Field(2, 1) + Field(3, 1)), "not in this folder"},
+      {head + Record(Field(1, Address(2)) + Field(4, 2) + Field(5, 1)), "not in this folder"},
+      {head + Record(entry + Field(5, 2)), "speaks of 8192"},
+  };
+  for (const auto& c : cases) {
+    Write("pagemap-7.img", c.content);
+    const absl::Status status = AddLazyPages(folder_, kTask, {});
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(c.why));
+  }
+}
+
+TEST_F(PagemapTest, TheNumberOfPagesMayBeInTheOlderField) {
+  const auto pagemap = ParsePagemap(U32(kCommonMagic) + U32(kPagemapMagic) + Record(Field(1, 1)) +
+                                        Record(Field(1, Address(2)) + Field(2, 3)),
+                                    "old");
+  ASSERT_TRUE(pagemap.ok()) << pagemap.status();
+  EXPECT_THAT(pagemap->entries, ElementsAre(PagemapEntry{Pages(2, 5), kPresent}));
+}
+
+TEST_F(PagemapTest, ATaskWithoutImagesIsNamed) {
+  std::filesystem::remove(folder_ + "/mm-7.img");
+  EXPECT_THAT(std::string(AddLazyPages(folder_, kTask, {}).message()), HasSubstr("mm-7.img is missing"));
+  const absl::Status status = AddLazyPages(folder_, 8, {});
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("pagemap-8.img is missing"));
+}
+
+TEST_F(PagemapTest, ManyRangesStayInOrder) {
+  Write("mm-7.img", MmImage({{Pages(0, 100000), kPrivateAnonymous, 0x201}}));
+  Ranges pages;
+  std::vector<PagemapEntry> own;
+  for (uint64_t page = 0; page < 20000; page += 4) {
+    pages.push_back(Pages(page, page + 1));
+    own.push_back({Pages(page + 2, page + 3), kPresent});
+  }
+  Dumped(own);
+  ASSERT_TRUE(AddLazyPages(folder_, kTask, pages).ok());
+  const Pagemap pagemap = Parsed();
+  ASSERT_EQ(pagemap.entries.size(), 10000u);
+  EXPECT_EQ(pagemap.entries[9998], (PagemapEntry{Pages(19996, 19997), kLazy}));
+}
+
+}  // namespace
+}  // namespace godwit::criu

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/memory/page_store.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <map>
+#include <random>
+#include <string>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace godwit::memory {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+const uint64_t kPage = PageBytes();
+constexpr uint64_t kLimit = 64 << 20;
+
+Range Pages(uint64_t first, uint64_t end) { return {first * kPage, end * kPage}; }
+std::string Content(char mark, uint64_t pages = 1) { return std::string(pages * kPage, mark); }
+
+std::string ReadAt(const PageStore& store, pid_t task, Range range) {
+  absl::StatusOr<UniqueFd> file = store.FileOf(task);
+  EXPECT_TRUE(file.ok()) << file.status();
+  std::string content(range.bytes(), '?');
+  EXPECT_EQ(pread(file->get(), content.data(), content.size(), static_cast<off_t>(range.start)),
+            static_cast<ssize_t>(content.size()));
+  return content;
+}
+
+// Bytes of memory that the file takes.
+uint64_t Taken(const PageStore& store, pid_t task) {
+  struct stat status{};
+  EXPECT_EQ(fstat(store.FileOf(task)->get(), &status), 0);
+  return static_cast<uint64_t>(status.st_blocks) * 512;
+}
+
+TEST(PageStoreTest, APageLiesAtItsAddressAndAllElseIsZeros) {
+  PageStore store(kLimit);
+  const uint64_t stack = 0x7ffd'1234'5000 & ~(kPage - 1);
+  ASSERT_TRUE(store.Write(7, 16 * kPage, Content('a', 2)).ok());
+  ASSERT_TRUE(store.Write(7, stack, Content('s')).ok());
+  EXPECT_EQ(ReadAt(store, 7, Pages(15, 19)), Content(0) + Content('a', 2) + Content(0));
+  EXPECT_EQ(ReadAt(store, 7, {stack, stack + kPage}), Content('s'));
+  EXPECT_EQ(ReadAt(store, 7, {kAddressEnd - kPage, kAddressEnd}), Content(0)) << "not the end of the file";
+  EXPECT_THAT(store.Held(7), ElementsAre(Pages(16, 18), Range{stack, stack + kPage}));
+  EXPECT_EQ(store.bytes(), 3 * kPage);
+}
+
+TEST(PageStoreTest, TasksDoNotShareMemory) {
+  PageStore store(kLimit);
+  ASSERT_TRUE(store.Write(8, kPage, Content('b')).ok());
+  ASSERT_TRUE(store.Write(7, kPage, Content('a')).ok());
+  EXPECT_THAT(store.Tasks(), ElementsAre(7, 8));
+  EXPECT_EQ(ReadAt(store, 7, Pages(1, 2)), Content('a'));
+  EXPECT_EQ(ReadAt(store, 8, Pages(1, 2)), Content('b'));
+}
+
+TEST(PageStoreTest, ZeroPagesTakeNoMemory) {
+  PageStore store(kLimit);
+  ASSERT_TRUE(store.Write(7, kPage, Content('a', 8)).ok());
+  ASSERT_TRUE(store.Zero(7, Pages(3, 5)).ok());
+  EXPECT_EQ(ReadAt(store, 7, Pages(2, 6)), Content('a') + Content(0, 2) + Content('a'));
+  EXPECT_THAT(store.Held(7), ElementsAre(Pages(1, 3), Pages(5, 9)));
+  EXPECT_EQ(store.bytes(), 6 * kPage);
+  EXPECT_EQ(Taken(store, 7), 6 * kPage);
+  ASSERT_TRUE(store.Zero(7, {0, kAddressEnd}).ok());
+  EXPECT_EQ(Taken(store, 7), 0u);
+  ASSERT_TRUE(store.Zero(9, {0, kAddressEnd}).ok());
+  EXPECT_THAT(store.Tasks(), ElementsAre(7)) << "zeros of a task of which nothing came make none";
+}
+
+TEST(PageStoreTest, KeepDropsWhatIsInTheWindowAndNotNamed) {
+  PageStore store(kLimit);
+  ASSERT_TRUE(store.Write(7, kPage, Content('a', 20)).ok());
+  ASSERT_TRUE(store.Keep(7, {Pages(6, 7), Pages(9, 12), Pages(100, 200)}, Pages(5, 15)).ok());
+  EXPECT_THAT(store.Held(7), ElementsAre(Pages(1, 5), Pages(6, 7), Pages(9, 12), Pages(15, 21)));
+  EXPECT_EQ(Taken(store, 7), store.bytes());
+  ASSERT_TRUE(store.Keep(7, {Pages(1, 2)}).ok());
+  EXPECT_THAT(store.Held(7), ElementsAre(Pages(1, 2)));
+  ASSERT_TRUE(store.Keep(7, {}).ok());
+  EXPECT_THAT(store.Tasks(), IsEmpty());
+  EXPECT_EQ(store.bytes(), 0u);
+  EXPECT_TRUE(absl::IsNotFound(store.FileOf(7).status()));
+}
+
+TEST(PageStoreTest, KeepTasksDropsTheOthersAndGivesTheirMemoryBack) {
+  PageStore store(kLimit);
+  for (const pid_t task : {7, 8, 9}) ASSERT_TRUE(store.Write(task, kPage, Content('a', 4)).ok());
+  store.KeepTasks({8, 77});
+  EXPECT_THAT(store.Tasks(), ElementsAre(8));
+  EXPECT_EQ(store.bytes(), 4 * kPage);
+  EXPECT_THAT(store.Held(7), IsEmpty());
+}
+
+TEST(PageStoreTest, ADescriptorOutlivesItsTask) {
+  PageStore store(kLimit);
+  ASSERT_TRUE(store.Write(7, kPage, Content('a')).ok());
+  absl::StatusOr<UniqueFd> file = store.FileOf(7);
+  ASSERT_TRUE(file.ok());
+  store.KeepTasks({});
+  char byte = 0;
+  EXPECT_EQ(pread(file->get(), &byte, 1, static_cast<off_t>(kPage)), 1);
+  EXPECT_EQ(byte, 'a');
+}
+
+TEST(PageStoreTest, TheLimitCountsPagesHeldNotPagesWritten) {
+  PageStore store(4 * kPage);
+  ASSERT_TRUE(store.Write(7, kPage, Content('a', 4)).ok());
+  ASSERT_TRUE(store.Write(7, kPage, Content('b', 4)).ok());
+  const absl::Status full = store.Write(8, 4 * kPage, Content('c', 2));
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(full.message(), HasSubstr("no room for the memory of task 8"));
+  EXPECT_EQ(store.bytes(), 4 * kPage);
+  ASSERT_TRUE(store.Zero(7, Pages(1, 3)).ok());
+  EXPECT_TRUE(store.Write(8, 4 * kPage, Content('c', 2)).ok());
+}
+
+TEST(PageStoreTest, ATaskTooManyIsRefused) {
+  PageStore store(kLimit, /*max_tasks=*/2);
+  ASSERT_TRUE(store.Write(1, kPage, Content('a')).ok());
+  ASSERT_TRUE(store.Write(2, kPage, Content('a')).ok());
+  EXPECT_EQ(store.Write(3, kPage, Content('a')).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(store.Write(2, kPage, Content('b')).ok());
+  EXPECT_THAT(store.Tasks(), ElementsAre(1, 2));
+}
+
+// Property: the index, the count and the file agree after any calls.
+TEST(PageStoreTest, IndexAndFileAgree) {
+  std::mt19937_64 random(5);
+  PageStore store(kLimit);
+  std::map<uint64_t, char> pages;
+  ASSERT_TRUE(store.Write(7, 0, Content('x')).ok());
+  pages[0] = 'x';
+  for (int step = 0; step < 500; ++step) {
+    const uint64_t first = random() % 600;
+    const uint64_t count = 1 + random() % 30;
+    const Range range = Pages(first, first + count);
+    if (random() % 3 != 0) {
+      const char mark = static_cast<char>('a' + random() % 26);
+      ASSERT_TRUE(store.Write(7, range.start, Content(mark, count)).ok());
+      for (uint64_t i = 0; i < count; ++i) pages[first + i] = mark;
+    } else {
+      ASSERT_TRUE(store.Zero(7, range).ok());
+      for (uint64_t i = 0; i < count; ++i) pages.erase(first + i);
+    }
+  }
+  Ranges held;
+  std::string expected = Content(0, 700);
+  for (const auto& [page, mark] : pages) {
+    Append(held, Pages(page, page + 1));
+    expected.replace(page * kPage, kPage, Content(mark));
+  }
+  EXPECT_EQ(store.Held(7), held);
+  EXPECT_EQ(store.bytes(), pages.size() * kPage);
+  EXPECT_EQ(Taken(store, 7), pages.size() * kPage);
+  EXPECT_TRUE(ReadAt(store, 7, Pages(0, 700)) == expected);
+}
+
+TEST(PageStoreTest, WritersToManyTasksAndWhoeverDropsThemDoNotLoseCount) {
+  PageStore store(kLimit);
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < 3; ++thread) {
+    threads.emplace_back([&store, thread] {
+      for (uint64_t i = 0; i < 300; ++i) {
+        const pid_t task = 1 + static_cast<pid_t>(i % 4);
+        EXPECT_TRUE(store.Write(task, (i % 50) * kPage, Content('a', 3)).ok());
+        if (thread == 0 && i % 10 == 0) store.KeepTasks({1, 2});
+        if (thread == 1 && i % 7 == 0) {
+          EXPECT_TRUE(store.Zero(task, Pages(0, 30)).ok());
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  uint64_t held = 0;
+  for (const pid_t task : store.Tasks()) held += Bytes(store.Held(task));
+  EXPECT_EQ(store.bytes(), held);
+}
+
+}  // namespace
+}  // namespace godwit::memory

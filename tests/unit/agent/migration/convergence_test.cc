@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/migration/convergence.h"
+
+#include "gtest/gtest.h"
+
+namespace godwit::migration {
+namespace {
+
+using agent_api::PreCopyLimits;
+using agent_api::WhenNotConverging;
+using Verdict = Convergence::Verdict;
+
+constexpr int64_t kMiB = int64_t{1} << 20;
+const std::optional<absl::Duration> kNotYet;
+
+PreCopyLimits Limits(absl::Duration budget, WhenNotConverging otherwise = WhenNotConverging::kFail) {
+  return {.freeze_budget = budget, .pre_copy_timeout = absl::Minutes(1), .when_not_converging = otherwise};
+}
+
+// A pod that writes `rate` and a link that takes `throughput`, both bytes a second, after enough rounds.
+Convergence After(int rounds, double rate, double throughput, int64_t memory, const PreCopyLimits& limits,
+                  int containers = 1) {
+  Convergence convergence(limits, containers);
+  double dirty = static_cast<double>(memory);
+  absl::Duration since = absl::ZeroDuration();
+  for (int i = 0; i < rounds; ++i) {
+    const absl::Duration took = absl::Milliseconds(1) + absl::Seconds(dirty / throughput);
+    convergence.Add({.since_last = since,
+                     .took = took,
+                     .memory_bytes = memory,
+                     .dirty_bytes = static_cast<int64_t>(dirty),
+                     .sent_bytes = static_cast<int64_t>(dirty)});
+    since = took;
+    dirty = std::min(static_cast<double>(memory), rate * absl::ToDoubleSeconds(took));
+  }
+  return convergence;
+}
+
+TEST(ConvergenceTest, TheFirstRoundPredictsNothing) {
+  Convergence convergence(Limits(absl::Milliseconds(100)), 1);
+  EXPECT_EQ(convergence.PredictedFreeze(), absl::InfiniteDuration());
+  convergence.Add({.took = absl::Seconds(1), .memory_bytes = kMiB, .dirty_bytes = kMiB, .sent_bytes = kMiB});
+  EXPECT_EQ(convergence.PredictedFreeze(), absl::InfiniteDuration());
+  EXPECT_EQ(convergence.Decide(absl::Hours(1), kNotYet), Verdict::kCopyOn);
+}
+
+TEST(ConvergenceTest, APodThatWritesSlowerThanTheLinkFitsWhateverItsSize) {
+  for (const int64_t memory : {64 * kMiB, 512 * kMiB, 8192 * kMiB}) {
+    const Convergence convergence = After(6, 50e6, 1e9, memory, Limits(absl::Milliseconds(100)));
+    EXPECT_EQ(convergence.Decide(absl::Seconds(10), kNotYet), Verdict::kFreeze) << memory;
+    EXPECT_NEAR(static_cast<double>(convergence.dirty_rate()), 50e6, 15e6) << memory;
+  }
+}
+
+TEST(ConvergenceTest, APodThatWritesFasterThanTheLinkDoesNotFitUntilTimeIsUp) {
+  const PreCopyLimits limits = Limits(absl::Milliseconds(100));
+  const Convergence convergence = After(8, 400e6, 100e6, 1024 * kMiB, limits);
+  EXPECT_GT(convergence.PredictedFreeze(), absl::Seconds(5));
+  EXPECT_EQ(convergence.Decide(absl::Seconds(59), kNotYet), Verdict::kCopyOn);
+  EXPECT_EQ(convergence.Decide(absl::Seconds(61), kNotYet), Verdict::kGiveUp);
+}
+
+TEST(ConvergenceTest, WhatIsDoneThenIsTheUsersWord) {
+  Convergence convergence =
+      After(8, 400e6, 100e6, 1024 * kMiB, Limits(absl::Milliseconds(100), WhenNotConverging::kFreeze));
+  EXPECT_EQ(convergence.Decide(absl::Seconds(61), kNotYet), Verdict::kInsist);
+  convergence.SetLimits(Limits(absl::Minutes(1), WhenNotConverging::kFail));
+  EXPECT_EQ(convergence.Decide(absl::Seconds(61), kNotYet), Verdict::kFreeze);
+}
+
+TEST(ConvergenceTest, ATargetThatWaitsIsNotKeptForEver) {
+  const Convergence convergence = After(8, 400e6, 100e6, 1024 * kMiB, Limits(absl::Milliseconds(100)));
+  EXPECT_EQ(convergence.Decide(absl::Seconds(40), kSwitchPatience - absl::Seconds(1)), Verdict::kCopyOn);
+  EXPECT_EQ(convergence.Decide(absl::Seconds(40), kSwitchPatience + absl::Seconds(1)), Verdict::kGiveUp);
+}
+
+TEST(ConvergenceTest, ABudgetBelowTheFixedPartIsHopelessAtOnce) {
+  const Convergence idle = After(3, 0, 1e9, 64 * kMiB, Limits(absl::Milliseconds(20)));
+  EXPECT_EQ(idle.Decide(absl::Seconds(1), kNotYet), Verdict::kGiveUp);
+  const Convergence insists =
+      After(3, 0, 1e9, 64 * kMiB, Limits(absl::Milliseconds(20), WhenNotConverging::kFreeze));
+  EXPECT_EQ(insists.Decide(absl::Seconds(1), kNotYet), Verdict::kInsist);
+}
+
+TEST(ConvergenceTest, EachContainerAddsToTheFreeze) {
+  const Convergence one = After(3, 0, 1e9, 64 * kMiB, Limits(absl::Milliseconds(100)), 1);
+  const Convergence three = After(3, 0, 1e9, 64 * kMiB, Limits(absl::Milliseconds(100)), 3);
+  EXPECT_EQ(three.PredictedFreeze(), FixedPartFor(3).freeze);
+  EXPECT_GT(three.PredictedFreeze(), 2 * one.PredictedFreeze());
+}
+
+}  // namespace
+}  // namespace godwit::migration
