@@ -2,35 +2,63 @@
 // Migration: moves a running pod to another node.
 #pragma once
 
+#include <optional>
+
 #include "crds/common.h"
 
 namespace godwit::crds {
 
-enum class Strategy { kStopAndCopy };
-constexpr std::array<std::pair<Strategy, absl::string_view>, 1> JsonNames(Strategy) {
-  return {{{Strategy::kStopAndCopy, "StopAndCopy"}}};
+enum class Strategy { kAuto, kPreCopy, kStopAndCopy };
+constexpr std::array<std::pair<Strategy, absl::string_view>, 3> JsonNames(Strategy) {
+  return {
+      {{Strategy::kAuto, "Auto"}, {Strategy::kPreCopy, "PreCopy"}, {Strategy::kStopAndCopy, "StopAndCopy"}}};
+}
+
+enum class WhenNotConverging { kFreeze, kFail };
+constexpr std::array<std::pair<WhenNotConverging, absl::string_view>, 2> JsonNames(WhenNotConverging) {
+  return {{{WhenNotConverging::kFreeze, "Freeze"}, {WhenNotConverging::kFail, "Fail"}}};
 }
 
 struct MigrationSpec {
   NameReference pod_ref;
   Target target;
-  Strategy strategy = Strategy::kStopAndCopy;
+  Strategy strategy = Strategy::kAuto;
   absl::Duration timeout = absl::Minutes(10);
+  // Of a pre-copy; the only fields beside timeout that may change while it runs.
+  absl::Duration freeze_budget = absl::Milliseconds(100);
+  absl::Duration pre_copy_timeout = absl::Minutes(5);
+  WhenNotConverging when_not_converging = WhenNotConverging::kFreeze;
+  std::string bandwidth_limit;  // a quantity: bytes per second; empty: none
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("podRef", self.pod_ref);
     field.Required("target", self.target);
     field.Required("strategy", self.strategy);
     field("timeout", self.timeout);
+    field("freezeBudget", self.freeze_budget);
+    field("preCopyTimeout", self.pre_copy_timeout);
+    field("whenNotConverging", self.when_not_converging);
+    field("bandwidthLimit", self.bandwidth_limit);
   }
   bool operator==(const MigrationSpec&) const = default;
 };
 
-// Switching is the time from the order to freeze to the decision; after it there is no way back.
-enum class MigrationPhase { kPending, kPreflight, kPreparing, kSwitching, kFinishing, kSucceeded, kFailed };
-constexpr std::array<std::pair<MigrationPhase, absl::string_view>, 7> JsonNames(MigrationPhase) {
+// Copying is pre-copy before the target pod is started; StopAndCopy has none. Switching is the time from the
+// order to freeze to the decision; after it there is no way back.
+enum class MigrationPhase {
+  kPending,
+  kPreflight,
+  kCopying,
+  kPreparing,
+  kSwitching,
+  kFinishing,
+  kSucceeded,
+  kFailed
+};
+constexpr std::array<std::pair<MigrationPhase, absl::string_view>, 8> JsonNames(MigrationPhase) {
   return {{{MigrationPhase::kPending, "Pending"},
            {MigrationPhase::kPreflight, "Preflight"},
+           {MigrationPhase::kCopying, "Copying"},
            {MigrationPhase::kPreparing, "Preparing"},
            {MigrationPhase::kSwitching, "Switching"},
            {MigrationPhase::kFinishing, "Finishing"},
@@ -40,6 +68,11 @@ constexpr std::array<std::pair<MigrationPhase, absl::string_view>, 7> JsonNames(
 
 // Condition types of a Migration, beside those of common.h.
 inline constexpr char kPreflightPassed[] = "PreflightPassed";
+// False: the strategy was Auto and memory is copied while the pod stands still; the message says why.
+inline constexpr char kPreCopyPossible[] = "PreCopyPossible";
+// Exists from Copying on. True: the predicted freeze came within the budget. False: it did not, or nothing is
+// pre-copied, and the pod is frozen nevertheless.
+inline constexpr char kConverged[] = "Converged";
 inline constexpr char kTargetReady[] = "TargetReady";      // the target pod waits for the state
 inline constexpr char kSwitched[] = "Switched";            // the processes run on the target
 inline constexpr char kHandedOver[] = "HandedOver";        // labels and owner are the target's
@@ -54,6 +87,34 @@ struct PreflightSummary {
     field("fileBytes", self.file_bytes);
   }
   bool operator==(const PreflightSummary&) const = default;
+};
+
+// How far a pre-copy is, as its source said at `observed_time`. Sizes are bytes, rates bytes per second.
+struct PreCopy {
+  int64_t rounds = 0;
+  int64_t memory_bytes = 0;     // that the pod's processes have and that is pre-copied
+  int64_t dirty_bytes = 0;      // found written in the last round
+  int64_t dirty_rate = 0;       // how fast the pod writes
+  int64_t throughput = 0;       // how fast pages went over in the last rounds
+  int64_t sent_bytes = 0;       // in all rounds
+  int64_t zero_bytes = 0;       // known to be zeros: not sent
+  int64_t unchanged_bytes = 0;  // written, but with what was there: not sent
+  absl::Duration predicted_freeze;
+  absl::Time observed_time;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("rounds", self.rounds);
+    field("memoryBytes", self.memory_bytes);
+    field("dirtyBytes", self.dirty_bytes);
+    field("dirtyRate", self.dirty_rate);
+    field("throughput", self.throughput);
+    field("sentBytes", self.sent_bytes);
+    field("zeroBytes", self.zero_bytes);
+    field("unchangedBytes", self.unchanged_bytes);
+    field("predictedFreeze", self.predicted_freeze);
+    field("observedTime", self.observed_time);
+  }
+  bool operator==(const PreCopy&) const = default;
 };
 
 struct Transfer {
@@ -73,6 +134,7 @@ struct MigrationStatus {
   int64_t observed_generation = 0;
   MigrationPhase phase = MigrationPhase::kPending;
   std::vector<k8s::Condition> conditions;
+  std::optional<Strategy> strategy;  // the one in use, never Auto; from the end of Preflight on
   std::string source_node;
   std::string target_node;
   std::string source_pod_uid;
@@ -82,6 +144,7 @@ struct MigrationStatus {
   absl::Time completion_time;
   absl::Duration total_duration;
   PreflightSummary preflight;
+  PreCopy pre_copy;
   Freeze freeze;
   Transfer transfer;
   std::vector<Finding> findings;
@@ -90,6 +153,7 @@ struct MigrationStatus {
     field("observedGeneration", self.observed_generation);
     field.Required("phase", self.phase);
     field("conditions", self.conditions);
+    field("strategy", self.strategy);
     field("sourceNode", self.source_node);
     field("targetNode", self.target_node);
     field("sourcePodUID", self.source_pod_uid);
@@ -99,6 +163,7 @@ struct MigrationStatus {
     field("completionTime", self.completion_time);
     field("totalDuration", self.total_duration);
     field("preflight", self.preflight);
+    field("preCopy", self.pre_copy);
     field("freeze", self.freeze);
     field("transfer", self.transfer);
     field("findings", self.findings);

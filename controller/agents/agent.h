@@ -33,6 +33,8 @@ class Agent {
   virtual absl::StatusOr<agent_api::SourceStatus> PutSource(const std::string& uid,
                                                             const agent_api::SourceSpec& spec) = 0;
   virtual absl::StatusOr<agent_api::SourceStatus> GetSource(const std::string& uid) = 0;
+  virtual absl::Status SetSourceLimits(const std::string& uid, const agent_api::PreCopyLimits& limits) = 0;
+  virtual absl::Status SwitchSource(const std::string& uid) = 0;
   virtual absl::Status AbortSource(const std::string& uid, const agent_api::AbortRequest& why) = 0;
   virtual absl::Status FinishSource(const std::string& uid) = 0;
   virtual absl::Status ForgetSource(const std::string& uid) = 0;  // OK when there is nothing to forget

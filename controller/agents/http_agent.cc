@@ -62,6 +62,13 @@ class HttpAgent : public Agent {
   absl::StatusOr<agent_api::SourceStatus> GetSource(const std::string& uid) override {
     return Get<agent_api::SourceStatus>("source", Migration(uid, "/source"));
   }
+  absl::Status SetSourceLimits(const std::string& uid, const agent_api::PreCopyLimits& limits) override {
+    return Call("POST", "limits", Migration(uid, "/source/limits"), json::Encode(limits), options_.timeout)
+        .status();
+  }
+  absl::Status SwitchSource(const std::string& uid) override {
+    return Call("POST", "switch", Migration(uid, "/source/switch"), "", options_.timeout).status();
+  }
   absl::Status AbortSource(const std::string& uid, const AbortRequest& why) override {
     return Call("POST", "abort", Migration(uid, "/source/abort"), json::Encode(why), options_.timeout)
         .status();

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The way of a Migration up to the order to freeze: Pending, Preflight, Preparing. Nothing here can harm the
-// source.
+// The beginning of a Migration: Pending and Preflight. Nothing is made here; decide_preparing.cc goes on.
 #include "absl/strings/str_cat.h"
 #include "controller/migration/draft.h"
 #include "controller/pods/eligibility.h"
@@ -13,17 +12,7 @@ namespace {
 using crds::Finding;
 using crds::MigrationPhase;
 using crds::Severity;
-
-Failure Expired(const Draft& draft, absl::string_view where) {
-  return {"Timeout", absl::StrCat("spec.timeout (", absl::FormatDuration(draft.seen.migration.spec.timeout),
-                                  ") passed ", where)};
-}
-
-Failure Deleted() { return {"Deleted", "the Migration was deleted before the pod had moved"}; }
-
-Failure RivalFailure(const Draft& draft) {
-  return {"AnotherMigration", absl::StrCat("Migration ", draft.seen.rival, " is moving this pod already")};
-}
+using crds::Strategy;
 
 // A pod of the same ReplicaSet that is not ready would be the one that the ReplicaSet deletes at the
 // hand-over.
@@ -79,31 +68,37 @@ void CompareNodes(const Draft& draft, std::vector<Finding>& findings) {
   }
 }
 
-// An agent that is needed does not answer or is not fit: give it time, then give up.
-MigrationDecision AwaitAgent(Draft& draft, const Failure& why) {
-  const bool silent = why.reason == "AgentUnreachable" || why.reason == "CertificateWrong";
-  if (!silent || draft.AgentSilent(why)) return draft.Fail(why);
-  return draft.Wait(why.reason, why.message, absl::Seconds(2));
+// Why memory cannot be copied while the pod runs, for all that is known before the source's agent has tried.
+std::optional<Failure> WhyNodesCannotPreCopy(const MigrationObserved& seen) {
+  for (const NodeView* node : {&seen.source_node, &seen.target_node}) {
+    if (node->agent->no_pre_copy.empty()) continue;
+    return Failure{"NodeCannotPreCopy",
+                   absl::StrCat("node ", node->name, " cannot pre-copy: ", node->agent->no_pre_copy)};
+  }
+  return std::nullopt;
 }
 
-std::optional<Failure> WhyTargetPodFails(const Draft& draft) {
-  const MigrationObserved& seen = draft.seen;
-  const std::string& name = draft.status.target_pod_name;
-  if (!seen.target) {
-    if (draft.status.target_pod_uid.empty()) return std::nullopt;  // not made yet
-    return Failure{"TargetPodDeleted",
-                   absl::StrCat("target pod ", name, " was deleted before it could take over")};
+// What is found is no obstacle: settles the strategy and begins.
+MigrationDecision Passed(Draft& draft) {
+  const std::string size = absl::StrCat((draft.status.preflight.memory_bytes >> 20), " MiB of memory and ",
+                                        (draft.status.preflight.file_bytes >> 20), " MiB of files");
+  draft.Condition(crds::kPreflightPassed, "True", "Passed",
+                  absl::StrCat("nothing stands in the way; ", size, " will move"));
+  const Strategy wanted = draft.seen.migration.spec.strategy;
+  draft.status.strategy = wanted == Strategy::kStopAndCopy ? Strategy::kStopAndCopy : Strategy::kPreCopy;
+  if (wanted == Strategy::kAuto) {
+    if (auto why = WhyNodesCannotPreCopy(draft.seen)) draft.FallBack(*why);
   }
-  const k8s::Pod& target = *seen.target;
-  if (target.metadata.Label(kMigrationKey) != seen.migration.metadata.uid) {
-    return Failure{"TargetPodNameTaken",
-                   absl::StrCat("a pod of the name ", name, " exists that is not this Migration's")};
+  if (draft.status.strategy == Strategy::kStopAndCopy) {
+    return draft.Enter(MigrationPhase::kPreparing,
+                       absl::StrCat("making target pod ", draft.status.target_pod_name, " on node ",
+                                    draft.status.target_node, "; ", size, " will move"));
   }
-  if (target.metadata.terminating()) {
-    return Failure{"TargetPodDeleted",
-                   absl::StrCat("target pod ", name, " was deleted before it could take over")};
-  }
-  return WhyNotStarting(target);
+  draft.Condition(crds::kConverged, "Unknown", "Copying",
+                  "memory goes over in rounds; status.preCopy tells how far");
+  return draft.Enter(MigrationPhase::kCopying,
+                     absl::StrCat("copying ", size, " to node ", draft.status.target_node, " while pod ",
+                                  draft.seen.migration.spec.pod_ref.name, " runs"));
 }
 
 }  // namespace
@@ -118,6 +113,7 @@ MigrationDecision Decide(const MigrationObserved& seen, const MigrationSettings&
   switch (draft.status.phase) {
     case MigrationPhase::kPending: return DecidePending(draft);
     case MigrationPhase::kPreflight: return DecidePreflight(draft);
+    case MigrationPhase::kCopying: return DecideCopying(draft);
     case MigrationPhase::kPreparing: return DecidePreparing(draft);
     case MigrationPhase::kSwitching: return DecideSwitching(draft);
     case MigrationPhase::kFinishing: return DecideFinishing(draft);
@@ -195,56 +191,17 @@ MigrationDecision DecidePreflight(Draft& draft) {
   CompareNodes(draft, findings);
   draft.status.preflight = {.memory_bytes = seen.preflight->memory_bytes,
                             .file_bytes = seen.preflight->file_bytes};
+  if (seen.migration.spec.strategy == Strategy::kPreCopy) {
+    if (auto why = WhyNodesCannotPreCopy(seen)) {
+      findings.push_back({.id = why->reason,
+                          .severity = Severity::kBlocking,
+                          .message = why->message,
+                          .remedy = "Use strategy Auto or StopAndCopy, or another node."});
+    }
+  }
   if (FirstBlocking(findings)) return FailForFindings(draft, std::move(findings));
-  const std::string size = absl::StrCat((draft.status.preflight.memory_bytes >> 20), " MiB of memory and ",
-                                        (draft.status.preflight.file_bytes >> 20), " MiB of files");
   draft.status.findings = std::move(findings);
-  draft.Condition(crds::kPreflightPassed, "True", "Passed",
-                  absl::StrCat("nothing stands in the way; ", size, " will move"));
-  return draft.Enter(MigrationPhase::kPreparing,
-                     absl::StrCat("making target pod ", draft.status.target_pod_name, " on node ",
-                                  draft.status.target_node, "; ", size, " will move"));
-}
-
-MigrationDecision DecidePreparing(Draft& draft) {
-  const MigrationObserved& seen = draft.seen;
-  if (draft.terminating()) return draft.Fail(Deleted());
-  if (auto lost = WhySourceLost(draft)) return draft.Fail(*lost);
-  if (!seen.rival.empty()) return draft.Fail(RivalFailure(draft));
-  // Before the pod's own complaints: the agent's word is the reason that a person wants to hear.
-  if (seen.target_side.ok() && seen.target_side->state == agent_api::TargetState::kAborted) {
-    return draft.Fail({seen.target_side->reason, seen.target_side->message});
-  }
-  if (auto why = WhyTargetPodFails(draft)) return draft.Fail(*why);
-  if (draft.now > draft.deadline()) {
-    return draft.Fail(Expired(
-        draft,
-        absl::StrCat("before the target pod could take over",
-                     seen.target_warning.empty() ? "" : "; the last said about it: ", seen.target_warning)));
-  }
-  if (!seen.target) return draft.Do(MigrationStep::kCreateTargetPod);
-  if (draft.status.target_pod_uid.empty()) {
-    draft.status.target_pod_uid = seen.target->metadata.uid;
-    draft.Condition(crds::kTargetReady, "False", "Starting",
-                    absl::StrCat("pod ", draft.status.target_pod_name, " was made"));
-    return draft.Do(MigrationStep::kNothing);
-  }
-  if (!seen.target_side.ok())
-    return AwaitAgent(draft, AgentFailure(seen.target_node.name, seen.target_side.status()));
-  draft.AgentsAnswer();
-  if (seen.target_side->state == agent_api::TargetState::kNone) return draft.Do(MigrationStep::kPermit);
-  if (HasPermitGate(*seen.target)) return draft.Do(MigrationStep::kOpenGate);
-  if (seen.target_side->waiting.empty()) {
-    return draft.Wait("WaitingForTarget",
-                      absl::StrCat("pod ", draft.status.target_pod_name, " is being started"),
-                      absl::Milliseconds(300));
-  }
-  draft.Condition(
-      crds::kTargetReady, "True", "Waiting",
-      absl::StrCat("container ", seen.target_side->waiting.front(), " waits for the state to go on from"));
-  return draft.Enter(MigrationPhase::kSwitching,
-                     absl::StrCat("freezing pod ", seen.migration.spec.pod_ref.name,
-                                  " and sending it to node ", draft.status.target_node));
+  return Passed(draft);
 }
 
 MigrationDecision OnRefused(const MigrationObserved& seen, const MigrationSettings& settings,
@@ -268,6 +225,12 @@ MigrationDecision OnRefused(const MigrationObserved& seen, const MigrationSettin
         return draft.Fail({"SourceRefused", absl::StrCat("node ", seen.source_node.name,
                                                          " does not send the pod: ", error.message())});
       }
+      draft.AgentSilent(AgentFailure(seen.source_node.name, error));
+      return draft.Wait("AgentUnreachable", error.message(), absl::Seconds(1));
+    case MigrationStep::kSetLimits:
+    case MigrationStep::kSwitchSource:
+      // Refused: the source has gone on meanwhile, and its own word, at the next look, decides.
+      if (IsRefusal(error)) break;
       draft.AgentSilent(AgentFailure(seen.source_node.name, error));
       return draft.Wait("AgentUnreachable", error.message(), absl::Seconds(1));
     default:

@@ -139,7 +139,7 @@ MigrationDecision DecideFinishing(Draft& draft) {
   if (seen.source_side.ok() && seen.target_side.ok()) draft.AgentsAnswer();
   if (seen.source_side.ok() && seen.source_side->state == SourceState::kCeded &&
       seen.source_side->target_running) {
-    draft.status.freeze.duration = crds::Readable(seen.source_side->freeze);  // in all, now
+    draft.status.freeze = FreezeOf(*seen.source_side);  // in all, now
   }
   if (TargetThere(draft)) {
     if (!IsCommitted(*seen.target)) return draft.Do(MigrationStep::kMarkCommitted);

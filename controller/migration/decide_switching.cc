@@ -11,19 +11,10 @@ using agent_api::SourceState;
 using agent_api::TargetState;
 using crds::MigrationPhase;
 
-crds::Freeze FreezeOf(const agent_api::SourceStatus& source) {
-  crds::Freeze freeze{.duration = crds::Readable(source.freeze), .frozen_at = source.frozen_at};
-  for (const agent_api::FreezeStep& step : source.steps) {
-    freeze.steps.push_back(
-        {.name = step.name, .container = step.container, .offset = step.offset, .duration = step.duration});
-  }
-  return freeze;
-}
-
 // Why the switch should be given up while that is still possible; the source's agent has the last word.
 std::optional<Failure> WhyGiveUp(const Draft& draft) {
   const MigrationObserved& seen = draft.seen;
-  if (draft.terminating()) return Failure{"Deleted", "the Migration was deleted before the pod had moved"};
+  if (draft.terminating()) return Deleted();
   if (seen.source && draft.SourceThere() && seen.source->view.metadata.terminating()) {
     return Failure{"PodTerminating",
                    absl::StrCat("pod ", seen.migration.spec.pod_ref.name, " is being deleted")};
@@ -33,10 +24,17 @@ std::optional<Failure> WhyGiveUp(const Draft& draft) {
     return Failure{"TargetPodDeleted", absl::StrCat("target pod ", draft.status.target_pod_name,
                                                     " was deleted before it could take over")};
   }
-  if (draft.now > draft.deadline()) {
-    return Failure{"Timeout",
-                   absl::StrCat("spec.timeout (", absl::FormatDuration(seen.migration.spec.timeout),
-                                ") passed before the target had taken over")};
+  if (draft.now > draft.deadline()) return Expired(draft, "before the target had taken over");
+  return std::nullopt;
+}
+
+// Why the target's agent would not take the state. Only of one that answers.
+std::optional<Failure> WhyTargetCannot(const Draft& draft) {
+  const agent_api::TargetStatus& target = *draft.seen.target_side;
+  if (target.state == TargetState::kAborted) return Failure{target.reason, target.message};
+  if (target.state == TargetState::kNone) {
+    return Failure{"TargetForgot", absl::StrCat("the agent of node ", draft.seen.target_node.name,
+                                                " no longer knows of the migration")};
   }
   return std::nullopt;
 }
@@ -50,18 +48,45 @@ MigrationDecision Begin(Draft& draft) {
     if (draft.AgentSilent(why)) return draft.Fail(why);
     return draft.Wait(why.reason, why.message, absl::Seconds(1));
   }
-  const agent_api::TargetStatus& target = *draft.seen.target_side;
-  if (target.state == TargetState::kAborted) return draft.Fail({target.reason, target.message});
-  if (target.state == TargetState::kNone) {
-    return draft.Fail({"TargetForgot", absl::StrCat("the agent of node ", draft.seen.target_node.name,
-                                                    " no longer knows of the migration")});
-  }
+  if (auto why = WhyTargetCannot(draft)) return draft.Fail(*why);
   draft.AgentsAnswer();
   return draft.Do(MigrationStep::kStartSource);
 }
 
+// Asks the source to abort and soon looks whether it has: only its own word ends the Migration.
+MigrationDecision AskToAbort(Draft& draft, const Failure& why) {
+  MigrationDecision decision = draft.Abort(MigrationStep::kAbortSource, why);
+  decision.again = draft.settings.switching_poll;
+  return decision;
+}
+
+// The source copies, and was not told yet that the target waits.
+MigrationDecision OrderSwitch(Draft& draft) {
+  if (auto lost = WhySourceLost(draft)) return AskToAbort(draft, *lost);
+  if (!draft.seen.target_side.ok()) {
+    const Failure why = AgentFailure(draft.seen.target_node.name, draft.seen.target_side.status());
+    if (draft.AgentSilent(why)) return AskToAbort(draft, why);
+    return draft.Wait(why.reason, why.message, absl::Seconds(1));
+  }
+  if (auto why = WhyTargetCannot(draft)) return AskToAbort(draft, *why);
+  draft.AgentsAnswer();
+  return draft.Do(MigrationStep::kSwitchSource);
+}
+
+// Still copying when the target pod waits already; rounds go on until the predicted freeze fits. nullopt:
+// nothing is to be said to it.
+std::optional<MigrationDecision> TellCopyingSource(Draft& draft, const agent_api::SourceStatus& source) {
+  const auto limits = LimitsOf(draft.seen.migration.spec);
+  if (!limits.ok()) return AskToAbort(draft, {"InvalidLimit", std::string(limits.status().message())});
+  if (source.limits != *limits) return draft.Do(MigrationStep::kSetLimits);
+  RecordProgress(draft, source, /*last=*/false);
+  if (!source.switching) return OrderSwitch(draft);
+  return std::nullopt;
+}
+
 MigrationDecision Switched(Draft& draft, const agent_api::SourceStatus* source) {
   if (source != nullptr) {
+    RecordProgress(draft, *source, /*last=*/true);
     draft.status.freeze = FreezeOf(*source);
     draft.status.transfer = {.memory_bytes = source->memory_bytes,
                              .file_bytes = source->file_bytes,
@@ -75,6 +100,14 @@ MigrationDecision Switched(Draft& draft, const agent_api::SourceStatus* source) 
       absl::StrCat("the processes go on in pod ", draft.status.target_pod_name, " on node ",
                    draft.status.target_node, " after standing still for ",
                    absl::FormatDuration(draft.status.freeze.duration), "; removing the source pod"));
+}
+
+MigrationDecision AwaitDecision(Draft& draft) {
+  draft.AgentsAnswer();
+  return draft.Wait("Switching",
+                    absl::StrCat("pod ", draft.seen.migration.spec.pod_ref.name, " is being sent to node ",
+                                 draft.status.target_node),
+                    draft.settings.switching_poll);
 }
 
 // The source's agent does not answer. Its guard decides alone; what the target knows tells how that went.
@@ -111,17 +144,14 @@ MigrationDecision DecideSwitching(Draft& draft) {
       if (target_runs) return Switched(draft, nullptr);
       return Begin(draft);
     case SourceState::kOpen:
-    case SourceState::kFrozen:
-      draft.AgentsAnswer();
-      if (auto why = WhyGiveUp(draft)) {
-        MigrationDecision decision = draft.Abort(MigrationStep::kAbortSource, *why);
-        decision.again = poll;
-        return decision;
+      if (auto why = WhyGiveUp(draft)) return AskToAbort(draft, *why);
+      if (SourceWorksFirst(draft.status)) {
+        if (auto tell = TellCopyingSource(draft, source)) return *std::move(tell);
       }
-      return draft.Wait("Switching",
-                        absl::StrCat("pod ", seen.migration.spec.pod_ref.name, " is being sent to node ",
-                                     draft.status.target_node),
-                        poll);
+      return AwaitDecision(draft);
+    case SourceState::kFrozen:
+      if (auto why = WhyGiveUp(draft)) return AskToAbort(draft, *why);
+      return AwaitDecision(draft);
     case SourceState::kCeded:
     case SourceState::kDone:
       draft.AgentsAnswer();
@@ -131,14 +161,14 @@ MigrationDecision DecideSwitching(Draft& draft) {
                         absl::StrCat("the decision for node ", draft.status.target_node,
                                      " has fallen; waiting for its word that the processes run"),
                         poll);
-    case SourceState::kAborted:
+    case SourceState::kAborted: {
       draft.AgentsAnswer();
+      RecordProgress(draft, source, /*last=*/true);
       draft.status.freeze = FreezeOf(source);
-      draft.Condition(crds::kSwitched, "False", source.reason.empty() ? "Aborted" : source.reason,
-                      source.message);
-      return draft.Fail(
-          {source.reason.empty() ? "Aborted" : source.reason,
-           source.message.empty() ? "the source's agent aborted the migration" : source.message});
+      const Failure why = AbortedBy(source);
+      draft.Condition(crds::kSwitched, "False", why.reason, why.message);
+      return draft.Fail(why);
+    }
   }
   return draft.Nothing();
 }

@@ -21,7 +21,9 @@ enum class MigrationStep {
   kCreateTargetPod,  // deterministic name, behind a scheduling gate
   kPermit,           // PUT target
   kOpenGate,         // the scheduling gate goes: from now on kubelet may start the target
-  kStartSource,      // PUT source: freeze, dump, send, decide
+  kStartSource,      // PUT source: copies in rounds, or freezes, dumps, sends, decides at once
+  kSetLimits,        // POST source/limits: those of spec have changed
+  kSwitchSource,     // POST source/switch: the order to freeze for a source that copies
   kAbortSource,
   kAbortTarget,
   kMarkCommitted,      // the target's readiness gate

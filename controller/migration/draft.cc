@@ -4,10 +4,30 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "k8s/quantity.h"
 
 namespace godwit::controller {
 
 using crds::MigrationPhase;
+
+absl::StatusOr<agent_api::PreCopyLimits> LimitsOf(const crds::MigrationSpec& spec) {
+  agent_api::PreCopyLimits limits{.freeze_budget = spec.freeze_budget,
+                                  .pre_copy_timeout = spec.pre_copy_timeout};
+  switch (spec.when_not_converging) {
+    case crds::WhenNotConverging::kFreeze:
+      limits.when_not_converging = agent_api::WhenNotConverging::kFreeze;
+      break;
+    case crds::WhenNotConverging::kFail:
+      limits.when_not_converging = agent_api::WhenNotConverging::kFail;
+      break;
+  }
+  if (spec.bandwidth_limit.empty()) return limits;
+  const absl::StatusOr<int64_t> bandwidth = k8s::ParseQuantity(spec.bandwidth_limit);
+  if (!bandwidth.ok())
+    return absl::InvalidArgumentError(absl::StrCat("spec.bandwidthLimit: ", bandwidth.status().message()));
+  limits.bandwidth_limit = *bandwidth;
+  return limits;
+}
 
 absl::string_view StepName(MigrationStep step) {
   switch (step) {
@@ -18,6 +38,8 @@ absl::string_view StepName(MigrationStep step) {
     case MigrationStep::kPermit: return "Permit";
     case MigrationStep::kOpenGate: return "OpenGate";
     case MigrationStep::kStartSource: return "StartSource";
+    case MigrationStep::kSetLimits: return "SetLimits";
+    case MigrationStep::kSwitchSource: return "SwitchSource";
     case MigrationStep::kAbortSource: return "AbortSource";
     case MigrationStep::kAbortTarget: return "AbortTarget";
     case MigrationStep::kMarkCommitted: return "MarkCommitted";
@@ -80,7 +102,7 @@ MigrationDecision Draft::Wait(absl::string_view reason, absl::string_view messag
 MigrationDecision Draft::Enter(MigrationPhase phase, absl::string_view message) {
   status.phase = phase;
   Condition(crds::kComplete, "Unknown", json::Name(phase), message);
-  tells_.push_back({.reason = std::string(json::Name(phase)), .message = std::string(message)});
+  Say(false, json::Name(phase), message);
   return End(MigrationStep::kNothing, absl::ZeroDuration());
 }
 
@@ -107,11 +129,10 @@ MigrationDecision Draft::FinishFailing(const std::optional<Failure>& left_behind
   Condition(crds::kCleanedUp, left_behind ? "False" : "True",
             left_behind ? left_behind->reason : "NothingLeft",
             left_behind ? left_behind->message : "nothing of the migration was left behind");
-  tells_.push_back({.warning = true,
-                    .reason = why.reason,
-                    .message = absl::StrCat(SourceThere() ? "the pod was not moved and goes on where it is: "
-                                                          : "the pod was not moved: ",
-                                            why.message)});
+  Say(true, why.reason,
+      absl::StrCat(
+          SourceThere() ? "the pod was not moved and goes on where it is: " : "the pod was not moved: ",
+          why.message));
   return End(MigrationStep::kNothing, absl::ZeroDuration());
 }
 
@@ -125,8 +146,22 @@ MigrationDecision Draft::Succeed(const std::optional<Failure>& left_behind) {
   Condition(crds::kCleanedUp, left_behind ? "False" : "True",
             left_behind ? left_behind->reason : "NothingLeft",
             left_behind ? left_behind->message : "nothing of the migration was left behind");
-  tells_.push_back({.reason = "Succeeded", .message = summary});
+  Say(false, "Succeeded", summary);
   return End(MigrationStep::kNothing, absl::ZeroDuration());
+}
+
+void Draft::Say(bool warning, absl::string_view reason, absl::string_view message) {
+  tells_.push_back({.warning = warning, .reason = std::string(reason), .message = std::string(message)});
+}
+
+void Draft::FallBack(const Failure& why) {
+  const k8s::Condition* before = k8s::FindCondition(status.conditions, crds::kPreCopyPossible);
+  const bool known = before != nullptr && before->status == "False";
+  const std::string message =
+      absl::StrCat(why.message, "; memory is copied while the pod stands still (strategy StopAndCopy)");
+  status.strategy = crds::Strategy::kStopAndCopy;
+  Condition(crds::kPreCopyPossible, "False", why.reason, message);
+  if (!known) Say(true, why.reason, message);
 }
 
 bool Draft::AgentSilent(const Failure& why) {
@@ -138,6 +173,48 @@ bool Draft::AgentSilent(const Failure& why) {
 void Draft::AgentsAnswer() {
   if (k8s::FindCondition(status.conditions, crds::kAgentsReachable) == nullptr) return;  // never was in doubt
   Condition(crds::kAgentsReachable, "True", "AllAnswer", "the agents that are needed answer");
+}
+
+Failure Deleted() { return {"Deleted", "the Migration was deleted before the pod had moved"}; }
+
+Failure RivalFailure(const Draft& draft) {
+  return {"AnotherMigration", absl::StrCat("Migration ", draft.seen.rival, " is moving this pod already")};
+}
+
+Failure Expired(const Draft& draft, absl::string_view where) {
+  return {"Timeout", absl::StrCat("spec.timeout (", absl::FormatDuration(draft.seen.migration.spec.timeout),
+                                  ") passed ", where)};
+}
+
+MigrationDecision AwaitAgent(Draft& draft, const Failure& why) {
+  const bool silent = why.reason == "AgentUnreachable" || why.reason == "CertificateWrong";
+  if (!silent || draft.AgentSilent(why)) return draft.Fail(why);
+  return draft.Wait(why.reason, why.message, absl::Seconds(2));
+}
+
+Failure AbortedBy(const agent_api::SourceStatus& source) {
+  return {source.reason.empty() ? "Aborted" : source.reason,
+          source.message.empty() ? "the source's agent aborted the migration" : source.message};
+}
+
+void RecordProgress(Draft& draft, const agent_api::SourceStatus& source, bool last) {
+  constexpr absl::Duration kAtMostEvery = absl::Seconds(1);
+  const agent_api::PreCopyProgress& progress = source.pre_copy;
+  if (progress == agent_api::PreCopyProgress{}) return;  // none yet, or its agent was restarted and forgot
+  crds::PreCopy& told = draft.status.pre_copy;
+  crds::PreCopy now{.rounds = progress.rounds,
+                    .memory_bytes = progress.memory_bytes,
+                    .dirty_bytes = progress.dirty_bytes,
+                    .dirty_rate = progress.dirty_rate,
+                    .throughput = progress.throughput,
+                    .sent_bytes = progress.sent_bytes,
+                    .zero_bytes = progress.zero_bytes,
+                    .unchanged_bytes = progress.unchanged_bytes,
+                    .predicted_freeze = crds::Readable(progress.predicted_freeze),
+                    .observed_time = told.observed_time};
+  if (now == told || (!last && draft.now - told.observed_time < kAtMostEvery)) return;
+  now.observed_time = draft.now;
+  told = now;
 }
 
 std::optional<Failure> WhySourceLost(const Draft& draft) {
@@ -158,6 +235,15 @@ std::optional<Failure> WhySourceLost(const Draft& draft) {
                                                  pod.status.phase, ")")};
   }
   return std::nullopt;
+}
+
+crds::Freeze FreezeOf(const agent_api::SourceStatus& source) {
+  crds::Freeze freeze{.duration = crds::Readable(source.freeze), .frozen_at = source.frozen_at};
+  for (const agent_api::FreezeStep& step : source.steps) {
+    freeze.steps.push_back(
+        {.name = step.name, .container = step.container, .offset = step.offset, .duration = step.duration});
+  }
+  return freeze;
 }
 
 }  // namespace godwit::controller

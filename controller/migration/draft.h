@@ -45,6 +45,11 @@ class Draft {
   MigrationDecision FinishFailing(const std::optional<Failure>& left_behind);
   MigrationDecision Succeed(const std::optional<Failure>& left_behind);
 
+  // An Event, once the status is written; phases and ends have theirs anyway.
+  void Say(bool warning, absl::string_view reason, absl::string_view message);
+  // Memory is copied while the pod stands still, for this reason: condition, and an Event the first time.
+  void FallBack(const Failure& why);
+
   // An agent did not answer: told in a condition. Whether that has gone on for longer than agent_patience.
   bool AgentSilent(const Failure& why);
   void AgentsAnswer();
@@ -59,6 +64,7 @@ class Draft {
 // The parts of Decide, one for each stretch of the way.
 MigrationDecision DecidePending(Draft& draft);
 MigrationDecision DecidePreflight(Draft& draft);
+MigrationDecision DecideCopying(Draft& draft);
 MigrationDecision DecidePreparing(Draft& draft);
 MigrationDecision DecideSwitching(Draft& draft);
 MigrationDecision DecideFinishing(Draft& draft);
@@ -68,6 +74,22 @@ MigrationDecision DecideEnded(Draft& draft);
 // The step by which a side that has come to its end forgets the Migration. nullopt when both have, or when
 // `in_the_way` says why one cannot.
 std::optional<MigrationDecision> ForgetSides(Draft& draft, std::optional<Failure>& in_the_way);
+
+// Failures that several phases know.
+Failure Deleted();
+Failure RivalFailure(const Draft& draft);
+Failure Expired(const Draft& draft, absl::string_view where);
+Failure AbortedBy(const agent_api::SourceStatus& source);
+
+// An agent that is needed does not answer or is not fit: it is given time, then given up. Only where nothing
+// stands still.
+MigrationDecision AwaitAgent(Draft& draft, const Failure& why);
+
+// What the source says of its freeze.
+crds::Freeze FreezeOf(const agent_api::SourceStatus& source);
+
+// Takes over what the source says of its pre-copy: at most once a second, or, at its end, at once.
+void RecordProgress(Draft& draft, const agent_api::SourceStatus& source, bool last);
 
 // Why the source can no longer be moved: gone, replaced, being deleted, not running.
 std::optional<Failure> WhySourceLost(const Draft& draft);

@@ -52,18 +52,28 @@ absl::Status Permit(const Call& call) {
 absl::Status StartSource(const Call& call) {
   const k8s::Pod& source = call.seen.source->view;
   GODWIT_ASSIGN_OR_RETURN(const absl::Duration limit, FreezeLimit(source, call.settings.freeze_cap));
+  agent_api::SourceSpec spec{
+      .migration = NameOf(call.seen.migration.metadata),
+      .pod = NameOf(source.metadata),
+      .target_pod = NameOf(call.seen.target->metadata),
+      .containers = ContainersOf(source),
+      .empty_dirs = EmptyDirsOf(source),
+      .target_node = call.seen.target_node.name,
+      .target_address = HostPort(call.seen.target_node.address, call.settings.stream_port),
+      .freeze_limit = limit,
+      .pod_addresses = AddressesOf(source)};
+  if (SourceWorksFirst(call.seen.migration.status)) {
+    spec.mode = agent_api::CopyMode::kPreCopy;
+    GODWIT_ASSIGN_OR_RETURN(spec.limits, LimitsOf(call.seen.migration.spec));
+  }
   GODWIT_ASSIGN_OR_RETURN(auto agent, call.AgentOf(call.seen.source_node));
-  return agent
-      ->PutSource(call.uid(),
-                  {.migration = NameOf(call.seen.migration.metadata),
-                   .pod = NameOf(source.metadata),
-                   .target_pod = NameOf(call.seen.target->metadata),
-                   .containers = ContainersOf(source),
-                   .empty_dirs = EmptyDirsOf(source),
-                   .target_node = call.seen.target_node.name,
-                   .target_address = HostPort(call.seen.target_node.address, call.settings.stream_port),
-                   .freeze_limit = limit})
-      .status();
+  return agent->PutSource(call.uid(), spec).status();
+}
+
+absl::Status SetLimits(const Call& call) {
+  GODWIT_ASSIGN_OR_RETURN(const agent_api::PreCopyLimits limits, LimitsOf(call.seen.migration.spec));
+  GODWIT_ASSIGN_OR_RETURN(auto agent, call.AgentOf(call.seen.source_node));
+  return agent->SetSourceLimits(call.uid(), limits);
 }
 
 absl::Status HandOverPod(const Call& call) {
@@ -93,6 +103,11 @@ absl::Status Execute(const Cluster& cluster, const MigrationSettings& settings, 
     case MigrationStep::kPermit: return Permit(call);
     case MigrationStep::kOpenGate: return OpenPermitGate(api, *seen.target);
     case MigrationStep::kStartSource: return StartSource(call);
+    case MigrationStep::kSetLimits: return SetLimits(call);
+    case MigrationStep::kSwitchSource: {
+      GODWIT_ASSIGN_OR_RETURN(auto agent, source());
+      return agent->SwitchSource(uid);
+    }
     case MigrationStep::kMarkCommitted: return MarkCommitted(api, *seen.target, absl::Now());
     case MigrationStep::kLowerDeletionCost:
       return AnnotatePod(api, seen.source->view.metadata, kDeletionCost, kLowestDeletionCost);

@@ -114,6 +114,14 @@ void ObserveSides(const Cluster& cluster, bool source, MigrationObserved& seen) 
                                                       [&](Agent& agent) { return agent.GetSource(uid); });
 }
 
+// The source has not been told to freeze.
+bool AwaitsOrder(const MigrationObserved& seen) {
+  if (!seen.source_side.ok()) return false;
+  if (seen.source_side->state == agent_api::SourceState::kNone) return true;
+  return SourceWorksFirst(seen.migration.status) &&
+         seen.source_side->state == agent_api::SourceState::kOpen && !seen.source_side->switching;
+}
+
 }  // namespace
 
 absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const crds::Migration& migration,
@@ -123,21 +131,24 @@ absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const crds::Migratio
   const bool clean = k8s::IsConditionTrue(migration.status.conditions, crds::kCleanedUp);
   if (crds::Ended(phase) && clean) return seen;
   const bool before = phase == MigrationPhase::kPending || phase == MigrationPhase::kPreflight;
+  const bool copying = phase == MigrationPhase::kCopying;
   const bool preparing = phase == MigrationPhase::kPreparing;
-  GODWIT_RETURN_IF_ERROR(ObserveSource(cluster, before || preparing, seen));
+  // The target pod is made from all that the source's object says, not only from what our copies keep of it.
+  const bool whole = before || preparing || (copying && migration.status.target_pod_uid.empty());
+  GODWIT_RETURN_IF_ERROR(ObserveSource(cluster, whole, seen));
   if (phase == MigrationPhase::kPending || phase == MigrationPhase::kFinishing) {
     GODWIT_RETURN_IF_ERROR(ObserveOwner(cluster, seen));
   }
   if (phase == MigrationPhase::kPending) ObservePending(cluster, seen);
   if (phase == MigrationPhase::kPreflight) ObservePreflight(cluster, seen);
   if (before) return seen;
-  if (preparing) seen.rival = RivalOf(cluster, migration);
-  ObserveSides(cluster, !preparing || Failing(migration), seen);
+  if (copying || preparing) seen.rival = RivalOf(cluster, migration);
+  ObserveSides(cluster, !preparing || SourceWorksFirst(migration.status) || Failing(migration), seen);
   // The order to freeze is about to be given: not to a pod that is being deleted, even if our copy does not
   // know it.
-  const bool begins = phase == MigrationPhase::kSwitching && seen.source_side.ok() &&
-                      seen.source_side->state == agent_api::SourceState::kNone;
-  if (begins) GODWIT_RETURN_IF_ERROR(ObserveSource(cluster, true, seen));
+  if (phase == MigrationPhase::kSwitching && AwaitsOrder(seen)) {
+    GODWIT_RETURN_IF_ERROR(ObserveSource(cluster, true, seen));
+  }
   seen.target = cluster.Pod({migration.metadata.name_space, migration.status.target_pod_name});
   if (preparing && seen.target && now > migration.status.start_time + migration.spec.timeout) {
     seen.target_warning = cluster.LastWarning(seen.target->metadata);

@@ -37,7 +37,7 @@ struct MigrationObserved {
 
   // Preflight only.
   absl::StatusOr<agent_api::PreflightReport> preflight = absl::NotFoundError("not asked");
-  // From Preparing on. A side that the agent knows nothing of is state None.
+  // From Copying on. A side that the agent knows nothing of is state None.
   absl::StatusOr<agent_api::SourceStatus> source_side = agent_api::SourceStatus{};
   absl::StatusOr<agent_api::TargetStatus> target_side = agent_api::TargetStatus{};
 };
@@ -49,9 +49,19 @@ struct MigrationSettings {
   absl::Duration agent_patience = absl::Seconds(30);  // how long an agent may not answer before we give up
   absl::Duration cleanup_patience = absl::Seconds(60);
   absl::Duration kubelet_patience = absl::Seconds(5);
+  absl::Duration copying_poll = absl::Milliseconds(500);
   absl::Duration switching_poll = absl::Milliseconds(150);
   int64_t spare_bytes = int64_t{64} << 20;  // that must stay free on the target
   int stream_port = agent_api::kDefaultStreamPort;
 };
+
+// The way goes through Copying: the source's agent works from before the target pod is started, and freezes
+// only at the order to switch. So it stays when the agent finds that it can copy nothing before the freeze.
+inline bool SourceWorksFirst(const crds::MigrationStatus& status) {
+  return k8s::FindCondition(status.conditions, crds::kConverged) != nullptr;
+}
+
+// What spec says of a pre-copy, as its source is told. InvalidArgument when bandwidthLimit is no quantity.
+absl::StatusOr<agent_api::PreCopyLimits> LimitsOf(const crds::MigrationSpec& spec);
 
 }  // namespace godwit::controller

@@ -37,4 +37,11 @@ std::vector<std::string> EmptyDirsOf(const k8s::Pod& pod) {
   return names;
 }
 
+std::vector<std::string> AddressesOf(const k8s::Pod& pod) {
+  std::vector<std::string> addresses;
+  for (const k8s::PodIp& address : pod.status.pod_ips) addresses.push_back(address.ip);
+  if (addresses.empty() && !pod.status.pod_ip.empty()) addresses.push_back(pod.status.pod_ip);
+  return addresses;
+}
+
 }  // namespace godwit::controller

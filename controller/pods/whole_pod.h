@@ -25,5 +25,6 @@ agent_api::PodName NameOf(const k8s::ObjectMeta& meta);
 std::vector<agent_api::ContainerRef> ContainersOf(const k8s::Pod& pod);
 std::vector<std::string> ContainerNamesOf(const k8s::Pod& pod);
 std::vector<std::string> EmptyDirsOf(const k8s::Pod& pod);
+std::vector<std::string> AddressesOf(const k8s::Pod& pod);  // of every IP family it has
 
 }  // namespace godwit::controller

@@ -85,6 +85,8 @@ class FakeAgent : public Agent {
       ++world_.starts_;
       source->second.spec = spec;
       source->second.status.state = SourceState::kOpen;
+      source->second.status.limits = spec.limits;
+      source->second.copies = std::exchange(world_.next_pre_copy_, PreCopyStory{});
       std::tie(source->second.reason, source->second.message) = std::exchange(world_.next_source_fails_, {});
       source->second.fails = !source->second.reason.empty();
     }
@@ -99,6 +101,20 @@ class FakeAgent : public Agent {
     const agent_api::SourceStatus now = source->second.status;
     world_.Advance(uid, source->second);
     return now;
+  }
+  absl::Status SetSourceLimits(const std::string& uid, const agent_api::PreCopyLimits& limits) override {
+    absl::MutexLock lock(&world_.mutex_);
+    GODWIT_ASSIGN_OR_RETURN(FakeAgents::Source * source, world_.Copying(node_, uid));
+    source->status.limits = limits;
+    return world_.Answered();
+  }
+  absl::Status SwitchSource(const std::string& uid) override {
+    absl::MutexLock lock(&world_.mutex_);
+    GODWIT_ASSIGN_OR_RETURN(FakeAgents::Source * source, world_.Copying(node_, uid));
+    const FakeAgents::Target* target = world_.TargetOf(uid, source->spec.target_node);
+    if (target == nullptr || target->status.waiting.empty()) ++world_.violations_;
+    source->status.switching = true;
+    return world_.Answered();
   }
   absl::Status AbortSource(const std::string& uid, const agent_api::AbortRequest& why) override {
     absl::MutexLock lock(&world_.mutex_);
@@ -267,6 +283,11 @@ void FakeAgents::FailNextSource(const std::string& reason, const std::string& me
   next_source_fails_ = {reason, message};
 }
 
+void FakeAgents::TellNextPreCopy(PreCopyStory story) {
+  absl::MutexLock lock(&mutex_);
+  next_pre_copy_ = std::move(story);
+}
+
 void FakeAgents::FailNextCheckpoint(const std::string& reason, const std::string& message) {
   absl::MutexLock lock(&mutex_);
   next_checkpoint_fails_ = {reason, message};
@@ -294,6 +315,16 @@ absl::Status FakeAgents::Answered() {
                           : absl::OkStatus();
 }
 
+absl::StatusOr<FakeAgents::Source*> FakeAgents::Copying(const std::string& node, const std::string& uid) {
+  GODWIT_ASSIGN_OR_RETURN(Node * at, Reach(node));
+  auto source = at->sources.find(uid);
+  if (source == at->sources.end()) return absl::NotFoundError("no such source");
+  const bool copies = source->second.spec.mode == agent_api::CopyMode::kPreCopy;
+  if (!copies || source->second.status.state != SourceState::kOpen)
+    return absl::FailedPreconditionError("it does not copy, or no more");
+  return &source->second;
+}
+
 FakeAgents::Target* FakeAgents::TargetOf(const std::string& uid, const std::string& node) {
   auto found = nodes_.find(node);
   if (found == nodes_.end()) return nullptr;
@@ -312,6 +343,28 @@ void FakeAgents::AbortSource(const std::string& uid, Source& source, const std::
   target->status = {.state = TargetState::kAborted, .reason = reason, .message = message};
 }
 
+// One round further: 16 MiB of memory, of which the pod writes 1 MiB a round.
+void FakeAgents::CopyRound(const std::string& uid, Source& source) {
+  agent_api::PreCopyProgress& progress = source.status.pre_copy;
+  progress.fallback = source.copies.fallback;
+  if (!progress.fallback.empty()) {
+    progress.converged = true;
+    return;
+  }
+  progress.memory_bytes = 16 << 20;
+  progress.sent_bytes += progress.rounds == 0 ? progress.memory_bytes : progress.dirty_bytes;
+  progress.dirty_bytes = 1 << 20;
+  ++progress.rounds;
+  const bool enough = progress.rounds >= source.copies.rounds;
+  progress.predicted_freeze =
+      source.status.limits.freeze_budget * (source.copies.converges && enough ? 0.5 : 3.0);
+  progress.converged = source.copies.converges && enough;
+  if (!enough || source.copies.converges) return;
+  progress.gave_up = true;
+  if (source.status.limits.when_not_converging == agent_api::WhenNotConverging::kFail)
+    AbortSource(uid, source, "NotConverging", "the pod writes faster than the link carries");
+}
+
 // One state further. The target's agent takes part even where the controller cannot reach it.
 void FakeAgents::Advance(const std::string& uid, Source& source) {
   Target* target = TargetOf(uid, source.spec.target_node);
@@ -319,7 +372,9 @@ void FakeAgents::Advance(const std::string& uid, Source& source) {
   switch (source.status.state) {
     case SourceState::kOpen:
       if (target_gone) return AbortSource(uid, source, "TargetAborted", "the target refused");
-      if (hold_ == SourceState::kFrozen) return;
+      if (source.spec.mode == agent_api::CopyMode::kPreCopy) CopyRound(uid, source);
+      if (source.spec.mode == agent_api::CopyMode::kPreCopy && !source.status.switching) return;
+      if (source.status.state != SourceState::kOpen || hold_ == SourceState::kFrozen) return;
       source.status.state = SourceState::kFrozen;
       source.status.frozen_at = absl::FromUnixSeconds(1'700'000'000);
       return;

@@ -18,6 +18,14 @@
 
 namespace godwit::controller::testing {
 
+// How a pre-copy goes: a round each time its source is asked, and after so many it has converged, or gives
+// up.
+struct PreCopyStory {
+  int rounds = 3;
+  bool converges = true;
+  std::string fallback;  // not empty: found at the first look, nothing is copied
+};
+
 // All agents of a cluster. Thread-safe.
 class FakeAgents : public Agents {
  public:
@@ -31,6 +39,8 @@ class FakeAgents : public Agents {
   void SetPreflight(const std::string& node, agent_api::PreflightReport report);
   // The next source that is started aborts when it is frozen, with this reason.
   void FailNextSource(const std::string& reason, const std::string& message);
+  // The next source that is started with CopyMode::kPreCopy.
+  void TellNextPreCopy(PreCopyStory story);
   // The next checkpoint fails.
   void FailNextCheckpoint(const std::string& reason, const std::string& message);
   // Each write that an agent carries out is answered with Unavailable, as when the answer is lost, if `lose`
@@ -54,7 +64,7 @@ class FakeAgents : public Agents {
   // For expectations: what agents still hold, as "node-a source <uid>".
   std::vector<std::string> Left() const;
   // I1: how often source and target of one migration were runnable at once; I3: sources killed before the
-  // target ran.
+  // target ran; and orders to switch while no `create` waited.
   int violations() const;
   int starts() const;  // PUT source that began something
 
@@ -69,6 +79,7 @@ class FakeAgents : public Agents {
   struct Source {
     agent_api::SourceSpec spec;
     agent_api::SourceStatus status;
+    PreCopyStory copies;
     bool fails = false;
     std::string reason;
     std::string message;
@@ -95,6 +106,9 @@ class FakeAgents : public Agents {
 
   absl::StatusOr<Node*> Reach(const std::string& node) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Answered() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<Source*> Copying(const std::string& node, const std::string& uid)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CopyRound(const std::string& uid, Source& source) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Advance(const std::string& uid, Source& source) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AbortSource(const std::string& uid, Source& source, const std::string& reason,
                    const std::string& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -104,6 +118,7 @@ class FakeAgents : public Agents {
   std::map<std::string, Node> nodes_ ABSL_GUARDED_BY(mutex_);
   std::function<bool()> lose_ ABSL_GUARDED_BY(mutex_);
   std::pair<std::string, std::string> next_source_fails_ ABSL_GUARDED_BY(mutex_);
+  PreCopyStory next_pre_copy_ ABSL_GUARDED_BY(mutex_);
   std::pair<std::string, std::string> next_checkpoint_fails_ ABSL_GUARDED_BY(mutex_);
   agent_api::SourceState hold_ ABSL_GUARDED_BY(mutex_) = agent_api::SourceState::kDone;
   int violations_ ABSL_GUARDED_BY(mutex_) = 0;

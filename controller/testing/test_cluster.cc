@@ -105,11 +105,11 @@ k8s::Pod TestCluster::AddPod(const std::string& name, const std::function<void(U
   return *Get<k8s::Pod>(name);
 }
 
-crds::Migration TestCluster::Migrate(const std::string& name, const std::string& pod,
-                                     const std::string& node) {
-  auto made =
-      k8s::Client<crds::Migration>(api_).Create({.metadata = {.name = name, .name_space = name_space_},
-                                                 .spec = {.pod_ref = {pod}, .target = {.node_name = node}}});
+crds::Migration TestCluster::Migrate(const std::string& name, const std::string& pod, const std::string& node,
+                                     crds::Strategy strategy) {
+  auto made = k8s::Client<crds::Migration>(api_).Create(
+      {.metadata = {.name = name, .name_space = name_space_},
+       .spec = {.pod_ref = {pod}, .target = {.node_name = node}, .strategy = strategy}});
   CHECK_OK(made.status());
   return *made;
 }

@@ -49,10 +49,11 @@ TEST_F(MigrationTest, APodMoves) {
   EXPECT_TRUE(k8s::IsConditionTrue(cluster_.Pods().front().status.conditions, kCommittedCondition));
   EXPECT_TRUE(cluster_.Until([&] { return cluster_.Pods().front().ready(); }, 20));
   EXPECT_THAT(cluster_.Events(made.metadata.uid),
-              ElementsAre("Preflight", "Preparing", "Switching", "Finishing", "Succeeded"));
-  // And back, under a name of the same length.
+              ElementsAre("Preflight", "Copying", "Preparing", "Switching", "Finishing", "Succeeded"));
+  EXPECT_GE(done.status.pre_copy.rounds, 3);
+  // And back, under a name of the same length, the other way.
   const std::string name = cluster_.Pods().front().metadata.name;
-  cluster_.Migrate("back", name, cluster_.Node('a'));
+  cluster_.Migrate("back", name, cluster_.Node('a'), crds::Strategy::kStopAndCopy);
   ASSERT_EQ(cluster_.Finish("back").status.phase, MigrationPhase::kSucceeded) << cluster_.last_error();
   ExpectRunsOnceOn('a');
   EXPECT_EQ(cluster_.Pods().front().metadata.name.size(), name.size());
@@ -71,7 +72,7 @@ TEST_F(MigrationTest, AControllerThatDiesAfterEveryLookComesToTheSameEnd) {
 
 TEST_F(MigrationTest, DeletedHalfwayItAbortsOrFinishes) {
   bool stayed = false, moved = false;
-  for (const int when : {2, 4, 6, 8, 10, 11, 12, 13, 14, 16}) {
+  for (const int when : {2, 4, 6, 8, 10, 12, 14, 15, 16, 17, 18, 19, 20, 24}) {
     const std::string name = absl::StrCat("pod-", when);
     const k8s::Pod source = cluster_.AddPod(name);
     cluster_.Migrate("move", name, cluster_.Node('b'));
@@ -90,6 +91,29 @@ TEST_F(MigrationTest, DeletedHalfwayItAbortsOrFinishes) {
   EXPECT_TRUE(stayed);
   EXPECT_TRUE(moved);
   EXPECT_EQ(cluster_.agents().violations(), 0);
+}
+
+TEST_F(MigrationTest, LimitsMayBeChangedWhileItCopies) {
+  cluster_.AddPod("cache-0");
+  cluster_.agents().TellNextPreCopy({.rounds = 60});
+  const crds::Migration made = cluster_.Migrate("move", "cache-0", cluster_.Node('b'));
+  ASSERT_TRUE(cluster_.Until([&] { return cluster_.agents().starts() == 1; })) << cluster_.last_error();
+  ASSERT_TRUE(
+      k8s::Client<crds::Migration>(cluster_.api())
+          .MergePatch(ns_, "move", apiserver::FromYaml("{spec: {bandwidthLimit: 1.5Gi, freezeBudget: 2s}}"))
+          .ok());
+  EXPECT_TRUE(cluster_.Until(
+      [&] {
+        const auto source = cluster_.agents().At(cluster_.Node('a'), "")->GetSource(made.metadata.uid);
+        return source.ok() && source->limits.bandwidth_limit == int64_t{3} << 29 &&
+               source->limits.freeze_budget == absl::Seconds(2);
+      },
+      20))
+      << cluster_.last_error();
+  const crds::Migration done = cluster_.Finish("move");
+  EXPECT_EQ(done.status.phase, MigrationPhase::kSucceeded) << json::Encode(done.status);
+  EXPECT_EQ(done.status.observed_generation, 2);
+  ExpectRunsOnceOn('b');
 }
 
 TEST_F(MigrationTest, ARefusedTargetPodEndsItWithTheServersSentence) {

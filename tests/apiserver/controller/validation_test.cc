@@ -56,8 +56,12 @@ using crds::Restore;
 
 TEST_F(ValidationTest, AGoodMigrationGetsItsDefaults) {
   ASSERT_TRUE(Create<Migration>("{podRef: {name: cache-0}, target: {nodeName: edge-7}}").ok());
-  EXPECT_EQ(last_.String("/spec/strategy"), "StopAndCopy");
+  EXPECT_EQ(last_.String("/spec/strategy"), "Auto");
   EXPECT_EQ(last_.String("/spec/timeout"), "10m");
+  EXPECT_EQ(last_.String("/spec/freezeBudget"), "100ms");
+  EXPECT_EQ(last_.String("/spec/preCopyTimeout"), "5m");
+  EXPECT_EQ(last_.String("/spec/whenNotConverging"), "Freeze");
+  EXPECT_EQ(last_.String("/spec/bandwidthLimit"), "");
   EXPECT_TRUE(
       Create<Migration>("{podRef: {name: cache-0.x}, target: {nodeSelector: {disk: ssd}}, timeout: 1h30m}")
           .ok());
@@ -91,7 +95,44 @@ TEST_F(ValidationTest, NamesMustBeNames) {
 
 TEST_F(ValidationTest, OnlyKnownStrategiesAreTaken) {
   EXPECT_REFUSED(Create<Migration>("{podRef: {name: p}, target: {nodeName: n}, strategy: Magic}"),
-                 "Unsupported value: \"Magic\": supported values: \"StopAndCopy\"");
+                 "Unsupported value: \"Magic\": supported values: \"Auto\", \"PreCopy\", \"StopAndCopy\"");
+  EXPECT_REFUSED(Create<Migration>("{podRef: {name: p}, target: {nodeName: n}, whenNotConverging: Wait}"),
+                 "Unsupported value: \"Wait\": supported values: \"Freeze\", \"Fail\"");
+  for (const char* strategy : {"Auto", "PreCopy", "StopAndCopy"}) {
+    EXPECT_TRUE(Create<Migration>(
+                    absl::StrCat("{podRef: {name: p}, target: {nodeName: n}, strategy: ", strategy, "}"))
+                    .ok());
+  }
+}
+
+TEST_F(ValidationTest, LimitsOfAPreCopyAreInTheirBounds) {
+  const auto with = [&](const char* field, const char* value) {
+    return Create<Migration>(
+        absl::StrCat("{podRef: {name: p}, target: {nodeName: n}, ", field, ": \"", value, "\"}"));
+  };
+  for (const char* budget : {"0s", "0.5ms", "2h", "100", "soon", "-1s", "''"})
+    EXPECT_REFUSED(with("freezeBudget", budget), "freezeBudget must be a duration from 1ms to 1h");
+  for (const char* timeout : {"0s", "999ms", "25h", "5"})
+    EXPECT_REFUSED(with("preCopyTimeout", timeout), "preCopyTimeout must be a duration from 1s to 24h");
+  for (const char* limit : {"0", "1023Ki", "2Ti", "-5Mi", "100MB", "fast", ""})
+    EXPECT_REFUSED(with("bandwidthLimit", limit),
+                   "bandwidthLimit must be bytes per second as a quantity from 1Mi to 1Ti, such as 100Mi");
+  for (const char* limit : {"1Mi", "1Ti", "1.5G", "100M", "125e6", "1048576"})
+    EXPECT_TRUE(with("bandwidthLimit", limit).ok()) << limit;
+  EXPECT_TRUE(with("freezeBudget", "1.5s").ok());
+  EXPECT_TRUE(with("preCopyTimeout", "1h30m").ok());
+}
+
+TEST_F(ValidationTest, LimitsOfAPreCopyMayBeChangedEitherWayAndTakenAway) {
+  ASSERT_TRUE(Create<Migration>("{podRef: {name: p}, target: {nodeName: n}, bandwidthLimit: 100Mi}").ok());
+  for (const char* patch :
+       {"{spec: {freezeBudget: 10ms}}", "{spec: {freezeBudget: 2s}}", "{spec: {preCopyTimeout: 1m}}",
+        "{spec: {preCopyTimeout: 1h}}", "{spec: {whenNotConverging: Fail}}", "{spec: {bandwidthLimit: 10Mi}}",
+        "{spec: {bandwidthLimit: null}}"}) {
+    EXPECT_TRUE(Change<Migration>(patch).ok()) << patch;
+  }
+  EXPECT_REFUSED(Change<Migration>("{spec: {strategy: PreCopy}}"),
+                 "strategy cannot be changed: delete this Migration and create another");
 }
 
 TEST_F(ValidationTest, TimeoutsAreDurationsInTheirBounds) {
@@ -132,19 +173,22 @@ TEST_F(ValidationTest, AFullStatusFitsItsSchemaAndStaysOutOfTheSpecsWay) {
   ASSERT_TRUE(Create<Migration>("{podRef: {name: p}, target: {nodeName: n}}").ok());
   auto before = *last_.As<Migration>();
   Migration after = before;
-  after.status = {.observed_generation = 1,
-                  .phase = crds::MigrationPhase::kFinishing,
-                  .conditions = {{.type = "Complete",
-                                  .status = "Unknown",
-                                  .observed_generation = 1,
-                                  .last_transition_time = absl::FromUnixSeconds(1),
-                                  .reason = "R",
-                                  .message = ""}},
-                  .source_node = "a",
-                  .freeze = {absl::Milliseconds(412),
-                             absl::FromUnixMillis(1'700'000'000'123),
-                             {{"dump", "c", absl::ZeroDuration(), absl::Milliseconds(3)}}},
-                  .findings = {{.id = "X", .severity = crds::Severity::kWarning, .message = "m"}}};
+  after.status = {
+      .observed_generation = 1,
+      .phase = crds::MigrationPhase::kFinishing,
+      .conditions = {{.type = "Complete",
+                      .status = "Unknown",
+                      .observed_generation = 1,
+                      .last_transition_time = absl::FromUnixSeconds(1),
+                      .reason = "R",
+                      .message = ""}},
+      .strategy = crds::Strategy::kPreCopy,
+      .source_node = "a",
+      .pre_copy = {1, 2, 3, 4, 5, 6, 7, 8, absl::Milliseconds(43), absl::FromUnixMillis(1'700'000'000'456)},
+      .freeze = {absl::Milliseconds(412),
+                 absl::FromUnixMillis(1'700'000'000'123),
+                 {{"dump", "c", absl::ZeroDuration(), absl::Milliseconds(3)}}},
+      .findings = {{.id = "X", .severity = crds::Severity::kWarning, .message = "m"}}};
   auto written = k8s::Client<Migration>(api_).PatchStatus(before, after);
   ASSERT_TRUE(written.ok()) << written.status();
   EXPECT_EQ(written->status, after.status);

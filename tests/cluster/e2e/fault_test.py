@@ -11,7 +11,7 @@ from cluster import SYSTEM, ClusterTest, counts, kubectl, on_node, wait
 
 class FaultTest(ClusterTest):
     def switching(self, name):
-        wait(f"{name} to be under way", lambda: self.get("migration", name).get("status", {}).get("phase") in ("Preparing", "Switching"), 60, 0.02)
+        wait(f"{name} to be under way", lambda: self.get("migration", name).get("status", {}).get("phase") in ("Copying", "Preparing", "Switching"), 60, 0.02)
 
     def goes_on(self, pod):
         now = counts(self.log(pod))[-1][0]

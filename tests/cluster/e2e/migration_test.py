@@ -73,7 +73,7 @@ class MigrationTest(ClusterTest):
         self.assertEqual(target["metadata"]["labels"]["app"], "counter")
         # A person can follow it.
         described = kubectl("-n", self.namespace, "describe", "mig", "move-counter")
-        for phase in ("Preflight", "Preparing", "Switching", "Finishing", "Succeeded"):
+        for phase in ("Preflight", "Copying", "Preparing", "Switching", "Finishing", "Succeeded"):
             self.assertIn(phase, described)
         self.assertRegex(kubectl("-n", self.namespace, "get", "mig"), rf"move-counter\s+counter\s+{a}\s+{b}\s+Succeeded")
         # It answers exec, and sees its own pod's name.

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Switching: the controller follows the source's word, and never says Failed while the target might run.
+#include <functional>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/controller/observed.h"
@@ -149,6 +151,77 @@ TEST(SwitchingTest, ARefusedOrderFailsAndALostOneIsLookedFor) {
                                            absl::DeadlineExceededError("timeout"), kNow);
   EXPECT_FALSE(Failing(lost));
   EXPECT_LE(lost.again, absl::Seconds(1));
+}
+
+// A source that copied before: it works on, and is told when the target waits.
+MigrationObserved SwitchingCopied() {
+  return GoodObserved(MigrationPhase::kSwitching, crds::Strategy::kAuto);
+}
+
+TEST(SwitchingTest, ASourceThatCopiesIsToldOnceThatTheTargetWaits) {
+  MigrationObserved seen = SwitchingCopied();
+  const MigrationDecision first = Decide(seen, kSettings, kNow);
+  EXPECT_EQ(first.status.pre_copy.rounds, 2) << "its progress is told on";
+  seen = After(seen, first);
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kSwitchSource);
+  seen.source_side->switching = true;
+  const MigrationDecision told = Decide(seen, kSettings, kNow);
+  EXPECT_EQ(told.step, MigrationStep::kNothing);
+  EXPECT_EQ(ReasonOf(told), "Switching");
+  EXPECT_LE(told.again, absl::Milliseconds(200));
+}
+
+TEST(SwitchingTest, LimitsThatChangeReachASourceThatStillCopies) {
+  MigrationObserved seen = SwitchingCopied();
+  seen.source_side->switching = true;
+  seen.migration.spec.freeze_budget = absl::Seconds(1);
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kSetLimits);
+  seen.source_side->state = SourceState::kFrozen;
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kNothing) << "too late";
+}
+
+// It works already: only its own word ends the Migration.
+TEST(SwitchingTest, InsteadOfTheOrderToFreezeACopyingSourceIsAskedToAbort) {
+  const auto expect_abort = [](const char* reason, const std::function<void(MigrationObserved&)>& spoil) {
+    MigrationObserved seen = SwitchingCopied();
+    seen = After(seen, Decide(seen, kSettings, kNow));
+    spoil(seen);
+    const MigrationDecision decision = Decide(seen, kSettings, kNow);
+    EXPECT_EQ(decision.step, MigrationStep::kAbortSource) << reason;
+    EXPECT_EQ(decision.why.reason, reason);
+    EXPECT_FALSE(Failing(decision));
+  };
+  expect_abort("PodGone", [](auto& seen) { seen.source.reset(); });
+  expect_abort("PodReplaced", [](auto& seen) { seen.source->view.metadata.uid = "other"; });
+  expect_abort("PodNotRunning", [](auto& seen) { seen.source->view.status.phase = "Succeeded"; });
+  expect_abort("PodTerminating", [](auto& seen) { seen.source->view.metadata.deletion_timestamp = kNow; });
+  expect_abort("CreateLimit", [](auto& seen) {
+    seen.target_side = TargetStatus{.state = TargetState::kAborted, .reason = "CreateLimit", .message = "m"};
+  });
+  expect_abort("TargetForgot", [](auto& seen) { seen.target_side = TargetStatus{}; });
+  expect_abort("InvalidLimit", [](auto& seen) { seen.migration.spec.bandwidth_limit = "much"; });
+}
+
+TEST(SwitchingTest, ACopyingSourceIsNotToldToFreezeForATargetWhoseAgentIsSilent) {
+  MigrationObserved seen = SwitchingCopied();
+  seen.target_side = absl::UnavailableError("cannot connect");
+  seen = After(seen, Decide(seen, kSettings, kNow));
+  const MigrationDecision waits = Decide(seen, kSettings, kNow);
+  EXPECT_EQ(waits.step, MigrationStep::kNothing);
+  EXPECT_EQ(ReasonOf(waits), "AgentUnreachable");
+  const MigrationDecision last = Decide(After(seen, waits), kSettings, kNow + absl::Minutes(1));
+  EXPECT_EQ(last.step, MigrationStep::kAbortSource);
+}
+
+TEST(SwitchingTest, TheLastFiguresStayAlsoWhenARestartedAgentHasForgottenThem) {
+  MigrationObserved seen = SwitchingCopied();
+  seen.source_side->state = SourceState::kCeded;
+  seen.source_side->target_running = true;
+  seen.source_side->pre_copy.rounds = 7;
+  EXPECT_EQ(Decide(seen, kSettings, kNow).status.pre_copy.rounds, 7);
+  seen.migration.status.pre_copy.rounds = 5;
+  seen.source_side->pre_copy = {};
+  EXPECT_EQ(Decide(seen, kSettings, kNow).status.pre_copy.rounds, 5);
 }
 
 // A failing Migration removes what it made, in this order, and only then is Failed.

@@ -285,6 +285,20 @@ TEST(DecideTest, ATimeoutQuotesWhatWasLastSaidAboutTheTarget) {
   EXPECT_THAT(MessageOf(decision), HasSubstr("FailedCreatePodSandBox: no network"));
 }
 
+TEST(OnRefusedTest, AnOrderToACopyingSourceIsGivenAgainAndNeverEndsTheMigration) {
+  const MigrationObserved seen = GoodObserved(MigrationPhase::kSwitching, crds::Strategy::kAuto);
+  for (const MigrationStep step : {MigrationStep::kSwitchSource, MigrationStep::kSetLimits}) {
+    const MigrationDecision lost =
+        OnRefused(seen, kSettings, step, absl::DeadlineExceededError("timeout"), kNow);
+    EXPECT_EQ(ReasonOf(lost), "AgentUnreachable");
+    EXPECT_LE(lost.again, absl::Seconds(1));
+    const MigrationDecision refused =
+        OnRefused(seen, kSettings, step, absl::FailedPreconditionError("it is frozen"), kNow);
+    EXPECT_EQ(refused.status, seen.migration.status) << "the next look tells how far the source is";
+    EXPECT_EQ(refused.step, MigrationStep::kNothing);
+  }
+}
+
 TEST(OnRefusedTest, ADefiniteNoEndsTheMigrationAndAnythingElseIsTriedAgain) {
   const MigrationObserved seen = GoodObserved(MigrationPhase::kPreparing);
   EXPECT_EQ(ReasonOf(OnRefused(seen, kSettings, MigrationStep::kPermit,

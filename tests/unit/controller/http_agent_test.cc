@@ -109,6 +109,8 @@ TEST_F(HttpAgentTest, RequestsGoWhereTheContractSays) {
   EXPECT_EQ(agent->Preflight({})->memory_bytes, 5);
   EXPECT_EQ(agent->PutTarget(kUid, {})->state, agent_api::TargetState::kOpen);
   EXPECT_EQ(agent->GetTarget(kUid)->state, agent_api::TargetState::kRunning);
+  EXPECT_TRUE(agent->SetSourceLimits(kUid, {.freeze_budget = absl::Seconds(1)}).ok());
+  EXPECT_TRUE(agent->SwitchSource(kUid).ok());
   EXPECT_TRUE(agent->AbortSource(kUid, {.reason = "x"}).ok());
   EXPECT_TRUE(agent->FinishSource(kUid).ok());
   EXPECT_TRUE(agent->ForgetTarget(kUid).ok());
@@ -116,12 +118,15 @@ TEST_F(HttpAgentTest, RequestsGoWhereTheContractSays) {
   EXPECT_THAT(requests, ElementsAre("GET /v1/node", "POST /v1/preflight",
                                     absl::StrCat("PUT /v1/migrations/", kUid, "/target"),
                                     absl::StrCat("GET /v1/migrations/", kUid, "/target"),
+                                    absl::StrCat("POST /v1/migrations/", kUid, "/source/limits"),
+                                    absl::StrCat("POST /v1/migrations/", kUid, "/source/switch"),
                                     absl::StrCat("POST /v1/migrations/", kUid, "/source/abort"),
                                     absl::StrCat("POST /v1/migrations/", kUid, "/source/finish"),
                                     absl::StrCat("DELETE /v1/migrations/", kUid, "/target"),
                                     absl::StrCat("DELETE /v1/restores/", kUid)));
-  EXPECT_THAT(seen_, ::testing::IsSupersetOf({"GET node 200", "PUT target 200", "POST abort 200",
-                                              "POST finish 200", "DELETE restore 200"}));
+  EXPECT_THAT(seen_,
+              ::testing::IsSupersetOf({"GET node 200", "PUT target 200", "POST abort 200", "POST finish 200",
+                                       "POST limits 200", "POST switch 200", "DELETE restore 200"}));
 }
 
 TEST_F(HttpAgentTest, ErrorsAreToldApart) {
@@ -174,8 +179,8 @@ TEST_F(HttpAgentTest, AServerThatDoesNotTrustUsIsToldFromOneThatIsDown) {
   Identity untrusted = *other->Issue({"controller.godwit"}, kDay, absl::Now());
   untrusted.authorities = authority_->certificate();
   identity_.Set(untrusted);
-  // In TLS 1.3 the server refuses our certificate after the handshake: when it has closed before our request is written,
-  // its alert is lost with the connection. The controller asks again, and so do we.
+  // In TLS 1.3 the server refuses our certificate after the handshake: when it has closed before our request
+  // is written, its alert is lost with the connection. The controller asks again, and so do we.
   absl::Status refused;
   for (int attempt = 0; attempt < 100 && refused.code() != absl::StatusCode::kUnauthenticated; ++attempt) {
     refused = agent->Node().status();

@@ -46,8 +46,23 @@ inline k8s::Pod GoodTarget(const WholePod& source) {
   return pod;
 }
 
-// A Migration in `phase`, with everything before it done.
-inline MigrationObserved GoodObserved(crds::MigrationPhase phase) {
+// A source that copies as it was told, two rounds done.
+inline agent_api::SourceStatus CopyingSource(const crds::MigrationSpec& spec) {
+  return {.state = agent_api::SourceState::kOpen,
+          .limits = *LimitsOf(spec),
+          .pre_copy = {.rounds = 2,
+                       .memory_bytes = int64_t{512} << 20,
+                       .dirty_bytes = int64_t{30} << 20,
+                       .dirty_rate = int64_t{10} << 20,
+                       .throughput = int64_t{100} << 20,
+                       .sent_bytes = int64_t{600} << 20,
+                       .predicted_freeze = absl::Milliseconds(340)}};
+}
+
+// A Migration in `phase`, with everything before it done. With strategy Auto or PreCopy its way went through
+// Copying.
+inline MigrationObserved GoodObserved(crds::MigrationPhase phase,
+                                      crds::Strategy strategy = crds::Strategy::kStopAndCopy) {
   using crds::MigrationPhase;
   MigrationObserved seen;
   crds::Migration& m = seen.migration;
@@ -58,7 +73,7 @@ inline MigrationObserved GoodObserved(crds::MigrationPhase phase) {
                 .generation = 1,
                 .creation_timestamp = kStart,
                 .finalizers = {crds::Migration::kFinalizer}};
-  m.spec = {.pod_ref = {"cache-0"}, .target = {.node_name = "node-b"}};
+  m.spec = {.pod_ref = {"cache-0"}, .target = {.node_name = "node-b"}, .strategy = strategy};
   m.status.observed_generation = 1;
   m.status.phase = phase;
   seen.source = PodWith();
@@ -79,9 +94,25 @@ inline MigrationObserved GoodObserved(crds::MigrationPhase phase) {
         agent_api::PreflightReport{.memory_bytes = int64_t{512} << 20, .file_bytes = int64_t{1} << 20};
     return seen;
   }
+  m.status.strategy = strategy;
+  if (strategy != crds::Strategy::kStopAndCopy) {
+    m.status.strategy = crds::Strategy::kPreCopy;
+    k8s::SetCondition(m.status.conditions,
+                      {.type = crds::kConverged,
+                       .status = "Unknown",
+                       .observed_generation = 1,
+                       .reason = "Copying",
+                       .message = "x"},
+                      kStart);
+    seen.source_side = CopyingSource(m.spec);
+  }
   m.status.preflight = {.memory_bytes = int64_t{512} << 20, .file_bytes = int64_t{1} << 20};
   seen.target = GoodTarget(*seen.source);
   m.status.target_pod_uid = seen.target->metadata.uid;
+  if (phase == MigrationPhase::kCopying) {
+    seen.target_side = agent_api::TargetStatus{.state = agent_api::TargetState::kOpen};
+    return seen;
+  }
   seen.target->spec.scheduling_gates.clear();
   seen.target_side = agent_api::TargetStatus{.state = agent_api::TargetState::kOpen, .waiting = {"app"}};
   if (phase == MigrationPhase::kPreparing || phase == MigrationPhase::kSwitching) return seen;

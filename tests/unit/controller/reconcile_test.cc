@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole Migrations, Checkpoints and Restores on a fake API server with fake agents and kubelets.
 #include <set>
+#include <utility>
 
 #include "controller/migration/reconciler.h"
 #include "controller/pods/names.h"
@@ -15,6 +16,7 @@ namespace {
 using crds::MigrationPhase;
 using ::testing::Contains;
 using ::testing::ElementsAre;
+using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -55,9 +57,29 @@ class ReconcileTest : public ::testing::Test {
   std::optional<testing::TestCluster> cluster_;
 };
 
-TEST_F(ReconcileTest, APodMovesAndNothingIsLeftBehind) {
+// What holds whichever way memory moves.
+class MoveTest : public ReconcileTest, public ::testing::WithParamInterface<crds::Strategy> {
+ protected:
+  crds::Migration Migrate(const std::string& name, const std::string& pod) {
+    return cluster_->Migrate(name, pod, "node-b", GetParam());
+  }
+  // The phases that were entered, and then `end`.
+  std::vector<std::string> EventsUntil(std::initializer_list<const char*> end) const {
+    std::vector<std::string> events = {"Preflight"};
+    if (GetParam() != crds::Strategy::kStopAndCopy) events.push_back("Copying");
+    events.insert(events.end(), {"Preparing", "Switching"});
+    events.insert(events.end(), end.begin(), end.end());
+    return events;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Strategies, MoveTest,
+                         ::testing::Values(crds::Strategy::kPreCopy, crds::Strategy::kStopAndCopy),
+                         [](const auto& info) { return std::string(json::Name(info.param)); });
+
+TEST_P(MoveTest, APodMovesAndNothingIsLeftBehind) {
   const k8s::Pod source = cluster_->AddPod("cache-0");
-  const crds::Migration made = cluster_->Migrate("move", "cache-0", "node-b");
+  const crds::Migration made = Migrate("move", "cache-0");
   const crds::Migration done = cluster_->Finish("move");
   ASSERT_EQ(done.status.phase, MigrationPhase::kSucceeded)
       << ReasonOf(done.status.conditions) << cluster_->last_error();
@@ -69,8 +91,7 @@ TEST_F(ReconcileTest, APodMovesAndNothingIsLeftBehind) {
   EXPECT_EQ(done.status.freeze.duration, absl::Milliseconds(412));
   EXPECT_EQ(done.status.source_pod_uid, source.metadata.uid);
   EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
-  EXPECT_THAT(cluster_->Events(made.metadata.uid),
-              ElementsAre("Preflight", "Preparing", "Switching", "Finishing", "Succeeded"));
+  EXPECT_THAT(cluster_->Events(made.metadata.uid), ElementsAreArray(EventsUntil({"Finishing", "Succeeded"})));
   EXPECT_THAT(cluster_->Events(source.metadata.uid), Contains("Finishing"));
   EXPECT_THAT(cluster_->Events(target.metadata.uid), Contains("Succeeded"));
   cluster_->Delete<crds::Migration>("move");
@@ -78,10 +99,10 @@ TEST_F(ReconcileTest, APodMovesAndNothingIsLeftBehind) {
   EXPECT_EQ(cluster_->Pods().size(), 1u);
 }
 
-TEST_F(ReconcileTest, AControllerThatDiesAfterEveryLookComesToTheSameEnd) {
+TEST_P(MoveTest, AControllerThatDiesAfterEveryLookComesToTheSameEnd) {
   cluster_->AddPod("cache-0");
   cluster_->RestartAlways(true);
-  cluster_->Migrate("move", "cache-0", "node-b");
+  Migrate("move", "cache-0");
   const crds::Migration done = cluster_->Finish("move", [&] { cluster_->Restart(); });
   EXPECT_EQ(done.status.phase, MigrationPhase::kSucceeded) << ReasonOf(done.status.conditions);
   ExpectRunsOnceOn("node-b");
@@ -89,22 +110,23 @@ TEST_F(ReconcileTest, AControllerThatDiesAfterEveryLookComesToTheSameEnd) {
   EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
 }
 
-TEST_F(ReconcileTest, EveryAnswerOfAnAgentMayBeLostOnce) {
+TEST_P(MoveTest, EveryAnswerOfAnAgentMayBeLostOnce) {
   cluster_->AddPod("cache-0");
   int writes = 0;
   cluster_->agents().LoseAnswers([&] { return ++writes % 2 == 1; });
-  cluster_->Migrate("move", "cache-0", "node-b");
+  Migrate("move", "cache-0");
   EXPECT_EQ(cluster_->Finish("move").status.phase, MigrationPhase::kSucceeded);
   EXPECT_GE(writes, 5);
   ExpectRunsOnceOn("node-b");
   EXPECT_EQ(cluster_->agents().starts(), 1);
 }
 
-TEST_F(ReconcileTest, EveryWriteToTheApiServerMayFailOnce) {
+TEST_P(MoveTest, EveryWriteToTheApiServerMayFailOnce) {
   cluster_->AddPod("cache-0");
-  cluster_->Migrate("move", "cache-0", "node-b");
+  Migrate("move", "cache-0");
   absl::Mutex mutex;
   std::set<std::string> failed;
+  std::string just_failed;
   server_.Intercept(
       [&](const k8s::testing::SeenRequest& request) -> std::optional<k8s::testing::ForcedAnswer> {
         const bool kubelets = request.path.find("/binding") != std::string::npos ||
@@ -112,7 +134,10 @@ TEST_F(ReconcileTest, EveryWriteToTheApiServerMayFailOnce) {
         if (request.method == "GET" || kubelets || request.path.find("/events") != std::string::npos)
           return std::nullopt;
         absl::MutexLock lock(&mutex);
+        // What comes after a failure gets through, also when progress was made meanwhile and is in the body.
+        if (std::exchange(just_failed, "") == request.method + request.path) return std::nullopt;
         if (!failed.insert(request.method + request.path + request.body).second) return std::nullopt;
+        just_failed = request.method + request.path;
         return k8s::testing::ForcedAnswer{.code = 500, .reason = "InternalError", .message = "etcd is busy"};
       });
   EXPECT_EQ(cluster_->Finish("move").status.phase, MigrationPhase::kSucceeded) << cluster_->last_error();
@@ -120,27 +145,26 @@ TEST_F(ReconcileTest, EveryWriteToTheApiServerMayFailOnce) {
   ExpectRunsOnceOn("node-b");
 }
 
-TEST_F(ReconcileTest, ADumpThatFailsLeavesTheSourceRunningAndNothingElse) {
+TEST_P(MoveTest, ADumpThatFailsLeavesTheSourceRunningAndNothingElse) {
   cluster_->AddPod("cache-0");
   cluster_->agents().FailNextSource("DumpFailed", "CRIU: unsupported socket");
-  const crds::Migration made = cluster_->Migrate("move", "cache-0", "node-b");
+  const crds::Migration made = Migrate("move", "cache-0");
   const crds::Migration done = cluster_->Finish("move");
   EXPECT_EQ(done.status.phase, MigrationPhase::kFailed);
   EXPECT_EQ(ReasonOf(done.status.conditions), "DumpFailed");
   ExpectRunsOnceOn("node-a");
   EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
-  EXPECT_THAT(cluster_->Events(made.metadata.uid),
-              ElementsAre("Preflight", "Preparing", "Switching", "DumpFailed"));
+  EXPECT_THAT(cluster_->Events(made.metadata.uid), ElementsAreArray(EventsUntil({"DumpFailed"})));
 }
 
 // Deleted after any number of looks: before the decision the pod stays, after it the pod has moved; never
 // both, never none.
-TEST_F(ReconcileTest, AMigrationThatIsDeletedHalfwayAbortsOrFinishes) {
+TEST_P(MoveTest, AMigrationThatIsDeletedHalfwayAbortsOrFinishes) {
   bool stayed = false, moved = false;
-  for (int when = 1; when <= 24; ++when) {
+  for (int when = 1; when <= 32; ++when) {
     const std::string name = absl::StrCat("pod-", when);
     const k8s::Pod source = cluster_->AddPod(name);
-    cluster_->Migrate("move", name, "node-b");
+    Migrate("move", name);
     for (int i = 0; i < when; ++i) cluster_->Step();
     cluster_->Delete<crds::Migration>("move");
     ASSERT_TRUE(cluster_->Until([&] { return !cluster_->Get<crds::Migration>("move"); }))
@@ -157,6 +181,109 @@ TEST_F(ReconcileTest, AMigrationThatIsDeletedHalfwayAbortsOrFinishes) {
   EXPECT_EQ(cluster_->agents().violations(), 0);
 }
 
+TEST_F(ReconcileTest, APreCopyTellsItsRoundsAndItsStrategy) {
+  cluster_->AddPod("cache-0");
+  cluster_->agents().TellNextPreCopy({.rounds = 40});
+  cluster_->Migrate("move", "cache-0", "node-b");
+  ASSERT_TRUE(
+      cluster_->Until([&] { return cluster_->Get<crds::Migration>("move")->status.pre_copy.rounds >= 10; }));
+  crds::Migration moving = *cluster_->Get<crds::Migration>("move");
+  EXPECT_EQ(moving.status.phase, MigrationPhase::kCopying);
+  EXPECT_EQ(moving.status.strategy, crds::Strategy::kPreCopy);
+  for (const k8s::Pod& pod : cluster_->Pods()) {
+    EXPECT_EQ(pod.spec.node_name, pod.metadata.name == "cache-0" ? "node-a" : "")
+        << "the target takes nothing yet";
+  }
+  const crds::Migration done = cluster_->Finish("move");
+  EXPECT_EQ(done.status.phase, MigrationPhase::kSucceeded) << ReasonOf(done.status.conditions);
+  EXPECT_TRUE(k8s::IsConditionTrue(done.status.conditions, crds::kConverged));
+  EXPECT_GE(done.status.pre_copy.rounds, 40);
+  ExpectRunsOnceOn("node-b");
+}
+
+TEST_F(ReconcileTest, LimitsThatChangeWhileItCopiesReachTheSource) {
+  cluster_->AddPod("cache-0");
+  cluster_->agents().TellNextPreCopy({.rounds = 100});
+  const crds::Migration made = cluster_->Migrate("move", "cache-0", "node-b");
+  ASSERT_TRUE(cluster_->Until([&] { return cluster_->agents().starts() == 1; }));
+  k8s::Unstructured patch;
+  patch.Set("/spec/bandwidthLimit", "10Mi");
+  patch.Set("/spec/freezeBudget", "2s");
+  ASSERT_TRUE(k8s::Client<crds::Migration>(server_.api()).MergePatch("shop", "move", patch).ok());
+  const auto source = cluster_->agents().At("node-a", "");
+  EXPECT_TRUE(cluster_->Until(
+      [&] {
+        const auto status = source->GetSource(made.metadata.uid);
+        return status.ok() && status->limits.bandwidth_limit == 10 << 20 &&
+               status->limits.freeze_budget == absl::Seconds(2);
+      },
+      20));
+  EXPECT_EQ(cluster_->Finish("move").status.phase, MigrationPhase::kSucceeded);
+}
+
+TEST_F(ReconcileTest, APodThatWritesTooFastIsFrozenAllTheSameOrStaysAsAskedFor) {
+  cluster_->AddPod("cache-0");
+  cluster_->agents().TellNextPreCopy({.converges = false});
+  cluster_->Migrate("stay", "cache-0", "node-b");
+  k8s::Unstructured patch;
+  patch.Set("/spec/whenNotConverging", "Fail");
+  ASSERT_TRUE(k8s::Client<crds::Migration>(server_.api()).MergePatch("shop", "stay", patch).ok());
+  const crds::Migration stayed = cluster_->Finish("stay");
+  EXPECT_EQ(ReasonOf(stayed.status.conditions), "NotConverging");
+  EXPECT_EQ(ReasonOf(stayed.status.conditions, crds::kConverged), "NotConverging");
+  EXPECT_EQ(stayed.status.pre_copy.rounds, 3);
+  ExpectRunsOnceOn("node-a");
+  cluster_->agents().TellNextPreCopy({.converges = false});
+  const crds::Migration made = cluster_->Migrate("move", "cache-0", "node-b");
+  EXPECT_EQ(cluster_->Finish("move").status.phase, MigrationPhase::kSucceeded);
+  EXPECT_THAT(cluster_->Events(made.metadata.uid), Contains("NotConverging"));
+  ExpectRunsOnceOn("node-b");
+}
+
+TEST_F(ReconcileTest, WithPinnedMemoryAutoStopsAndCopiesAndPreCopyFails) {
+  const k8s::Pod pod = cluster_->AddPod("cache-0");
+  cluster_->agents().TellNextPreCopy({.fallback = "process 1 (app) has files open with O_DIRECT"});
+  cluster_->Migrate("stay", "cache-0", "node-b", crds::Strategy::kPreCopy);
+  const crds::Migration stayed = cluster_->Finish("stay");
+  EXPECT_EQ(ReasonOf(stayed.status.conditions), "PodCannotPreCopy");
+  ExpectRunsOnceOn("node-a");
+  EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
+  cluster_->agents().TellNextPreCopy({.fallback = "process 1 (app) has files open with O_DIRECT"});
+  const crds::Migration made = cluster_->Migrate("move", "cache-0", "node-b");
+  const crds::Migration moved = cluster_->Finish("move");
+  EXPECT_EQ(moved.status.phase, MigrationPhase::kSucceeded);
+  EXPECT_EQ(moved.status.strategy, crds::Strategy::kStopAndCopy);
+  EXPECT_EQ(ReasonOf(moved.status.conditions, crds::kPreCopyPossible), "PodCannotPreCopy");
+  EXPECT_THAT(cluster_->Events(made.metadata.uid), Contains("PodCannotPreCopy").Times(1));
+  EXPECT_THAT(cluster_->Events(pod.metadata.uid), Contains("PodCannotPreCopy"));
+  ExpectRunsOnceOn("node-b");
+}
+
+TEST_F(ReconcileTest, OnAnOldKernelAutoStopsAndCopiesAndSaysWhy) {
+  cluster_->AddPod("cache-0");
+  cluster_->agents().Change("node-a",
+                            [](auto& info) { info.no_pre_copy = "kernel 6.1 has no PAGEMAP_SCAN"; });
+  const crds::Migration made = cluster_->Migrate("move", "cache-0", "node-b");
+  const crds::Migration moved = cluster_->Finish("move");
+  EXPECT_EQ(moved.status.phase, MigrationPhase::kSucceeded);
+  EXPECT_EQ(moved.status.strategy, crds::Strategy::kStopAndCopy);
+  EXPECT_THAT(cluster_->Events(made.metadata.uid), ElementsAre("Preflight", "NodeCannotPreCopy", "Preparing",
+                                                               "Switching", "Finishing", "Succeeded"));
+}
+
+TEST_F(ReconcileTest, TheSourceDeletedWhileItIsCopiedEndsTheMigration) {
+  cluster_->AddPod("cache-0");
+  cluster_->agents().TellNextPreCopy({.rounds = 1000});
+  cluster_->Migrate("move", "cache-0", "node-b");
+  ASSERT_TRUE(cluster_->Until([&] { return cluster_->agents().starts() == 1; }));
+  cluster_->Delete<k8s::Pod>("cache-0");
+  const crds::Migration done = cluster_->Finish("move");
+  EXPECT_EQ(done.status.phase, MigrationPhase::kFailed);
+  EXPECT_THAT(ReasonOf(done.status.conditions), ::testing::AnyOf("PodTerminating", "PodGone"));
+  EXPECT_TRUE(cluster_->Until([&] { return cluster_->Pods().empty(); }, 20));
+  EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
+}
+
 TEST_F(ReconcileTest, ASecondMigrationOfAPodIsRefusedAndTheFirstGoesOn) {
   cluster_->AddPod("cache-0");
   cluster_->Migrate("first", "cache-0", "node-b");
@@ -169,10 +296,10 @@ TEST_F(ReconcileTest, ASecondMigrationOfAPodIsRefusedAndTheFirstGoesOn) {
   ExpectRunsOnceOn("node-b");
 }
 
-TEST_F(ReconcileTest, AnAgentThatIsSilentInTheMiddleEndsItOnlyWhenThatIsSafe) {
+TEST_P(MoveTest, AnAgentThatIsSilentInTheMiddleEndsItOnlyWhenThatIsSafe) {
   cluster_->AddPod("cache-0");
   cluster_->agents().HoldBefore(agent_api::SourceState::kCeded);
-  cluster_->Migrate("move", "cache-0", "node-b");
+  Migrate("move", "cache-0");
   ASSERT_TRUE(cluster_->Until([&] {
     return cluster_->Get<crds::Migration>("move")->status.phase == MigrationPhase::kSwitching &&
            cluster_->agents().starts() == 1;
@@ -195,10 +322,10 @@ TEST_F(ReconcileTest, AnAgentThatIsSilentInTheMiddleEndsItOnlyWhenThatIsSafe) {
   EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
 }
 
-TEST_F(ReconcileTest, TheTargetPodDeletedWhileItWaitsEndsTheMigration) {
+TEST_P(MoveTest, TheTargetPodDeletedWhileItWaitsEndsTheMigration) {
   cluster_->AddPod("cache-0");
   cluster_->agents().HoldBefore(agent_api::SourceState::kCeded);
-  cluster_->Migrate("move", "cache-0", "node-b");
+  Migrate("move", "cache-0");
   ASSERT_TRUE(cluster_->Until([&] { return cluster_->agents().starts() == 1; }));
   cluster_->Delete<k8s::Pod>(cluster_->Get<crds::Migration>("move")->status.target_pod_name);
   const crds::Migration done = cluster_->Finish("move");
