@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Building, checking and packing. Everything runs in the Debian 13 build root (scripts/in-root), made when it is missing.
-.PHONY: build unit asan tsan fuzz lint format test test-unit test-apiserver test-node test-cluster image clean
+.PHONY: build unit asan tsan fuzz lint format bench test test-unit test-apiserver test-node test-cluster image clean
 ARCHS ?= amd64 arm64
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
@@ -28,6 +28,9 @@ lint: ## formatting, clang-tidy, direction of includes, shell scripts
 
 format: ## format all C++ files
 	@scripts/lint --fix
+
+bench: ## migrations on the running test cluster, timed by the pods that move (CELLS=MIB:MBPS,... RUNS=5)
+	@tests/bench/cluster_bench.py $(if $(CELLS),--cells $(CELLS)) $(if $(RUNS),--runs $(RUNS)) --json build/bench/migrations.json
 
 test: ## all tests: unit, chart, apiserver, node, cluster
 	@scripts/test unit chart apiserver node cluster
