@@ -124,7 +124,7 @@ class Source {
   absl::StatusOr<RoundFigures> SendRound(int64_t number);
   absl::Status Reconnect();
   absl::Status NotConverging(const Convergence& convergence, int64_t rounds);
-  absl::Status AwaitSwitch(absl::Duration limit);
+  void AwaitSwitch(absl::Duration limit) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status AwaitGate();
   absl::Status AwaitFilled();
   void MakeSenders();
@@ -143,6 +143,7 @@ class Source {
   absl::Status SendContainer(size_t index);
   absl::Status SendFiles(size_t index, transfer::FileSender& sender);
   absl::Status DumpContainer(const std::string& container);
+  absl::Status Refused(const agent_api::GuardReply& reply) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status HideOwned(size_t index);
   absl::Status SendPages(size_t index);
   transfer::Hello HelloFor(bool ask, bool resume) const;

@@ -79,14 +79,13 @@ std::optional<absl::Duration> Source::Switching() const {
   return absl::Now() - *switched_at_;
 }
 
-absl::Status Source::AwaitSwitch(absl::Duration limit) {
+void Source::AwaitSwitch(absl::Duration limit) {
   absl::MutexLock lock(&mutex_);
   auto word = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stop_ || switch_ || abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok();
   };
   mutex_.AwaitWithTimeout(absl::Condition(&word), limit);
   if (switch_ && !switched_at_.has_value()) switched_at_ = absl::Now();
-  return absl::OkStatus();
 }
 
 absl::Status Source::CopyInRounds() {
@@ -104,7 +103,7 @@ absl::Status Source::CopyInRounds() {
     GODWIT_RETURN_IF_ERROR(SendFileRound());
     while (!Switching().has_value()) {
       GODWIT_RETURN_IF_ERROR(StillWanted());
-      GODWIT_RETURN_IF_ERROR(AwaitSwitch(absl::Seconds(1)));
+      AwaitSwitch(absl::Seconds(1));
     }
     GODWIT_RETURN_IF_ERROR(SendFileRound());
     return Arm();
@@ -130,7 +129,7 @@ absl::Status Source::CopyInRounds() {
       absl::MutexLock lock(&mutex_);
       convergence.SetLimits(limits_);
     }
-    GODWIT_RETURN_IF_ERROR(AwaitSwitch(absl::ZeroDuration()));
+    AwaitSwitch(absl::ZeroDuration());
     const Convergence::Verdict verdict = convergence.Decide(absl::Now() - begin, Switching());
     TellProgress(convergence, *round, number, verdict);
     switch (verdict) {
@@ -140,7 +139,7 @@ absl::Status Source::CopyInRounds() {
       case Convergence::Verdict::kInsist: break;
     }
     if (!Switching().has_value()) {
-      GODWIT_RETURN_IF_ERROR(AwaitSwitch(std::max(kShortestPause, kPauseFactor * round->took)));
+      AwaitSwitch(std::max(kShortestPause, kPauseFactor * round->took));
       continue;
     }
     if (armed) return absl::OkStatus();
@@ -298,14 +297,7 @@ absl::Status Source::Arm() {
   if (absl::Status status = StartGuard(); !status.ok()) return Annotate(status, "cannot start the guard");
   const absl::StatusOr<GuardReply> reply = guard_->Arm();
   if (!reply.ok()) return reply.status();
-  if (!reply->ok) {
-    absl::MutexLock lock(&mutex_);
-    if (status_.reason.empty() && !abort_.has_value() && !heard_.aborted.has_value()) {
-      status_.reason = reply->reason;
-      status_.message = reply->message;
-    }
-    return absl::InternalError(reply->message);
-  }
+  if (!reply->ok) return Refused(*reply);
   if (first_frame_ == absl::InfiniteFuture()) first_frame_ = absl::Now();
   for (size_t i = 0; i < senders_.size(); ++i) {
     const std::string images = absl::StrCat(folder_, "/", pod_.parts[i].container.name, "/images");

@@ -227,18 +227,21 @@ absl::Status Source::SendPages(size_t index) {
   return pre_copy_->CheckPinned();
 }
 
+// The guard's word is the failure's, unless somebody's wish or the target's came before it.
+absl::Status Source::Refused(const GuardReply& reply) {
+  absl::MutexLock lock(&mutex_);
+  if (status_.reason.empty() && !abort_.has_value() && !heard_.aborted.has_value()) {
+    status_.reason = reply.reason;
+    status_.message = reply.message;
+  }
+  return absl::InternalError(reply.message);
+}
+
 absl::Status Source::DumpContainer(const std::string& container) {
   const absl::Time begin = absl::Now();
   const absl::StatusOr<GuardReply> reply = guard_->Dump(container, FreezeDeadline() - begin + kTellLimit);
   if (!reply.ok()) return Annotate(reply.status(), absl::StrCat("cannot dump container ", container));
-  if (!reply->ok) {
-    absl::MutexLock lock(&mutex_);
-    if (status_.reason.empty() && !abort_.has_value() && !heard_.aborted.has_value()) {
-      status_.reason = reply->reason;
-      status_.message = reply->message;
-    }
-    return absl::InternalError(reply->message);
-  }
+  if (!reply->ok) return Refused(*reply);
   AddStep("dump", container, begin);
   return absl::OkStatus();
 }
