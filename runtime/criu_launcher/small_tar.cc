@@ -89,7 +89,8 @@ bool Gunzip(std::string_view archive, std::string* bytes) {
 
 template <size_t N>
 void PutOctal(char (&field)[N], unsigned long long value) {
-  snprintf(field, N, "%0*llo", static_cast<int>(N - 1), value);
+  field[N - 1] = '\0';
+  for (size_t i = N - 1; i-- > 0; value /= 8) field[i] = static_cast<char>('0' + value % 8);
 }
 
 template <size_t N>
