@@ -41,6 +41,9 @@ class UniqueFd {
 // open(2), always with O_CLOEXEC. `mode` matters for O_CREAT only.
 absl::StatusOr<UniqueFd> OpenFile(const std::string& path, int flags, mode_t mode = 0600);
 
+// pipe2(2), with O_CLOEXEC.
+absl::Status MakePipe(UniqueFd& read_end, UniqueFd& write_end);
+
 // The whole file. More than max_bytes is ResourceExhausted; works on /proc and cgroupfs, whose files have no
 // size.
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes = size_t{8} << 20);

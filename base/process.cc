@@ -61,8 +61,8 @@ struct Prepared {
   _exit(127);
 }
 
-// By the system call: sigaction() refuses the two signals that the C library keeps for itself (32 and 33), and
-// whoever started us may have left them ignored.
+// By the system call: sigaction() refuses the two signals that the C library keeps for itself (32 and 33),
+// and whoever started us may have left them ignored.
 void ResetSignals() {
   // The kernel's struct sigaction (handler, flags, restorer, mask of 64 signals): all zero is SIG_DFL.
   constexpr uint64_t kByDefault[4] = {};
@@ -136,14 +136,6 @@ absl::StatusOr<Prepared> Prepare(const std::vector<std::string>& argv, const Spa
   }
   prepared.parent = getpid();
   return prepared;
-}
-
-absl::Status MakePipe(UniqueFd& read_end, UniqueFd& write_end) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus("cannot make a pipe");
-  read_end.Reset(ends[0]);
-  write_end.Reset(ends[1]);
-  return absl::OkStatus();
 }
 
 // poll(2) timeout that never ends before `deadline`.
@@ -292,9 +284,12 @@ absl::StatusOr<RunResult> Run(const std::vector<std::string>& argv, const RunOpt
   UniqueFd out, out_write, err, err_write;
   GODWIT_RETURN_IF_ERROR(MakePipe(out, out_write));
   GODWIT_RETURN_IF_ERROR(MakePipe(err, err_write));
-  GODWIT_ASSIGN_OR_RETURN(UniqueFd input, InputFile(options.input));
   SpawnOptions spawn = options.spawn;
-  spawn.stdin_fd = input.get();
+  UniqueFd input;
+  if (!options.input.empty()) {
+    GODWIT_ASSIGN_OR_RETURN(input, InputFile(options.input));
+    spawn.stdin_fd = input.get();
+  }
   spawn.stdout_fd = out_write.get();
   spawn.stderr_fd = err_write.get();
   GODWIT_ASSIGN_OR_RETURN(Child child, Child::Spawn(argv, spawn));

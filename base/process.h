@@ -75,7 +75,7 @@ class Child {
 };
 
 struct RunOptions {
-  SpawnOptions spawn;  // stdin, stdout and stderr of it are not used
+  SpawnOptions spawn;  // stdout and stderr of it are not used, and stdin only where `input` is empty
   absl::Duration limit = absl::Seconds(30);
   size_t max_output =
       size_t{1} << 20;  // kept of each of stdout and stderr; what is beyond is read and dropped

@@ -91,7 +91,7 @@ class Restore {
 
  private:
   absl::Status Run(const Preparation& preparation, const RuntimeReply& order);
-  absl::Status StartPager(const std::string& work) const;
+  absl::Status StartPager(const std::string& work);
   absl::Status WaitForRestore(Watcher& watcher, const criu::Plan& plan);
   absl::StatusOr<int64_t> CheckRestored(const Watcher& watcher) const;
   // OK for kDone only.
@@ -105,6 +105,8 @@ class Restore {
   const absl::Time deadline_;
   const ErrorLog& log_;
   AgentLink agent_;
+  UniqueFd
+      pager_leash_;  // closed, by the end of this process at the latest: the pager need not wait for CRIU
 };
 
 absl::Status Restore::Late() const {
@@ -183,9 +185,9 @@ absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& or
   return status;
 }
 
-// It is nobody's child but the shim's, and ends by itself when the container's cgroup is empty: also when the
-// restore fails.
-absl::Status Restore::StartPager(const std::string& work) const {
+// It is nobody's child but the shim's, and ends by itself: before CRIU has come to it, when this object goes;
+// then, when the container's cgroup is empty.
+absl::Status Restore::StartPager(const std::string& work) {
   const agent_api::PagerSpec spec = {.migration_uid = bundle_.migration,
                                      .sandbox_uid = bundle_.sandbox_uid,
                                      .container = bundle_.container,
@@ -200,6 +202,9 @@ absl::Status Restore::StartPager(const std::string& work) const {
   RunOptions options;
   options.limit = std::min(kPagerStart, deadline_ - absl::Now());
   options.spawn.new_session = true;
+  UniqueFd leash;
+  GODWIT_RETURN_IF_ERROR(MakePipe(leash, pager_leash_));
+  options.spawn.stdin_fd = leash.get();
   return Annotate(RunOrError({places_.pager, "--spec", file}, options).status(),
                   "cannot start the pager of the container's memory");
 }

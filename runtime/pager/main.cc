@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // godwit-pager --spec FILE: reads a PagerSpec, becomes a process of its own, listens for CRIU, and returns to
-// its parent: exit code 0 when it serves, else 1 and the reason on stderr.
+// its parent: exit code 0 when it serves, else 1 and the reason on stderr. Where its input is a pipe, that is
+// its leash: it ends when the last writer closes it before CRIU has come.
 // godwit-pager --resume LEDGER: what a keeper becomes when its pager has died.
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -66,7 +69,14 @@ void ClaimResources() {
   }
 }
 
+UniqueFd TakeLeash() {
+  struct stat info;
+  const bool pipe = fstat(STDIN_FILENO, &info) == 0 && S_ISFIFO(info.st_mode);
+  return UniqueFd(pipe ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3) : -1);
+}
+
 absl::Status Serve(const PagerSpec& spec, const detached::Ready& ready) {
+  UniqueFd leash = TakeLeash();
   GODWIT_ASSIGN_OR_RETURN(const std::unique_ptr<detached::OwnCgroup> own_cgroup,
                           detached::OwnCgroup::Enter(spec.cgroup, kBinary, spec.container_id));
   ClaimResources();
@@ -76,8 +86,9 @@ absl::Status Serve(const PagerSpec& spec, const detached::Ready& ready) {
   InitLog(kBinary);
   GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<Ledger> ledger, Ledger::Make(json::Encode(spec)));
   GODWIT_ASSIGN_OR_RETURN(UniqueFd listener, ListenUnix(spec.socket));
-  GODWIT_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
-                          Server::Make(spec, std::move(ledger), std::move(listener), UniqueFd()));
+  GODWIT_ASSIGN_OR_RETURN(
+      const std::unique_ptr<Server> server,
+      Server::Make(spec, std::move(ledger), {.leash = std::move(leash), .listener = std::move(listener)}));
   LOG(INFO)
       << Log("waits for CRIU").With("migration", spec.migration_uid).With("container", spec.container_id);
   GODWIT_RETURN_IF_ERROR(ready());
@@ -86,14 +97,10 @@ absl::Status Serve(const PagerSpec& spec, const detached::Ready& ready) {
   return served;
 }
 
-// The sockets that an earlier pager has left open: it listens at one, or CRIU is connected to one.
-struct Sockets {
-  UniqueFd listener, connection;
-};
-
-// Closes what is neither a socket nor in use.
-absl::StatusOr<Sockets> TakeSockets(const std::set<int>& in_use) {
-  Sockets sockets;
+// What an earlier pager has left open: it listens at a socket, or CRIU is connected to one. Closes what is
+// neither a socket nor in use: the leash too, which is no more than a help.
+absl::StatusOr<Links> TakeLinks(const std::set<int>& in_use) {
+  Links links;
   GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListFolder("/proc/self/fd"));
   for (const std::string& name : names) {
     int fd = -1;
@@ -102,16 +109,16 @@ absl::StatusOr<Sockets> TakeSockets(const std::set<int>& in_use) {
     int listens = 0;
     socklen_t size = sizeof listens;
     if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0) continue;
-    (listens != 0 ? sockets.listener : sockets.connection) = std::move(owned);
+    (listens != 0 ? links.listener : links.criu) = std::move(owned);
   }
-  return sockets;
+  return links;
 }
 
 absl::StatusOr<std::unique_ptr<Server>> TakeOver(const PagerSpec& spec, std::unique_ptr<Ledger> ledger) {
   std::set<int> in_use = ledger->Descriptors();
   in_use.insert(ledger->fd());
-  GODWIT_ASSIGN_OR_RETURN(Sockets sockets, TakeSockets(in_use));
-  return Server::Make(spec, std::move(ledger), std::move(sockets.listener), std::move(sockets.connection));
+  GODWIT_ASSIGN_OR_RETURN(Links links, TakeLinks(in_use));
+  return Server::Make(spec, std::move(ledger), std::move(links));
 }
 
 // Nobody is left to answer for the container's memory: it must not run on.

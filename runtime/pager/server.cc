@@ -37,21 +37,14 @@ int64_t NowNs() { return absl::ToInt64Nanoseconds(Clock::Real().Monotonic()); }
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Make(const agent_api::PagerSpec& spec,
-                                                     std::unique_ptr<Ledger> ledger, UniqueFd listener,
-                                                     UniqueFd connection) {
-  std::unique_ptr<Server> server(
-      new Server(spec, std::move(ledger), std::move(listener), std::move(connection)));
+                                                     std::unique_ptr<Ledger> ledger, Links links) {
+  std::unique_ptr<Server> server(new Server(spec, std::move(ledger), std::move(links)));
   GODWIT_RETURN_IF_ERROR(server->Prepare());
   return server;
 }
 
-Server::Server(const agent_api::PagerSpec& spec, std::unique_ptr<Ledger> ledger, UniqueFd listener,
-               UniqueFd connection)
-    : spec_(spec),
-      ledger_(std::move(ledger)),
-      milestones_(ledger_->milestones()),
-      listener_(std::move(listener)),
-      connection_(std::move(connection)) {}
+Server::Server(const agent_api::PagerSpec& spec, std::unique_ptr<Ledger> ledger, Links links)
+    : spec_(spec), ledger_(std::move(ledger)), milestones_(ledger_->milestones()), links_(std::move(links)) {}
 
 Server::~Server() { StopThreads(); }
 
@@ -65,8 +58,9 @@ absl::Status Server::Prepare() {
   if (milestones_.started_ns == 0) milestones_.started_ns = NowNs();
   milestones_.pagers.fetch_add(1);
   for (const int fd : {end_signal_.get(), filled_event_.get(), keeper_->pidfd()}) Watch(fd, EPOLLIN);
-  if (listener_.ok()) Watch(listener_.get(), EPOLLIN);
-  if (connection_.ok()) Watch(connection_.get(), EPOLLIN);
+  for (const UniqueFd* link : {&links_.leash, &links_.listener, &links_.criu}) {
+    if (link->ok()) Watch(link->get(), EPOLLIN);
+  }
   pager_ = std::make_unique<Pager>(*ledger_, [this](int uffd) { Watch(uffd, EPOLLIN); });
   WriteStatus();
   return absl::OkStatus();
@@ -94,8 +88,8 @@ absl::StatusOr<bool> Server::Begin() {
   if (milestones_.finished) return false;
   if (milestones_.pagers > kMaxPagers)
     return absl::InternalError(absl::StrCat(kMaxPagers, " pagers of this container have died"));
-  GODWIT_RETURN_IF_ERROR(pager_->Recover(connection_.get()));
-  if (connection_.ok() && !milestones_.stores_known) GODWIT_RETURN_IF_ERROR(GetStores());
+  GODWIT_RETURN_IF_ERROR(pager_->Recover(links_.criu.get()));
+  if (links_.criu.ok() && !milestones_.stores_known) GODWIT_RETURN_IF_ERROR(GetStores());
   return milestones_.criu_gone ? WatchCgroup() : true;
 }
 
@@ -109,7 +103,7 @@ absl::StatusOr<bool> Server::Step() {
     if (!more) return false;
   }
   if (keeper_ == nullptr) RestartKeeper();
-  if (listener_.ok() && since - absl::Nanoseconds(milestones_.started_ns.load()) > kCriuLimit) {
+  if (links_.listener.ok() && since - absl::Nanoseconds(milestones_.started_ns.load()) > kCriuLimit) {
     LOG(WARNING) << Log("no restore came").With("migration", spec_.migration_uid).With("limit", kCriuLimit);
     return false;
   }
@@ -118,7 +112,8 @@ absl::StatusOr<bool> Server::Step() {
 
 absl::StatusOr<bool> Server::Dispatch(int fd, absl::Duration since) {
   if (fd == end_signal_.get()) return HearEndSignal();
-  if (fd == connection_.get()) return HearCriu();
+  if (links_.leash.ok() && fd == links_.leash.get()) return HearLeash();
+  if (fd == links_.criu.get()) return HearCriu();
   if (fd == cgroup_events_.get()) return LookAtCgroup();
   if (fd == filled_event_.get()) {
     StopThreads();
@@ -129,7 +124,7 @@ absl::StatusOr<bool> Server::Dispatch(int fd, absl::Duration since) {
                      .With("took", absl::Nanoseconds(NowNs() - milestones_.thawed_ns));
     return false;
   }
-  if (listener_.ok() && fd == listener_.get()) {
+  if (links_.listener.ok() && fd == links_.listener.get()) {
     GODWIT_RETURN_IF_ERROR(Accept());
   } else if (keeper_ != nullptr && fd == keeper_->pidfd()) {
     LOG(ERROR) << Log("the keeper has died").With("migration", spec_.migration_uid);
@@ -144,19 +139,31 @@ absl::StatusOr<bool> Server::Dispatch(int fd, absl::Duration since) {
 absl::StatusOr<bool> Server::HearEndSignal() {
   char info[128];  // of a signalfd_siginfo's size
   if (read(end_signal_.get(), info, sizeof info) < 0) return true;
-  LOG(WARNING) << Log("told to end").With("migration", spec_.migration_uid).With("ends", listener_.ok());
-  return !listener_.ok();
+  LOG(WARNING)
+      << Log("told to end").With("migration", spec_.migration_uid).With("ends", links_.listener.ok());
+  return !links_.listener.ok();
+}
+
+// Nobody is left who would restore the container, unless that has begun: then CRIU's connection tells.
+absl::StatusOr<bool> Server::HearLeash() {
+  char byte;
+  if (read(links_.leash.get(), &byte, 1) != 0) return true;
+  links_.leash.Reset();
+  if (!links_.listener.ok()) return true;
+  LOG(INFO) << Log("the restore was given up").With("migration", spec_.migration_uid);
+  return false;
 }
 
 absl::Status Server::Accept() {
-  absl::StatusOr<UniqueFd> connection = AcceptUnix(listener_.get(), absl::ZeroDuration());
+  absl::StatusOr<UniqueFd> connection = AcceptUnix(links_.listener.get(), absl::ZeroDuration());
   if (absl::IsDeadlineExceeded(connection.status())) return absl::OkStatus();
   GODWIT_RETURN_IF_ERROR(connection.status());
-  connection_ = *std::move(connection);
-  listener_.Reset();
+  links_.criu = *std::move(connection);
+  links_.listener.Reset();
+  links_.leash.Reset();
   unlink(spec_.socket.c_str());
   GODWIT_RETURN_IF_ERROR(GetStores());
-  Watch(connection_.get(), EPOLLIN);
+  Watch(links_.criu.get(), EPOLLIN);
   return absl::OkStatus();
 }
 
@@ -167,9 +174,9 @@ absl::Status Server::GetStores() {
 }
 
 absl::StatusOr<bool> Server::HearCriu() {
-  GODWIT_ASSIGN_OR_RETURN(const bool open, pager_->ReceiveFromCriu(connection_.get()));
+  GODWIT_ASSIGN_OR_RETURN(const bool open, pager_->ReceiveFromCriu(links_.criu.get()));
   if (open) return true;
-  connection_.Reset();
+  links_.criu.Reset();
   milestones_.criu_gone = true;
   if (milestones_.restored) return WatchCgroup();
   // Who started the restore tells why; what there is of the container must not run.

@@ -24,12 +24,17 @@
 
 namespace godwit::pager {
 
+// A pager's ends of what leads to others; each may be missing.
+struct Links {
+  UniqueFd leash;     // who started it: hangs up when there is nobody left who will restore the container
+  UniqueFd listener;  // where CRIU is to connect, until it has
+  UniqueFd criu;
+};
+
 class Server {
  public:
-  // `listener`: where CRIU is to connect, or none where it has; `connection`: its, or none.
   static absl::StatusOr<std::unique_ptr<Server>> Make(const agent_api::PagerSpec& spec,
-                                                      std::unique_ptr<Ledger> ledger, UniqueFd listener,
-                                                      UniqueFd connection);
+                                                      std::unique_ptr<Ledger> ledger, Links links);
   ~Server();
 
   // Until nothing is left to do; no file is left then. An error: the container's memory could not be filled,
@@ -37,8 +42,7 @@ class Server {
   absl::Status Run();
 
  private:
-  Server(const agent_api::PagerSpec& spec, std::unique_ptr<Ledger> ledger, UniqueFd listener,
-         UniqueFd connection);
+  Server(const agent_api::PagerSpec& spec, std::unique_ptr<Ledger> ledger, Links links);
   absl::Status Prepare();
   void Watch(int fd, uint32_t events);
 
@@ -47,6 +51,7 @@ class Server {
   absl::StatusOr<bool> Step();
   absl::StatusOr<bool> Dispatch(int fd, absl::Duration since);
   absl::StatusOr<bool> HearEndSignal();
+  absl::StatusOr<bool> HearLeash();
   absl::StatusOr<bool> HearCriu();
   absl::StatusOr<bool> WatchCgroup();
   absl::StatusOr<bool> LookAtCgroup();
@@ -64,7 +69,8 @@ class Server {
   const agent_api::PagerSpec spec_;
   const std::unique_ptr<Ledger> ledger_;
   Milestones& milestones_;
-  UniqueFd listener_, connection_, cgroup_events_;
+  Links links_;
+  UniqueFd cgroup_events_;
   UniqueFd epoll_, end_signal_;
   UniqueFd filled_event_;  // readable when the filling thread has ended
   std::unique_ptr<Pager> pager_;

@@ -190,9 +190,12 @@ class PagerTest : public testing::Test {
   }
   void Thaw() { Freeze("0"); }
 
-  void StartPager() {
+  // `leash`: a pipe's end for its input, or -1.
+  void StartPager(int leash = -1) {
     ASSERT_TRUE(WriteFileDurably(folder_ + "/spec", json::Encode(spec_)).ok());
-    const auto started = RunOrError({Node::Get().pager, "--spec", folder_ + "/spec"});
+    RunOptions options;
+    options.spawn.stdin_fd = leash;
+    const auto started = RunOrError({Node::Get().pager, "--spec", folder_ + "/spec"}, options);
     ASSERT_TRUE(started.ok()) << started.status();
     ASSERT_TRUE(Status().ok());
   }
@@ -217,9 +220,9 @@ class PagerTest : public testing::Test {
     ASSERT_EQ(sendmsg(criu_.get(), &message, 0), 1);
   }
   // As CRIU does it for one task, to its end.
-  void Restore(Memory& memory) {
+  void Restore(Memory& memory, int leash = -1) {
     stores_ = {{kPid, memory.store()}};
-    ASSERT_NO_FATAL_FAILURE(StartPager());
+    ASSERT_NO_FATAL_FAILURE(StartPager(leash));
     ASSERT_NO_FATAL_FAILURE(Connect());
     HandOver(kPid, memory);
     Say(-8);          // a zombie
@@ -472,6 +475,27 @@ TEST_F(PagerTest, ItEndsWithTheContainer) {
   ASSERT_TRUE(runtime::KillCgroup(spec_.cgroup, absl::Seconds(10)).ok());
   WaitForEnd();
   EXPECT_FALSE(FileExists(spec_.status));
+}
+
+TEST_F(PagerTest, ItEndsWithWhoStartedItAsLongAsItHasNoMemory) {
+  UniqueFd read, write;
+  ASSERT_TRUE(MakePipe(read, write).ok());
+  Memory memory(64);
+  ASSERT_NO_FATAL_FAILURE(StartPager(read.get()));
+  EXPECT_FALSE(Ended());
+  write.Reset();
+  WaitForEnd();
+  EXPECT_FALSE(FileExists(spec_.status));
+
+  ASSERT_TRUE(MakePipe(read, write).ok());
+  Restore(memory, read.get());
+  EXPECT_TRUE(memory.IsRight(memory.at(9), 9));
+  write.Reset();
+  EXPECT_TRUE(memory.IsRight(memory.at(60), 60));
+  EXPECT_FALSE(Ended());
+  Thaw();
+  WaitForEnd();
+  EXPECT_EQ(memory.FirstWrong(), -1);
 }
 
 TEST_F(PagerTest, ItEndsAtSigtermAsLongAsItHasNoMemory) {
