@@ -17,7 +17,7 @@ BUILD_PACKAGES="build-essential g++ g++-aarch64-linux-gnu cmake ninja-build ccac
  protobuf-c-compiler spin"
 LIBRARY_PACKAGES="libcpp-httplib-dev libabsl-dev prometheus-cpp-dev rapidjson-dev libcurl4-openssl-dev libssl-dev
  libgtest-dev libgmock-dev libprotobuf-dev libyaml-cpp-dev libarchive-dev libzstd-dev liblz4-dev libxxhash-dev
- libcli11-dev libtomlplusplus-dev zlib1g-dev libbrotli-dev libstdc++-14-dev"
+ libcli11-dev libtomlplusplus-dev libbpf-dev zlib1g-dev libbrotli-dev libstdc++-14-dev"
 NODE_PACKAGES="iproute2 nftables iptables kmod procps jq curl openssl ca-certificates util-linux busybox-static python3 psmisc
  containernetworking-plugins etcd-server docker-registry prometheus checkpointctl skopeo redis-server redis-tools
  postgresql conntrack socat strace less"

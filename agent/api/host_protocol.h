@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the agent and its two companions on the host say to each other, as JSON lines (one object, '\n') over Unix sockets:
+// What the agent and its two companions on the host say to each other, as JSON lines (one object, '\n') over
+// Unix sockets:
 //   godwit-runtime -> agent   /run/godwit/agent.sock            RuntimeRequest, answered by RuntimeReply
 //   agent -> godwit-guard     <work folder>/guard.sock          GuardCommand, answered by GuardReply
 // Host paths throughout; the agent sees the host through /proc/1/root where it does not mount the same path.
@@ -17,29 +18,35 @@
 
 namespace godwit::agent_api {
 
-inline constexpr char kInstallFolder[] = "/opt/godwit";      // bin/, criu/, etc/runtime.json; written by the installer
-inline constexpr char kStateFolder[] = "/var/lib/godwit";    // permits/, migrations/, checkpoints/, restores/, journal/
+inline constexpr char kInstallFolder[] =
+    "/opt/godwit";  // bin/, criu/, etc/runtime.json; written by the installer
+inline constexpr char kStateFolder[] =
+    "/var/lib/godwit";  // permits/, migrations/, checkpoints/, restores/, journal/
 inline constexpr char kRuntimeSocket[] = "/run/godwit/agent.sock";
-inline constexpr char kMigrationAnnotation[] = "godwit.io/migration";  // value: UID of the Migration or Restore behind a pod
+inline constexpr char kMigrationAnnotation[] =
+    "godwit.io/migration";  // value: UID of the Migration or Restore behind a pod
 
-// --- godwit-runtime -> agent -------------------------------------------------------------------------------------
+// --- godwit-runtime -> agent
+// -------------------------------------------------------------------------------------
 
 enum class RuntimeOp { kCreate, kRestored, kFailed };
 constexpr std::array<std::pair<RuntimeOp, absl::string_view>, 3> JsonNames(RuntimeOp) {
-  return {{{RuntimeOp::kCreate, "Create"}, {RuntimeOp::kRestored, "Restored"}, {RuntimeOp::kFailed, "Failed"}}};
+  return {
+      {{RuntimeOp::kCreate, "Create"}, {RuntimeOp::kRestored, "Restored"}, {RuntimeOp::kFailed, "Failed"}}};
 }
-// kCreate opens the conversation and is answered when the agent knows what to do (one connection a `create`; the agent
-// takes a closed connection for a runtime that died). After kRestore the runtime answers kRestored or kFailed, and the
-// agent says kDone (create succeeds, the container stands still) or kRefuse (the runtime destroys the container).
+// kCreate opens the conversation and is answered when the agent knows what to do (one connection a `create`;
+// the agent takes a closed connection for a runtime that died). After kRestore the runtime answers kRestored
+// or kFailed, and the agent says kDone (create succeeds, the container stands still) or kRefuse (the runtime
+// destroys the container).
 struct RuntimeRequest {
   RuntimeOp op = RuntimeOp::kCreate;
-  std::string sandbox_uid;   // io.kubernetes.cri.sandbox-uid, set by the container runtime, not by the pod
-  std::string container;     // io.kubernetes.cri.container-name
+  std::string sandbox_uid;  // io.kubernetes.cri.sandbox-uid, set by the container runtime, not by the pod
+  std::string container;    // io.kubernetes.cri.container-name
   std::string container_id;
   std::string bundle;
-  std::string cgroup;        // below the host's cgroup2 mount, from linux.cgroupsPath, with both drivers resolved
-  int64_t pid = 0;           // kRestored: the restored init process, in the host's pid namespace
-  std::string message;       // kFailed
+  std::string cgroup;   // below the host's cgroup2 mount, from linux.cgroupsPath, with both drivers resolved
+  int64_t pid = 0;      // kRestored: the restored init process, in the host's pid namespace
+  std::string message;  // kFailed
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("op", self.op);
@@ -62,11 +69,12 @@ constexpr std::array<std::pair<RuntimeAction, absl::string_view>, 4> JsonNames(R
 }
 struct RuntimeReply {
   RuntimeAction action = RuntimeAction::kRefuse;
-  std::string images;   // kRestore: folder of CRIU images
-  std::string work;     // kRestore: folder for CRIU's logs
-  std::string gate;     // kRestore: FIFO at which CRIU waits until the agent writes a byte (criu_environment.h); empty: none.
-                        // The images may come meanwhile; descriptors.json is there already.
-  bool lazy_pages = false;  // kRestore: godwit-pager fills the memory; started by godwit-runtime before the restore
+  std::string images;  // kRestore: folder of CRIU images
+  std::string work;    // kRestore: folder for CRIU's logs
+  std::string gate;  // kRestore: FIFO at which CRIU waits until the agent writes a byte (criu_environment.h);
+                     // empty: none. The images may come meanwhile; descriptors.json is there already.
+  bool lazy_pages =
+      false;  // kRestore: godwit-pager fills the memory; started by godwit-runtime before the restore
   std::string message;  // kRefuse: becomes the container's failure message that kubectl describe shows
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
@@ -79,11 +87,13 @@ struct RuntimeReply {
   }
 };
 
-// --- godwit-pager -> agent ---------------------------------------------------------------------------------------
+// --- godwit-pager -> agent
+// ---------------------------------------------------------------------------------------
 
-// Over kPagesSocket: the pager asks before it listens, to be refused in time, and again when CRIU connects, for the stores
-// of all tasks (the gate is open then, so that the agent knows them). Each time it asks once, and gets one line for every batch of at most kMaxPagesBatch tasks, with as many
-// memfds beside it by SCM_RIGHTS, in the order of `tasks`; `more` is true in all lines but the last. Both sides close then.
+// Over kPagesSocket: the pager asks before it listens, to be refused in time, and again when CRIU connects,
+// for the stores of all tasks (the gate is open then, so that the agent knows them). Each time it asks once,
+// and gets one line for every batch of at most kMaxPagesBatch tasks, with as many memfds beside it by
+// SCM_RIGHTS, in the order of `tasks`; `more` is true in all lines but the last. Both sides close then.
 inline constexpr char kPagesSocket[] = "/run/godwit/pages.sock";
 inline constexpr size_t kMaxPagesBatch = 128;
 struct PagesRequest {
@@ -97,8 +107,9 @@ struct PagesRequest {
 };
 struct PagesReply {
   bool ok = false;
-  std::string message;         // when not ok
-  std::vector<int64_t> tasks;  // container pids; a memfd each: a page lies at the offset of its address, holes are zeros
+  std::string message;  // when not ok
+  std::vector<int64_t>
+      tasks;  // container pids; a memfd each: a page lies at the offset of its address, holes are zeros
   bool more = false;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
@@ -109,10 +120,10 @@ struct PagesReply {
   }
 };
 
-// What godwit-pager is to do: godwit-pager --spec FILE. It detaches, listens at `socket` (CRIU's lazy-pages.socket in the
-// restore's work folder) and returns 0 once it does; its two processes (pager and keeper) both hold every userfaultfd.
-// It begins to fill when the container's cgroup is thawed for the first time, serves faults from the first moment, and
-// ends when all is filled or the cgroup is empty.
+// What godwit-pager is to do: godwit-pager --spec FILE. It detaches, listens at `socket` (CRIU's
+// lazy-pages.socket in the restore's work folder) and returns 0 once it does; its two processes (pager and
+// keeper) both hold every userfaultfd. It begins to fill when the container's cgroup is thawed for the first
+// time, serves faults from the first moment, and ends when all is filled or the cgroup is empty.
 struct PagerSpec {
   std::string migration_uid;
   std::string sandbox_uid;
@@ -136,8 +147,8 @@ struct PagerSpec {
     field.Required("log", self.log);
   }
 };
-// kPagersFolder/<container id>.json: removed by the pager when it ends well. A file without a live pager or keeper is of
-// one that died.
+// kPagersFolder/<container id>.json: removed by the pager when it ends well. A file without a live pager or
+// keeper is of one that died.
 inline constexpr char kPagersFolder[] = "/run/godwit/pagers";
 struct PagerStatus {
   std::string migration_uid;
@@ -148,8 +159,8 @@ struct PagerStatus {
   int64_t faults = 0;           // pages that were waited for
   absl::Duration fault_p50;     // from the fault's message to the page's installation
   absl::Duration fault_p99;
-  absl::Duration filling;       // since the first thaw
-  bool failed = false;          // the container was killed, because its memory could not be filled
+  absl::Duration filling;  // since the first thaw
+  bool failed = false;     // the container was killed, because its memory could not be filled
   std::string message;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
@@ -167,8 +178,8 @@ struct PagerStatus {
   }
 };
 
-// kStateFolder/permits/<sandbox uid>/<container>: what `create` may do without asking, also when the agent is down.
-// Written by the agent with rename and fsync before the act. godwit-runtime reads it first:
+// kStateFolder/permits/<sandbox uid>/<container>: what `create` may do without asking, also when the agent is
+// down. Written by the agent with rename and fsync before the act. godwit-runtime reads it first:
 //   absent, no annotation  -> ordinary start
 //   absent, annotation     -> ask the agent (which refuses: no state for it)
 //   Waiting                -> ask the agent
@@ -176,14 +187,17 @@ struct PagerStatus {
 //   Spent                  -> the restored copy ran: ordinary fresh start
 enum class PermitState { kWaiting, kAborted, kSpent };
 constexpr std::array<std::pair<PermitState, absl::string_view>, 3> JsonNames(PermitState) {
-  return {{{PermitState::kWaiting, "Waiting"}, {PermitState::kAborted, "Aborted"}, {PermitState::kSpent, "Spent"}}};
+  return {{{PermitState::kWaiting, "Waiting"},
+           {PermitState::kAborted, "Aborted"},
+           {PermitState::kSpent, "Spent"}}};
 }
 struct PermitFile {
   PermitState state = PermitState::kWaiting;
   std::string migration_uid;  // of the Migration or Restore
   std::string message;        // kAborted
   absl::Duration create_limit;
-  std::string copy_cgroup;    // kWaiting, since a `create` came: where its restored copy would be, to be destroyed on abort
+  std::string copy_cgroup;  // kWaiting, since a `create` came: where its restored copy would be, to be
+                            // destroyed on abort
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("state", self.state);
@@ -196,8 +210,8 @@ struct PermitFile {
 
 // kInstallFolder/etc/runtime.json, written by the installer.
 struct RuntimeConfig {
-  std::string runtime;        // the node's ordinary OCI runtime, e.g. /usr/sbin/runc
-  std::string cgroup_root;    // where cgroup2 is mounted on the host
+  std::string runtime;      // the node's ordinary OCI runtime, e.g. /usr/sbin/runc
+  std::string cgroup_root;  // where cgroup2 is mounted on the host
   bool systemd_cgroup = false;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
@@ -207,7 +221,8 @@ struct RuntimeConfig {
   }
 };
 
-// --- agent -> godwit-guard ---------------------------------------------------------------------------------------
+// --- agent -> godwit-guard
+// ---------------------------------------------------------------------------------------
 
 // One container as the guard needs it.
 struct GuardContainer {
@@ -218,7 +233,10 @@ struct GuardContainer {
   int64_t init_pid = 0;   // host pid namespace; the guard checks that it is still in `cgroup`
   std::string images;     // where the dump goes
   std::string work;       // CRIU's log
-  std::string hidden;     // file of the pages that CRIU's dump leaves out (criu_environment.h), written before kDump; empty: none
+  std::string hidden;  // file of the pages that CRIU's dump leaves out (criu_environment.h), written before
+                       // kDump; empty: none
+  std::string smaps;   // folder of what CRIU's dump reads for its tasks' smaps (there too), written before
+                       // kDump; empty: none
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("name", self.name);
@@ -229,11 +247,13 @@ struct GuardContainer {
     field.Required("images", self.images);
     field.Required("work", self.work);
     field("hidden", self.hidden);
+    field("smaps", self.smaps);
   }
 };
 
-// godwit-guard --spec FILE. One guard for each freeze of a pod. It thaws by itself when its agent's connection ends or the
-// freeze limit passes, unless it has ceded. It alone writes `journal` (agent/journal records: FROZEN, CEDED, ABORTED, DONE).
+// godwit-guard --spec FILE. One guard for each freeze of a pod. It thaws by itself when its agent's
+// connection ends or the freeze limit passes, unless it has ceded. It alone writes `journal` (agent/journal
+// records: FROZEN, CEDED, ABORTED, DONE).
 struct GuardSpec {
   std::string migration_uid;  // of the Migration or Checkpoint
   std::string socket;         // where it listens
@@ -258,11 +278,12 @@ struct GuardSpec {
   }
 };
 
-// kArm: starts runc and CRIU for every container and holds them at a gate, so that their start is not in the freeze; the
-// pod runs. kFreeze: fences the pod's address, freezes all cgroups. kDump: dumps `container` (opens its gate where it is
-// armed), which stays frozen. kCede: writes CEDED; from then on it
-// thaws only on kTargetAborted. kThaw: journals ABORTED, thaws (also the ordinary end of a checkpoint). kKill: only when ceded: cgroup.kill,
-// waits until the processes are gone, writes DONE. kStatus changes nothing. After kThaw, kTargetAborted and kKill it exits.
+// kArm: starts runc and CRIU for every container and holds them at a gate, so that their start is not in the
+// freeze; the pod runs. kFreeze: fences the pod's address, freezes all cgroups. kDump: dumps `container`
+// (opens its gate where it is armed), which stays frozen. kCede: writes CEDED; from then on it thaws only on
+// kTargetAborted. kThaw: journals ABORTED, thaws (also the ordinary end of a checkpoint). kKill: only when
+// ceded: cgroup.kill, waits until the processes are gone, writes DONE. kStatus changes nothing. After kThaw,
+// kTargetAborted and kKill it exits.
 enum class GuardOp { kArm, kFreeze, kDump, kCede, kThaw, kTargetAborted, kKill, kStatus };
 constexpr std::array<std::pair<GuardOp, absl::string_view>, 8> JsonNames(GuardOp) {
   return {{{GuardOp::kArm, "Arm"},
@@ -288,7 +309,8 @@ struct GuardCommand {
 struct GuardReply {
   bool ok = false;
   SourceState state = SourceState::kNone;
-  std::string reason;   // CamelCase, when not ok: "PendingSignal", "ExecInFlight", "DumpFailed", "FreezeLimit", ...
+  std::string
+      reason;  // CamelCase, when not ok: "PendingSignal", "ExecInFlight", "DumpFailed", "FreezeLimit", ...
   std::string message;  // when not ok; for a failed dump with the telling lines of CRIU's log
   absl::Time frozen_at;
   absl::Duration frozen_for;  // since the freeze began, monotonic

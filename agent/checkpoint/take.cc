@@ -44,8 +44,13 @@ struct Source {
 
 class Taker {
  public:
-  Taker(const CheckpointSpec& spec, const Node& node, const StartGuard& start_guard, const std::string& folder)
-      : spec_(spec), node_(node), start_guard_(start_guard), folder_(folder), work_(absl::StrCat(folder, "/work")) {}
+  Taker(const CheckpointSpec& spec, const Node& node, const StartGuard& start_guard,
+        const std::string& folder)
+      : spec_(spec),
+        node_(node),
+        start_guard_(start_guard),
+        folder_(folder),
+        work_(absl::StrCat(folder, "/work")) {}
 
   CheckpointStatus Run() {
     auto clean = absl::MakeCleanup([this] { RemoveTree(work_).IgnoreError(); });
@@ -73,8 +78,9 @@ class Taker {
       auto container = runtime::FindContainer(node_.host, ref.id);
       if (!container.ok()) return Because("ContainerNotFound", container.status());
       if (container->pod_uid != spec_.pod.uid) {
-        return Failure{"ContainerNotFound", absl::StrCat("container ", ref.id, " belongs to the pod with UID ",
-                                                         container->pod_uid, ", not to ", spec_.pod.uid)};
+        return Failure{"ContainerNotFound",
+                       absl::StrCat("container ", ref.id, " belongs to the pod with UID ", container->pod_uid,
+                                    ", not to ", spec_.pod.uid)};
       }
       Source source{.container = *std::move(container)};
       auto mounts = runtime::ReadMounts(node_.host.proc, source.container.init_pid);
@@ -112,7 +118,8 @@ class Taker {
     d.created_at = absl::TimeFromTimespec(info.st_mtim);
     d.pod_manifest = spec_.pod_manifest;
     GODWIT_ASSIGN_OR_RETURN(auto document, json::Parse(text));
-    const auto* annotations = document.IsObject() && document.HasMember("annotations") ? &document["annotations"] : nullptr;
+    const auto* annotations =
+        document.IsObject() && document.HasMember("annotations") ? &document["annotations"] : nullptr;
     for (const char* key : {"io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"}) {
       if (!annotations || !annotations->IsObject() || !annotations->HasMember(key)) continue;
       const auto& value = (*annotations)[key];
@@ -137,9 +144,15 @@ class Taker {
                                   .runc_root = source.container.runtime_root,
                                   .init_pid = source.container.init_pid,
                                   .images = source.parts.images,
-                                  .work = absl::StrCat(work_, "/", source.description.container, "/work")});
+                                  .work = absl::StrCat(work_, "/", source.description.container, "/work"),
+                                  .smaps = node_.write_smaps ? SmapsFolder(source) : ""});
     }
     return guard;
+  }
+
+  std::string SmapsFolder(const Source& source) const {
+    return absl::StrCat(node_.guards_folder, "/", spec_.checkpoint.uid, "/smaps-",
+                        source.description.container);
   }
 
   static std::optional<Failure> Refused(const absl::StatusOr<GuardReply>& reply) {
@@ -168,6 +181,11 @@ class Taker {
     std::thread packer([this, &packed] { packed = PackFiles(); });
     std::optional<Failure> failure;
     for (const Source& source : sources_) {
+      absl::Status written;
+      if (node_.write_smaps)
+        written = node_.write_smaps(node_.host.At(source.container.cgroup), SmapsFolder(source));
+      if (!written.ok()) failure = Because("StorageFailed", written);
+      if (failure) break;
       failure = Refused((*guard)->Dump(source.description.container, spec_.freeze_limit + absl::Seconds(10)));
       if (failure) break;
     }
@@ -181,7 +199,9 @@ class Taker {
 
   absl::Status PackTo(const std::string& folder, files::Layout layout, const std::string& path) {
     GODWIT_ASSIGN_OR_RETURN(UniqueFd out, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
-    return files::Pack(folder, layout, [&](absl::string_view bytes) { return WriteAll(out.get(), bytes, path); }).status();
+    return files::Pack(folder, layout,
+                       [&](absl::string_view bytes) { return WriteAll(out.get(), bytes, path); })
+        .status();
   }
 
   // Writable layers and emptyDirs, while nothing writes to them.
@@ -195,7 +215,8 @@ class Taker {
       const std::string folder = runtime::EmptyDirFolder(mounts, spec_.pod.uid, volume);
       if (folder.empty()) continue;
       Source& first = sources_.front();
-      const std::string path = absl::StrCat(work_, "/", first.description.container, "/volumes/", volume, ".tar");
+      const std::string path =
+          absl::StrCat(work_, "/", first.description.container, "/volumes/", volume, ".tar");
       GODWIT_RETURN_IF_ERROR(PackTo(node_.host.At(folder), files::Layout::kPlain, path));
       first.parts.volumes[volume] = path;
     }

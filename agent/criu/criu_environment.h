@@ -35,6 +35,11 @@ inline constexpr char kGateVariable[] = "GODWIT_CRIU_GATE";
 // cannot be read fails the dump.
 inline constexpr char kHiddenPagesVariable[] = "GODWIT_CRIU_HIDDEN_PAGES";
 
+// Dump: a folder with a file for each task, named by its pid (in the host's pid namespace), that CRIU reads
+// in place of the task's smaps: its mappings and their VmFlags as of the freeze, without what costs the
+// kernel a walk over all page tables. A task without a file has its own smaps read.
+inline constexpr char kSmapsVariable[] = "GODWIT_CRIU_SMAPS";
+
 // Dump: a FIFO that somebody reads. It gets a byte when the dump has succeeded: the images are complete and
 // CRIU has let the tasks go. runc and CRIU need a few milliseconds more to end.
 inline constexpr char kDoneVariable[] = "GODWIT_CRIU_DONE";

@@ -102,6 +102,7 @@ Plan PlanDump(const Programs& programs, const agent_api::GuardContainer& contain
   plan.env.push_back(Variable(kDoneVariable, plan.done));
   plan.env.push_back(Variable(kNoConntrackVariable, "1"));
   if (!container.hidden.empty()) plan.env.push_back(Variable(kHiddenPagesVariable, container.hidden));
+  if (!container.smaps.empty()) plan.env.push_back(Variable(kSmapsVariable, container.smaps));
   if (!plan.gate.empty()) plan.env.push_back(Variable(kGateVariable, plan.gate));
   return plan;
 }

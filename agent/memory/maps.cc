@@ -61,10 +61,17 @@ bool Excluded(absl::string_view vm_flags) {
   return false;
 }
 
-// smaps describes a mapping in lines such as "Rss:  4 kB"; only these begin with a capital letter.
-bool IsDetail(absl::string_view text) { return text[0] >= 'A' && text[0] <= 'Z'; }
-
 }  // namespace
+
+// Only these begin with a capital letter.
+bool IsDetail(absl::string_view row) { return !row.empty() && row[0] >= 'A' && row[0] <= 'Z'; }
+
+absl::StatusOr<Range> RangeOfMapping(absl::string_view row) {
+  Line line;
+  if (!ParseLine(row, line))
+    return absl::DataLossError(absl::StrCat("not a mapping: \"", row.substr(0, 80), "\""));
+  return line.range;
+}
 
 absl::StatusOr<AddressSpace> ParseMaps(absl::string_view text) {
   AddressSpace space;

@@ -30,6 +30,11 @@ struct AddressSpace {
 // ascend and do not overlap, whatever the text says: of a running process it is of more than one moment.
 absl::StatusOr<AddressSpace> ParseMaps(absl::string_view text);
 
+// Of a line of maps or smaps: whether it tells more of the mapping before it, as smaps' "Rss:  4 kB" does.
+bool IsDetail(absl::string_view row);
+// Of any other line. DataLoss when it is none.
+absl::StatusOr<Range> RangeOfMapping(absl::string_view row);
+
 // maps costs microseconds; smaps walks all the page tables of the task.
 enum class MapsFile { kMaps, kSmaps };
 

@@ -52,6 +52,8 @@ struct SourceNode {
   FileRounds::Pack pack;
   FileRounds::FindMapped mapped_files;
   MemoryNode memory;
+  // What CRIU reads for its tasks' smaps (memory::ShortSmaps::Write). Empty: CRIU reads the kernel's.
+  std::function<absl::Status(const std::string& cgroup, const std::string& folder)> write_smaps;
   // Whether the memory of these containers is still being filled after an earlier move.
   std::function<bool(const std::vector<std::string>& container_ids)> filling;
   Guards guards;
@@ -145,6 +147,7 @@ class Source {
   absl::Status DumpContainer(const std::string& container);
   absl::Status Refused(const agent_api::GuardReply& reply) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status HideOwned(size_t index);
+  absl::Status WriteSmaps(size_t index);
   absl::Status SendPages(size_t index);
   transfer::Hello HelloFor(bool ask, bool resume) const;
   absl::StatusOr<std::unique_ptr<transfer::Stream>> Reach(const transfer::Hello& hello, absl::Duration limit,

@@ -282,7 +282,8 @@ absl::Status Source::StartGuard() {
                                 .init_pid = part.container.init_pid,
                                 .images = absl::StrCat(folder, "/images"),
                                 .work = absl::StrCat(folder, "/work"),
-                                .hidden = pre_copy_ == nullptr ? "" : absl::StrCat(folder, "/hidden")});
+                                .hidden = pre_copy_ == nullptr ? "" : absl::StrCat(folder, "/hidden"),
+                                .smaps = node_.write_smaps ? absl::StrCat(folder, "/smaps") : ""});
   }
   guard_spec_ = guard;
   GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<Guard> started, node_.guards.start(guard));

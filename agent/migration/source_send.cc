@@ -175,6 +175,7 @@ absl::Status Source::SendContainer(size_t index) {
   FileSender& sender = *senders_[index];
   sender.SetDeadline(FreezeDeadline() + kTellLimit);
   if (pre_copy_ != nullptr) GODWIT_RETURN_IF_ERROR(HideOwned(index));
+  if (node_.write_smaps) GODWIT_RETURN_IF_ERROR(WriteSmaps(index));
   const absl::Time begin = absl::Now();
   transfer::DumpProgress progress;
   std::thread dumping([&] { progress.Finish(DumpContainer(name)); });
@@ -216,6 +217,15 @@ absl::Status Source::HideOwned(size_t index) {
   GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
   GODWIT_RETURN_IF_ERROR(WriteAll(file.get(), hidden, path));
   AddStep("hide", name, begin);
+  return absl::OkStatus();
+}
+
+absl::Status Source::WriteSmaps(size_t index) {
+  const PodOnNode::Part& part = pod_.parts[index];
+  const absl::Time begin = absl::Now();
+  const std::string folder = absl::StrCat(folder_, "/", part.container.name, "/smaps");
+  GODWIT_RETURN_IF_ERROR(node_.write_smaps(node_.cgroup_here(part.container.cgroup), folder));
+  AddStep("mappings", part.container.name, begin);
   return absl::OkStatus();
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/serve/serve.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/auxv.h>
 #include <sys/signalfd.h>
-#include <poll.h>
 
 #include <algorithm>
 #include <atomic>
@@ -20,6 +20,7 @@
 #include "agent/criu/pagemap.h"
 #include "agent/memory/page_server.h"
 #include "agent/memory/pagers.h"
+#include "agent/memory/short_smaps.h"
 #include "agent/migration/guard_port.h"
 #include "agent/migration/pod_on_node.h"
 #include "agent/operations/operations.h"
@@ -87,11 +88,16 @@ class Agent {
   absl::Status Run(int end_signals) {
     metrics::AddProcessMetrics(registry_);
     metrics_.build_info.With(GODWIT_VERSION).Set(1);
-    GODWIT_ASSIGN_OR_RETURN(auto health, agent_api::HealthServer::Start("0.0.0.0", options_.metrics_port, registry_, [this] { return Ready(); }));
+    GODWIT_ASSIGN_OR_RETURN(auto health,
+                            agent_api::HealthServer::Start("0.0.0.0", options_.metrics_port, registry_,
+                                                           [this] { return Ready(); }));
     GODWIT_RETURN_IF_ERROR(StartParts(end_signals));
     if (ended_) return absl::OkStatus();
     ready_ = true;
-    LOG(INFO) << Log("agent serves").With("node", options_.node).With("criu", facts_->Info().criu_version).With("runc", facts_->Info().runc_version);
+    LOG(INFO) << Log("agent serves")
+                     .With("node", options_.node)
+                     .With("criu", facts_->Info().criu_version)
+                     .With("runc", facts_->Info().runc_version);
     while (!Ends(end_signals, kHousekeeping)) KeepHouse();
     ready_ = false;
     LOG(INFO) << Log("agent ends").With("node", options_.node);
@@ -100,7 +106,8 @@ class Agent {
 
  private:
   absl::Status Ready() const {
-    return ready_ ? absl::OkStatus() : absl::UnavailableError("the agent has no certificate yet, or is starting");
+    return ready_ ? absl::OkStatus()
+                  : absl::UnavailableError("the agent has no certificate yet, or is starting");
   }
 
   bool Ends(int end_signals, absl::Duration limit) {
@@ -126,23 +133,33 @@ class Agent {
     const std::string cgroup_root = host_.At(host_.cgroup);
     permits_ = std::make_unique<permits::PermitTable>(
         permits::PermitStore(absl::StrCat(options_.state_folder, "/permits")),
-        [cgroup_root](const std::string& cgroup) { return permits::KillCgroup(cgroup_root, cgroup, kKillLimit); },
+        [cgroup_root](const std::string& cgroup) {
+          return permits::KillCgroup(cgroup_root, cgroup, kKillLimit);
+        },
         [cgroup_root](const std::string& cgroup) { return permits::CheckStandsFrozen(cgroup_root, cgroup); });
     GODWIT_RETURN_IF_ERROR(OpenWork());
     FeedGauges();
-    GODWIT_ASSIGN_OR_RETURN(permit_server_, permits::PermitServer::Start(absl::StrCat(options_.run_folder, "/agent.sock"), permits_.get()));
-    GODWIT_ASSIGN_OR_RETURN(page_server_, memory::PageServer::Start(absl::StrCat(options_.run_folder, "/pages.sock"),
-                                                                   [this](const auto&... name) { return operations_->FindPages(name...); }));
-    GODWIT_ASSIGN_OR_RETURN(streams_, transfer::StreamServer::Start(*identity_, "", static_cast<uint16_t>(options_.stream_port),
-                                                                    [this](std::shared_ptr<transfer::Stream> stream) { ServeStream(stream); }));
-    agent_api::Backend backend{.operations = operations_.get(), .checkpoints = checkpoints_.get(), .metrics = &metrics_};
+    GODWIT_ASSIGN_OR_RETURN(
+        permit_server_,
+        permits::PermitServer::Start(absl::StrCat(options_.run_folder, "/agent.sock"), permits_.get()));
+    GODWIT_ASSIGN_OR_RETURN(
+        page_server_,
+        memory::PageServer::Start(absl::StrCat(options_.run_folder, "/pages.sock"),
+                                  [this](const auto&... name) { return operations_->FindPages(name...); }));
+    GODWIT_ASSIGN_OR_RETURN(streams_,
+                            transfer::StreamServer::Start(
+                                *identity_, "", static_cast<uint16_t>(options_.stream_port),
+                                [this](std::shared_ptr<transfer::Stream> stream) { ServeStream(stream); }));
+    agent_api::Backend backend{
+        .operations = operations_.get(), .checkpoints = checkpoints_.get(), .metrics = &metrics_};
     backend.node = [this] {
       agent_api::NodeInfo info = facts_->Info();
       info.images_bytes = operations_->ImagesBytes();
       return info;
     };
     backend.preflight = [this](const agent_api::PreflightRequest& request) { return Preflight(request); };
-    GODWIT_ASSIGN_OR_RETURN(api_, agent_api::ApiServer::Start(*identity_, "0.0.0.0", options_.api_port, std::move(backend)));
+    GODWIT_ASSIGN_OR_RETURN(
+        api_, agent_api::ApiServer::Start(*identity_, "0.0.0.0", options_.api_port, std::move(backend)));
     return absl::OkStatus();
   }
 
@@ -154,36 +171,58 @@ class Agent {
                               .token_file = options_.token_file,
                               .authority_file = options_.authority_file,
                               .certificate_and_key_file = certificate_and_key},
-        [this](const absl::Status& status) { metrics_.certificate_renewals.With(Outcome(status.ok())).Increment(); });
+        [this](const absl::Status& status) {
+          metrics_.certificate_renewals.With(Outcome(status.ok())).Increment();
+        });
     while (!Ends(end_signals, absl::ZeroDuration())) {
       absl::Status there = renewal_->AwaitCertificate(absl::Seconds(1));
       if (there.ok()) break;
-      LOG_EVERY_N_SEC(WARNING, 15) << Log("no certificate from the controller yet").With("controller", options_.controller).With(there);
+      LOG_EVERY_N_SEC(WARNING, 15) << Log("no certificate from the controller yet")
+                                          .With("controller", options_.controller)
+                                          .With(there);
     }
     if (ended_) return absl::OkStatus();
-    GODWIT_ASSIGN_OR_RETURN(identity_, tls::Identity::Load({.certificate_and_key = certificate_and_key, .authority = options_.authority_file}));
+    GODWIT_ASSIGN_OR_RETURN(identity_, tls::Identity::Load({.certificate_and_key = certificate_and_key,
+                                                            .authority = options_.authority_file}));
     return absl::OkStatus();
   }
 
   absl::Status OpenWork() {
-    if (absl::Status lifted = guard::LiftFencesLeft(launch_, absl::StrCat(options_.install_folder, "/criu")); !lifted.ok()) {
+    if (absl::Status lifted = guard::LiftFencesLeft(launch_, absl::StrCat(options_.install_folder, "/criu"));
+        !lifted.ok()) {
       LOG(WARNING) << Log("fences of killed guards may be left").With(lifted);
+    }
+    if (auto smaps = memory::ShortSmaps::Load(); smaps.ok()) {
+      smaps_.emplace(*std::move(smaps));
+    } else {
+      LOG(WARNING) << Log("freezes are longer, by some 10 ms for each GiB of memory").With(smaps.status());
     }
     checkpoint::Node node{.host = host_,
                           .runtime = facts_->runtime().runtime,
                           .criu_folder = absl::StrCat(options_.install_folder, "/criu"),
                           .guards_folder = absl::StrCat(options_.run_folder, "/guards"),
-                          .criu_version = facts_->Info().criu_version};
-    GODWIT_ASSIGN_OR_RETURN(checkpoints_, checkpoint::Checkpoints::Open(absl::StrCat(options_.state_folder, "/checkpoints"), node,
-                                                                        migration::RealGuards(launch_).start,
-                                                                        [this](const auto& status) { CheckpointFinished(status); }));
-    GODWIT_ASSIGN_OR_RETURN(operations_, operations::Operations::Open({.folder = options_.state_folder,
-                                                                       .node = options_.node,
-                                                                       .source = SourceNode(),
-                                                                       .target = TargetNode(),
-                                                                       .fetch = [this](const auto&... arguments) { return Fetch(arguments...); },
-                                                                       .memory_available = [this] { return MemoryAvailable(host_.proc); }}));
+                          .criu_version = facts_->Info().criu_version,
+                          .write_smaps = SmapsWriter()};
+    GODWIT_ASSIGN_OR_RETURN(checkpoints_, checkpoint::Checkpoints::Open(
+                                              absl::StrCat(options_.state_folder, "/checkpoints"), node,
+                                              migration::RealGuards(launch_).start,
+                                              [this](const auto& status) { CheckpointFinished(status); }));
+    GODWIT_ASSIGN_OR_RETURN(operations_,
+                            operations::Operations::Open(
+                                {.folder = options_.state_folder,
+                                 .node = options_.node,
+                                 .source = SourceNode(),
+                                 .target = TargetNode(),
+                                 .fetch = [this](const auto&... arguments) { return Fetch(arguments...); },
+                                 .memory_available = [this] { return MemoryAvailable(host_.proc); }}));
     return absl::OkStatus();
+  }
+
+  std::function<absl::Status(const std::string&, const std::string&)> SmapsWriter() {
+    if (!smaps_.has_value()) return nullptr;
+    return [this](const std::string& cgroup, const std::string& folder) {
+      return smaps_->Write(host_.proc, cgroup, folder);
+    };
   }
 
   migration::SourceNode SourceNode() {
@@ -191,14 +230,23 @@ class Agent {
                                .runtime = facts_->runtime().runtime,
                                .criu_folder = absl::StrCat(options_.install_folder, "/criu"),
                                .guards = migration::RealGuards(launch_)};
-    node.find_pod = [this](const agent_api::SourceSpec& spec) { return migration::FindPod(host_, spec.pod, spec.containers, spec.empty_dirs); };
+    node.find_pod = [this](const agent_api::SourceSpec& spec) {
+      return migration::FindPod(host_, spec.pod, spec.containers, spec.empty_dirs);
+    };
     node.pack = [this](auto&&... arguments) { return migration::PackHostFolder(host_, arguments...); };
     node.memory = migration::RealMemory(host_.proc);
-    node.filling = [this](const std::vector<std::string>& ids) { return memory::StillFilled(host_.At(agent_api::kPagersFolder), ids); };
+    node.write_smaps = SmapsWriter();
+    node.filling = [this](const std::vector<std::string>& ids) {
+      return memory::StillFilled(host_.At(agent_api::kPagersFolder), ids);
+    };
     node.cgroup_here = [this](const std::string& cgroup) { return host_.At(cgroup); };
     node.round = [this](const auto& before, const auto& now) { Rounded(before, now); };
-    node.mapped_files = [this](const migration::PodOnNode& pod) { return migration::FindMappedFiles(host_, pod); };
-    node.connect = [this](const std::string& address, const std::string& peer, absl::Time deadline) { return transfer::Stream::Connect(*identity_, address, peer, deadline); };
+    node.mapped_files = [this](const migration::PodOnNode& pod) {
+      return migration::FindMappedFiles(host_, pod);
+    };
+    node.connect = [this](const std::string& address, const std::string& peer, absl::Time deadline) {
+      return transfer::Stream::Connect(*identity_, address, peer, deadline);
+    };
     node.sent = [this](const migration::SentTotals& sent) { Sent(sent); };
     node.froze = [this](const agent_api::SourceStatus& status) { Froze(status); };
     node.finished = [this](const agent_api::SourceStatus& status) {
@@ -214,13 +262,23 @@ class Agent {
     node.check_images = [](const std::string& images) { return criu::CheckImages(images); };
     node.add_pages = criu::AddLazyPages;
     node.memory_for_pages = [this] { return MemoryForPages(); };
-    node.apply_files = [this](const permits::Claim& claim, const std::string& pod_uid, const migration::FilesToApply& files) { return migration::ApplyFiles(host_, claim, pod_uid, files); };
-    node.thaw = [cgroup_root](const std::string& cgroup) { return runtime::AdoptFrozen({absl::StrCat(cgroup_root, cgroup)}).Thaw(); };
-    node.stands = [cgroup_root](const std::string& cgroup) { return permits::CheckStandsFrozen(cgroup_root, cgroup); };
+    node.apply_files = [this](const permits::Claim& claim, const std::string& pod_uid,
+                              const migration::FilesToApply& files) {
+      return migration::ApplyFiles(host_, claim, pod_uid, files);
+    };
+    node.thaw = [cgroup_root](const std::string& cgroup) {
+      return runtime::AdoptFrozen({absl::StrCat(cgroup_root, cgroup)}).Thaw();
+    };
+    node.stands = [cgroup_root](const std::string& cgroup) {
+      return permits::CheckStandsFrozen(cgroup_root, cgroup);
+    };
     node.destroy_left_copies = [this, cgroup_root](const std::string& sandbox_uid) -> absl::Status {
-      GODWIT_ASSIGN_OR_RETURN(auto stored, permits::PermitStore(absl::StrCat(options_.state_folder, "/permits")).ListSandbox(sandbox_uid));
+      GODWIT_ASSIGN_OR_RETURN(
+          auto stored,
+          permits::PermitStore(absl::StrCat(options_.state_folder, "/permits")).ListSandbox(sandbox_uid));
       for (const permits::StoredPermit& one : stored) {
-        if (!one.permit.copy_cgroup.empty()) GODWIT_RETURN_IF_ERROR(permits::KillCgroup(cgroup_root, one.permit.copy_cgroup, kKillLimit));
+        if (!one.permit.copy_cgroup.empty())
+          GODWIT_RETURN_IF_ERROR(permits::KillCgroup(cgroup_root, one.permit.copy_cgroup, kKillLimit));
       }
       return absl::OkStatus();
     };
@@ -230,15 +288,19 @@ class Agent {
       metrics_.received.With("files").Increment(static_cast<double>(totals.file_bytes));
       metrics_.stream_bytes.With("received").Increment(static_cast<double>(stream_bytes));
     };
-    node.stream_failed = [this](const absl::Status& status) { metrics_.stream_errors.With(StreamReason(status)).Increment(); };
+    node.stream_failed = [this](const absl::Status& status) {
+      metrics_.stream_errors.With(StreamReason(status)).Increment();
+    };
     node.finished = [this](bool restore, const agent_api::TargetStatus& status, absl::Duration create_wait) {
-      Finished(restore ? "restore" : "migration-target", status.state == agent_api::TargetState::kRunning, status.reason);
+      Finished(restore ? "restore" : "migration-target", status.state == agent_api::TargetState::kRunning,
+               status.reason);
       metrics_.create_wait.Observe(create_wait);
     };
     return node;
   }
 
-  absl::Status Fetch(const agent_api::RestoreSpec& spec, const agent_api::Archive& archive, const std::string& path, absl::Time deadline) {
+  absl::Status Fetch(const agent_api::RestoreSpec& spec, const agent_api::Archive& archive,
+                     const std::string& path, absl::Time deadline) {
     return transfer::FetchArchive(*identity_,
                                   {.own_node = options_.node,
                                    .node = spec.archive_node,
@@ -253,23 +315,32 @@ class Agent {
   void ServeStream(const std::shared_ptr<transfer::Stream>& stream) {
     auto frame = stream->Receive(absl::Now() + kHelloLimit);
     absl::Status status = frame.status();
-    if (status.ok() && frame->type != transfer::FrameType::kHello) status = absl::InvalidArgumentError("the first frame is no HELLO");
-    absl::StatusOr<transfer::Hello> hello = status.ok() ? transfer::DecodeMessage<transfer::Hello>(*frame) : status;
-    if (hello.ok() && hello->role == transfer::Role::kMigration) return operations_->ServeMigration(stream, *hello);
+    if (status.ok() && frame->type != transfer::FrameType::kHello)
+      status = absl::InvalidArgumentError("the first frame is no HELLO");
+    absl::StatusOr<transfer::Hello> hello =
+        status.ok() ? transfer::DecodeMessage<transfer::Hello>(*frame) : status;
+    if (hello.ok() && hello->role == transfer::Role::kMigration)
+      return operations_->ServeMigration(stream, *hello);
     if (hello.ok()) {
-      status = transfer::ServeArchive(*stream, *hello, [this](const std::string& uid, const std::string& archive) { return checkpoints_->FindArchive(uid, archive); },
-                                      absl::Now() + kFetchLimit);
+      status = transfer::ServeArchive(
+          *stream, *hello,
+          [this](const std::string& uid, const std::string& archive) {
+            return checkpoints_->FindArchive(uid, archive);
+          },
+          absl::Now() + kFetchLimit);
     } else {
       status = hello.status();
       metrics_.stream_errors.With("Protocol").Increment();
     }
-    if (!status.ok()) LOG(WARNING) << Log("stream ended early").With("peer", stream->peer_node()).With(status);
+    if (!status.ok())
+      LOG(WARNING) << Log("stream ended early").With("peer", stream->peer_node()).With(status);
   }
 
   absl::StatusOr<agent_api::PreflightReport> Preflight(const agent_api::PreflightRequest& request) {
     auto report = preflight::Inspect(host_, request, {.node = facts_->Info(), .hwcap = getauxval(AT_HWCAP)});
     if (!report.ok()) return report;
-    for (const agent_api::Finding& finding : report->findings) metrics_.preflight_findings.With(finding.id, json::Name(finding.severity)).Increment();
+    for (const agent_api::Finding& finding : report->findings)
+      metrics_.preflight_findings.With(finding.id, json::Name(finding.severity)).Increment();
     return report;
   }
 
@@ -282,25 +353,28 @@ class Agent {
   void CheckpointFinished(const agent_api::CheckpointStatus& status) {
     const bool good = status.state == agent_api::CheckpointState::kReady;
     Finished("checkpoint", good, status.reason);
-    if (status.frozen_at != absl::Time()) metrics_.freezes.Observe(status.freeze, "checkpoint", good ? "committed" : "aborted");
+    if (status.frozen_at != absl::Time())
+      metrics_.freezes.Observe(status.freeze, "checkpoint", good ? "committed" : "aborted");
   }
   void Rounded(const agent_api::PreCopyProgress& before, const agent_api::PreCopyProgress& now) {
     metrics_.pre_copy_rounds.With().Increment();
     metrics_.pre_copy_dirty.With().Increment(static_cast<double>(now.dirty_bytes));
     metrics_.pre_copy_saved.With("zero").Increment(static_cast<double>(now.zero_bytes - before.zero_bytes));
-    metrics_.pre_copy_saved.With("unchanged").Increment(static_cast<double>(now.unchanged_bytes - before.unchanged_bytes));
+    metrics_.pre_copy_saved.With("unchanged")
+        .Increment(static_cast<double>(now.unchanged_bytes - before.unchanged_bytes));
   }
   void PreCopied(const agent_api::SourceStatus& status) {
     const agent_api::PreCopyProgress& progress = status.pre_copy;
     if (progress.rounds == 0 && progress.fallback.empty()) return;
     const bool moved = status.state == agent_api::SourceState::kDone;
-    const char* outcome = !progress.fallback.empty()                       ? "fell_back"
+    const char* outcome = !progress.fallback.empty()                             ? "fell_back"
                           : progress.gave_up || status.reason == "NotConverging" ? "gave_up"
-                          : moved                                          ? "converged"
-                                                                           : "aborted";
+                          : moved                                                ? "converged"
+                                                                                 : "aborted";
     metrics_.pre_copies.With(outcome).Increment();
   }
-  // A part of what is free, so that the node's own pods keep some; memory that does not fit ends the migration.
+  // A part of what is free, so that the node's own pods keep some; memory that does not fit ends the
+  // migration.
   uint64_t MemoryForPages() const { return static_cast<uint64_t>(MemoryAvailable(host_.proc) * kPagesShare); }
   void FeedPagers() {
     double backlog = 0;
@@ -314,7 +388,8 @@ class Agent {
   }
   void Froze(const agent_api::SourceStatus& status) {
     metrics_.freezes.Observe(status.freeze, "migration", status.target_running ? "committed" : "aborted");
-    for (const agent_api::FreezeStep& step : status.steps) metrics_.freeze_steps.Observe(step.duration, step.name);
+    for (const agent_api::FreezeStep& step : status.steps)
+      metrics_.freeze_steps.Observe(step.duration, step.name);
   }
   void Sent(const migration::SentTotals& sent) {
     metrics_.sent.With("memory").Increment(static_cast<double>(sent.page_bytes));
@@ -323,7 +398,9 @@ class Agent {
     metrics_.sent_pages.With().Increment(static_cast<double>(sent.page_bytes / sysconf(_SC_PAGESIZE)));
     metrics_.stream_bytes.With("sent").Increment(static_cast<double>(sent.wire_bytes));
     if (sent.took > absl::ZeroDuration()) {
-      metrics_.transfer_rate.With().Observe(static_cast<double>(sent.page_bytes + sent.image_bytes + sent.file_bytes) / absl::ToDoubleSeconds(sent.took));
+      metrics_.transfer_rate.With().Observe(
+          static_cast<double>(sent.page_bytes + sent.image_bytes + sent.file_bytes) /
+          absl::ToDoubleSeconds(sent.took));
     }
   }
   void FeedGauges() {
@@ -335,7 +412,8 @@ class Agent {
       metrics_.storage_available.With().Set(static_cast<double>(now.storage_available));
       metrics_.memory_available.With().Set(static_cast<double>(now.memory_available));
       metrics_.images_bytes.With().Set(static_cast<double>(operations_->ImagesBytes()));
-      metrics_.certificate_expiry.With().Set(static_cast<double>(absl::ToUnixSeconds(identity_->not_after())));
+      metrics_.certificate_expiry.With().Set(
+          static_cast<double>(absl::ToUnixSeconds(identity_->not_after())));
       const auto working = operations_->Count();
       metrics_.operations.With("migration-source").Set(working.sources);
       metrics_.operations.With("migration-target").Set(working.targets);
@@ -355,7 +433,8 @@ class Agent {
   void KeepHouse() {
     const std::string pods = host_.At(absl::StrCat(options_.kubelet_folder, "/pods"));
     if (!FileExists(pods)) return;  // kubelet keeps them elsewhere: better keep too many
-    absl::Status removed = permits_->RemoveSpent([&pods](const std::string& uid) { return FileExists(absl::StrCat(pods, "/", uid)); });
+    absl::Status removed = permits_->RemoveSpent(
+        [&pods](const std::string& uid) { return FileExists(absl::StrCat(pods, "/", uid)); });
     if (!removed.ok()) LOG(WARNING) << Log("cannot remove spent permits").With(removed);
     // Aborted ones refuse every `create` until the pod is gone.
     const permits::PermitStore store(absl::StrCat(options_.state_folder, "/permits"));
@@ -363,7 +442,8 @@ class Agent {
     if (!stored.ok()) return;
     for (const permits::StoredPermit& one : *stored) {
       const bool aborted = one.permit.state == agent_api::PermitState::kAborted;
-      if (aborted && !FileExists(absl::StrCat(pods, "/", one.sandbox_uid))) store.Remove(one.sandbox_uid, one.container).IgnoreError();
+      if (aborted && !FileExists(absl::StrCat(pods, "/", one.sandbox_uid)))
+        store.Remove(one.sandbox_uid, one.container).IgnoreError();
     }
   }
 
@@ -383,6 +463,7 @@ class Agent {
   std::unique_ptr<operations::Operations> operations_;
   std::unique_ptr<permits::PermitServer> permit_server_;
   std::unique_ptr<memory::PageServer> page_server_;
+  std::optional<memory::ShortSmaps> smaps_;  // none: this kernel cannot tell
   std::unique_ptr<transfer::StreamServer> streams_;
   std::unique_ptr<agent_api::ApiServer> api_;
 };

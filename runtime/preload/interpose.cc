@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -20,6 +21,7 @@
 #include "runtime/preload/hold.h"
 #include "runtime/preload/rpc.h"
 #include "runtime/preload/settings.h"
+#include "runtime/preload/smaps.h"
 
 #define GODWIT_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -74,6 +76,25 @@ ssize_t AfterReceive(int fd, const void* data, size_t buffer_size, ssize_t size,
   return size;
 }
 
+int OpenAt(int folder, const char* path, int flags, mode_t mode) {
+  const Settings* settings = strcmp(path, "smaps") == 0 ? Active() : nullptr;
+  if (settings != nullptr && settings->smaps[0] != '\0') {
+    const int fd = godwit::preload::OpenSmaps(settings->smaps, folder);
+    if (fd >= 0) return fd;
+  }
+  return static_cast<int>(syscall(SYS_openat, folder, path, flags, mode));
+}
+
+// The argument after `flags`, which is there for some of them only (openat(2)).
+#define GODWIT_MODE(flags, mode)                \
+  mode_t mode = 0;                              \
+  if (((flags) & (O_CREAT | O_TMPFILE)) != 0) { \
+    va_list arguments;                          \
+    va_start(arguments, flags);                 \
+    mode = va_arg(arguments, mode_t);           \
+    va_end(arguments);                          \
+  }
+
 }  // namespace
 
 GODWIT_EXPORT ssize_t recv(int fd, void* buffer, size_t size, int flags) {
@@ -107,6 +128,17 @@ GODWIT_EXPORT ssize_t sendmsg(int fd, const struct msghdr* message, int flags) {
   }
   if (message != nullptr && godwit::preload::HidesConntrack()) HideConntrack(message);
   return syscall(SYS_sendmsg, fd, message, flags);
+}
+
+GODWIT_EXPORT int openat(int folder, const char* path, int flags, ...) {
+  GODWIT_MODE(flags, mode)
+  return OpenAt(folder, path, flags, mode);
+}
+
+// What openat becomes with _FILE_OFFSET_BITS=64: the same where files are of 64 bits anyway.
+GODWIT_EXPORT int openat64(int folder, const char* path, int flags, ...) {
+  GODWIT_MODE(flags, mode)
+  return OpenAt(folder, path, flags, mode);
 }
 
 GODWIT_EXPORT ssize_t splice(int in, off64_t* in_offset, int out, off64_t* out_offset, size_t size,

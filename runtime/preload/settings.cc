@@ -83,6 +83,7 @@ __attribute__((constructor)) void Load() {
   Take(criu::kOutsideCgroupVariable, settings.outside_cgroup);
   Take(criu::kGateVariable, settings.gate);
   Take(criu::kHiddenPagesVariable, settings.hidden_pages);
+  Take(criu::kSmapsVariable, settings.smaps);
   Take(criu::kDoneVariable, settings.done);
   no_conntrack = getenv(criu::kNoConntrackVariable) != nullptr;
   unsetenv(criu::kNoConntrackVariable);

@@ -16,6 +16,7 @@ struct Settings {
   char gate[kMaxPath];
   char messages[kMaxPath];
   char hidden_pages[kMaxPath];
+  char smaps[kMaxPath];
   char done[kMaxPath];
   const volatile unsigned char* abort;  // mapped; nullptr when not asked for
 };

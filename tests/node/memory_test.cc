@@ -5,13 +5,22 @@
 #include <unistd.h>
 
 #include <iostream>
+#include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "agent/criu/images.h"
 #include "agent/criu/pagemap.h"
 #include "agent/criu/plan.h"
 #include "agent/guard/client.h"
+#include "agent/memory/maps.h"
+#include "agent/memory/short_smaps.h"
+#include "agent/runtime/cgroup.h"
+#include "agent/runtime/freezer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/node/container.h"
@@ -34,6 +43,7 @@ class MemoryTest : public testing::Test {
   static GuardSpec SpecWithHidden(const Container& source) {
     GuardSpec spec = SpecFor({&source});
     spec.containers[0].hidden = source.work() + "/hidden";
+    spec.containers[0].smaps = source.work() + "/smaps";
     return spec;
   }
   static GuardClient StartedGuard(const GuardSpec& spec) {
@@ -55,6 +65,7 @@ class MemoryTest : public testing::Test {
     Expect(client.Freeze());
     memory_ = TakeMemory(source.cgroup());
     WriteHidden(spec.containers[0].hidden, memory_);
+    WriteSmaps(source, spec);
     const absl::Time began = absl::Now();
     Expect(client.Dump(source.id(), absl::Seconds(60)));
     std::cout << "dump from the gate on " << absl::Now() - began << "\n";
@@ -63,6 +74,12 @@ class MemoryTest : public testing::Test {
     const auto sizes = criu::MeasureImages(source.images());
     ASSERT_TRUE(sizes.ok());
     EXPECT_LT(sizes->pages, 1 << 20) << "only what is not anonymous is left";
+  }
+  static void WriteSmaps(const Container& source, const GuardSpec& spec) {
+    static const absl::StatusOr<memory::ShortSmaps> smaps = memory::ShortSmaps::Load();
+    ASSERT_TRUE(smaps.ok()) << smaps.status();
+    const absl::Status written = smaps->Write("/proc", source.cgroup(), spec.containers[0].smaps);
+    ASSERT_TRUE(written.ok()) << written;
   }
   static void ExpectUnbroken(Container& before, Container& after) {
     ASSERT_TRUE(after.output().WaitLines(250)) << after.output().text();
@@ -123,6 +140,61 @@ TEST_F(MemoryTest, ComesBackByFaults) {
     EXPECT_THAT(target.output().text(), HasSubstr(c.says));
     EXPECT_THAT(target.output().text(), Not(HasSubstr("DAMAGED")));
   }
+}
+
+// The kernel's own text with all but the mappings and what CRIU minds of their flags left out.
+std::string Shortened(const std::string& smaps) {
+  std::string text;
+  for (absl::string_view row : absl::StrSplit(smaps, '\n', absl::SkipEmpty())) {
+    if (!memory::IsDetail(row)) absl::StrAppend(&text, row, "\n");
+    if (!absl::ConsumePrefix(&row, "VmFlags:") || absl::EndsWith(text, " [vsyscall]\n")) continue;
+    std::set<absl::string_view> flags;
+    for (absl::string_view flag : absl::StrSplit(row, ' ', absl::SkipEmpty())) {
+      if (absl::StrContains("gd pf lo io sr rr dc nr ht wf dd hg nh mg dp ss", flag)) flags.insert(flag);
+    }
+    absl::StrAppend(&text, "VmFlags: ", absl::StrJoin(flags, " "), "\n");
+  }
+  return text;
+}
+
+TEST_F(MemoryTest, ShortSmapsAreTheKernelsOwnForEveryStoppedProcess) {
+  const absl::StatusOr<memory::ShortSmaps> smaps = memory::ShortSmaps::Load();
+  ASSERT_TRUE(smaps.ok()) << smaps.status();
+  for (const std::vector<std::string>& workload :
+       {std::vector<std::string>{"memory", "64"}, {"pair"}, {"guarded"}, {"count"}}) {
+    Container source("source", here_, workload);
+    source.Start();
+    ASSERT_TRUE(source.output().WaitLines(10));
+    ASSERT_TRUE(WriteKernelFile(source.cgroup() + "/cgroup.freeze", "1").ok());
+    ASSERT_TRUE(runtime::WaitFrozen({source.cgroup()}, absl::Seconds(5)).ok());
+    const auto pids = runtime::ProcessesInCgroup(source.cgroup());
+    ASSERT_TRUE(pids.ok() && !pids->empty());
+    for (const pid_t pid : *pids) {
+      const absl::StatusOr<std::string> text = smaps->Read("/proc", pid);
+      ASSERT_TRUE(text.ok()) << text.status();
+      EXPECT_EQ(*text, Shortened(*ReadFile(absl::StrCat("/proc/", pid, "/smaps")))) << workload[0];
+    }
+  }
+  EXPECT_TRUE(absl::IsNotFound(smaps->Read("/proc", 1 << 22).status()));
+}
+
+TEST_F(MemoryTest, CriuReadsTheSmapsThatItIsGiven) {
+  Container source("source", here_, {"count"});
+  source.Start();
+  ASSERT_TRUE(source.output().WaitLines(10));
+  const GuardSpec spec = SpecWithHidden(source);
+  ASSERT_TRUE(WriteFileDurably(spec.containers[0].hidden, "").ok());
+  GuardClient client = StartedGuard(spec);
+  Expect(client.Freeze());
+  WriteSmaps(source, spec);
+  ASSERT_TRUE(
+      WriteFileDurably(absl::StrCat(spec.containers[0].smaps, "/", source.init_pid()), "1000-2000 broken\n")
+          .ok());
+  const auto reply = client.Dump(source.id(), absl::Seconds(20));
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->reason, "DumpFailed");
+  EXPECT_THAT(reply->message, HasSubstr("Can't parse: 1000-2000 broken"));
+  EXPECT_TRUE(source.output().WaitLines(source.output().lines().size() + 20));
 }
 
 TEST_F(MemoryTest, ABrokenFileOfHiddenPagesFailsTheDumpAndThePodGoesOn) {

@@ -81,8 +81,10 @@ TEST(PlanDump, HidesPagesAndWaitsAtItsGate) {
   agent_api::GuardContainer container = Container();
   EXPECT_THAT(PlanDump(Runc({1, 3, 6}), container).env, Not(Contains(HasSubstr("HIDDEN"))));
   container.hidden = "/m/app/hidden";
+  container.smaps = "/m/app/smaps";
   const Plan plan = PlanDump(Runc({1, 3, 6}), container, {.gate = "/m/app/work/gate"});
   EXPECT_THAT(plan.env, Contains("GODWIT_CRIU_HIDDEN_PAGES=/m/app/hidden"));
+  EXPECT_THAT(plan.env, Contains("GODWIT_CRIU_SMAPS=/m/app/smaps"));
   EXPECT_THAT(plan.env, Contains("GODWIT_CRIU_GATE=/m/app/work/gate"));
   EXPECT_EQ(plan.gate, "/m/app/work/gate");
 }
