@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <sys/utsname.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
@@ -88,14 +89,19 @@ absl::Status PagemapScan::Scan(Range range, uint64_t flags, uint64_t required, P
   argument.category_mask = EmptyCategories() | required;
   argument.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
   argument.return_mask = PAGE_IS_WRITTEN;
-  for (argument.start = range.start; argument.start < range.end; argument.start = argument.walk_end) {
+  for (uint64_t at = range.start; at < range.end;) {
+    argument.start = at;
     const int found = ioctl(pagemap_.get(), PAGEMAP_SCAN, &argument);
     if (found < 0) {
       if (errno == EPERM) return absl::PermissionDeniedError("not registered");
       return ErrnoStatus(
           absl::StrCat("PAGEMAP_SCAN of ", absl::Hex(argument.start), "-", absl::Hex(range.end)));
     }
-    if (argument.walk_end <= argument.start) return absl::InternalError("PAGEMAP_SCAN does not advance");
+    // The kernel collects 512 regions at a time. When it comes to the end of the range after it has filled
+    // them once, walk_end says how far it had come then (fs/proc/task_mmu.c 6.18, do_pagemap_scan). What it
+    // reported and armed beyond must not be looked at again: it would be found out of order, and lost.
+    at = std::max<uint64_t>(argument.walk_end, found > 0 ? regions[found - 1].end : 0);
+    if (at <= argument.start) return absl::InternalError("PAGEMAP_SCAN does not advance");
     for (int i = 0; i < found; ++i) {
       const Range region{regions[i].start, regions[i].end};
       Append(pages.populated, region);

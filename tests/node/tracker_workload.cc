@@ -504,6 +504,21 @@ void Aio() {
   }
 }
 
+// Memory of which single pages are written at random places, for ever: many short ranges at each look.
+[[noreturn]] void Scatter(size_t mib) {
+  const size_t pages = (mib << 20) / kPage;
+  char* memory = static_cast<char*>(
+      mmap(nullptr, pages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (memory == MAP_FAILED) Die("mmap");
+  for (size_t i = 0; i < pages; ++i) memory[i * kPage] = 1;
+  Say("ready");
+  std::minstd_rand random(1);
+  while (true) {
+    for (int i = 0; i < 10; ++i) ++memory[random() % pages * kPage];
+    usleep(50);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -525,6 +540,7 @@ int main(int argc, char** argv) {
   if (mode == "spin") Spin();
   if (mode == "direct") Direct(argv[2]);
   if (mode == "aio") Aio();
+  if (mode == "scatter") Scatter(static_cast<size_t>(number(2)));
   if (mode == "fill") Fill(static_cast<size_t>(number(2)));
   return 0;
 }
