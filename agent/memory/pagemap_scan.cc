@@ -89,6 +89,7 @@ absl::Status PagemapScan::Scan(Range range, uint64_t flags, uint64_t required, P
   argument.category_mask = EmptyCategories() | required;
   argument.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
   argument.return_mask = PAGE_IS_WRITTEN;
+  uint64_t reported = range.start;  // up to here
   for (uint64_t at = range.start; at < range.end;) {
     argument.start = at;
     const int found = ioctl(pagemap_.get(), PAGEMAP_SCAN, &argument);
@@ -104,6 +105,8 @@ absl::Status PagemapScan::Scan(Range range, uint64_t flags, uint64_t required, P
     if (at <= argument.start) return absl::InternalError("PAGEMAP_SCAN does not advance");
     for (int i = 0; i < found; ++i) {
       const Range region{regions[i].start, regions[i].end};
+      if (region.start < reported) return absl::InternalError("PAGEMAP_SCAN finds pages twice");
+      reported = region.end;
       Append(pages.populated, region);
       if ((regions[i].categories & PAGE_IS_WRITTEN) != 0) Append(pages.written, region);
     }

@@ -28,6 +28,7 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kWords = kPage / sizeof(uint64_t);
 constexpr double kTellingGapMs = 10;
+constexpr size_t kTold = 20;  // of the wrong pages
 
 std::atomic<bool> verify_wanted = false;
 
@@ -68,12 +69,13 @@ class Memory {
     Fill(page, version_[page] + 1);
     ++version_[page];
   }
+  // Tells of the first few.
   size_t CountWrong() const {
     size_t wrong = 0;
     uint64_t expected[kWords];
     for (size_t page = 0; page < pages_; ++page) {
       Content(page, version_[page], expected);
-      wrong += memcmp(words_ + page * kWords, expected, kPage) != 0;
+      if (memcmp(words_ + page * kWords, expected, kPage) != 0 && ++wrong <= kTold) Tell(page);
     }
     return wrong;
   }
@@ -86,6 +88,25 @@ class Memory {
       to[i] = word;
       word = word * 6364136223846793005 + 1442695040888963407;
     }
+  }
+  // What is wrong with a page: zeros, an older or newer version as a whole, or neither.
+  void Tell(size_t page) const {
+    const uint64_t* words = words_ + page * kWords;
+    uint64_t content[kWords] = {};
+    if (memcmp(words, content, kPage) == 0) {
+      printf("page %zu at %p: zeros, not version %u\n", page, static_cast<const void*>(words), version_[page]);
+      return;
+    }
+    for (uint32_t version = 0; version <= version_[page] + 2; ++version) {
+      Content(page, version, content);
+      if (memcmp(words, content, kPage) != 0) continue;
+      printf("page %zu at %p: version %u, not %u\n", page, static_cast<const void*>(words), version, version_[page]);
+      return;
+    }
+    size_t same = 0;
+    Content(page, version_[page], content);
+    for (size_t i = 0; i < kWords; ++i) same += words[i] == content[i];
+    printf("page %zu at %p: %zu of %zu words of version %u\n", page, static_cast<const void*>(words), same, kWords, version_[page]);
   }
   void Fill(size_t page, uint32_t version) { Content(page, version, words_ + page * kWords); }
 
