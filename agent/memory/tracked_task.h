@@ -58,6 +58,7 @@ class TrackedTask {
 
   // Whether an exec gave the process other memory in between. It is detached then, and to be looked at again.
   bool DetachIfMemoryGone();
+  // NotFound: the process has ended since.
   absl::StatusOr<TaskPages> Take(LookKind kind);
 
  private:

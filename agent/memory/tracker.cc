@@ -159,9 +159,15 @@ absl::StatusOr<Look> Tracker::Impl::TakeLook(LookKind kind) {
     GODWIT_RETURN_IF_ERROR(LookOnce(kind, open));
   }
   Look look;
-  for (const auto& [pid, task] : tasks_) {
-    GODWIT_ASSIGN_OR_RETURN(TaskPages pages, task->Take(kind));
-    look.tasks.push_back(std::move(pages));
+  for (auto task = tasks_.begin(); task != tasks_.end();) {
+    absl::StatusOr<TaskPages> pages = task->second->Take(kind);
+    if (absl::IsNotFound(pages.status())) {  // it has ended meanwhile
+      task = tasks_.erase(task);
+      continue;
+    }
+    GODWIT_RETURN_IF_ERROR(pages.status());
+    look.tasks.push_back(*std::move(pages));
+    ++task;
   }
   std::sort(look.tasks.begin(), look.tasks.end(),
             [](const TaskPages& a, const TaskPages& b) { return a.container_pid < b.container_pid; });
