@@ -336,6 +336,7 @@ absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& cl
     ended.Notify();
   });
   absl::Time opened;
+  std::optional<runtime::QuickMoves> quick_moves;
   auto open = [&]() -> absl::Status {
     absl::StatusOr<UniqueFd> gate = absl::UnavailableError("not reached");
     for (const absl::Time limit = std::min(deadline, After(kGateLimit)); !gate.ok() && absl::Now() < limit;) {
@@ -343,7 +344,7 @@ absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& cl
       gate = criu::ReachGate(options.gate, kGateLook);
     }
     if (!gate.ok()) return gate.status();
-    GODWIT_RETURN_IF_ERROR(MakeReady(claim, armed.files, deadline));
+    GODWIT_RETURN_IF_ERROR(MakeReady(claim, armed.files, deadline, quick_moves));
     opened = absl::Now();
     return criu::OpenGate(*gate);
   };
@@ -361,12 +362,14 @@ absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& cl
 }
 
 // Puts everything in its place: what came while the source ran, then, when it has come, the rest.
-absl::Status Target::MakeReady(const permits::Claim& claim, const FilesToApply& early, absl::Time deadline) {
+absl::Status Target::MakeReady(const permits::Claim& claim, const FilesToApply& early, absl::Time deadline,
+                               std::optional<runtime::QuickMoves>& quick_moves) {
   FilesToApply before = early;
   ForgetApplied(before);
   if (!before.rootfs.paths.empty() || !before.volumes.empty())
     GODWIT_RETURN_IF_ERROR(node_.apply_files(claim, request_.pod.uid, before));
   TellAtGate(claim.container);
+  if (!node_.cgroup_procs.empty()) quick_moves.emplace(node_.cgroup_procs);
   GODWIT_ASSIGN_OR_RETURN(ContainerState state, AwaitState(claim.container, deadline));
   const absl::Time begin = absl::Now();
   GODWIT_RETURN_IF_ERROR(node_.check_images(state.images));

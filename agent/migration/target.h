@@ -29,6 +29,7 @@
 #include "agent/migration/handover.h"
 #include "agent/migration/pod_on_node.h"
 #include "agent/permits/permit_table.h"
+#include "agent/runtime/quick_moves.h"
 #include "agent/transfer/file_receiver.h"
 #include "agent/transfer/messages.h"
 #include "agent/transfer/page_receiver.h"
@@ -56,6 +57,7 @@ struct TargetNode {
       apply_files;
   std::function<absl::Status(const std::string& cgroup)> thaw;  // paths below the cgroup2 mount, as in Claim
   std::function<absl::Status(const std::string& cgroup)> stands;  // OK: it is there and frozen
+  std::string cgroup_procs;  // of the agent's own cgroup, for runtime::QuickMoves; empty: do without
   // Destroys what the permits of a pod on the disk say may be left of its copies: after a restart in the
   // middle of an abort.
   std::function<absl::Status(const std::string& sandbox_uid)> destroy_left_copies;
@@ -141,7 +143,8 @@ class Target {
   absl::StatusOr<ContainerState> AwaitState(const std::string& container, absl::Time deadline);
   absl::StatusOr<ContainerState> AwaitArmed(const std::string& container, absl::Time deadline);
   absl::StatusOr<permits::Restored> RestoreAtGate(const permits::Claim& claim, absl::Time deadline);
-  absl::Status MakeReady(const permits::Claim& claim, const FilesToApply& early, absl::Time deadline);
+  absl::Status MakeReady(const permits::Claim& claim, const FilesToApply& early, absl::Time deadline,
+                         std::optional<runtime::QuickMoves>& quick_moves);
   void ForgetApplied(FilesToApply& files) const;
   absl::Status AddPages(const std::string& container, const std::string& images) const;
   bool HasPages(const std::string& container) const;

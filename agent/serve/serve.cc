@@ -259,6 +259,7 @@ class Agent {
   migration::TargetNode TargetNode() {
     const std::string cgroup_root = host_.At(host_.cgroup);
     migration::TargetNode node{.node = options_.node, .permits = permits_.get()};
+    node.cgroup_procs = "/sys/fs/cgroup/cgroup.procs";  // of a container that is the root of its own namespace
     node.check_images = [](const std::string& images) { return criu::CheckImages(images); };
     node.add_pages = criu::AddLazyPages;
     node.memory_for_pages = [this] { return MemoryForPages(); };

@@ -94,19 +94,22 @@ class Memory {
     const uint64_t* words = words_ + page * kWords;
     uint64_t content[kWords] = {};
     if (memcmp(words, content, kPage) == 0) {
-      printf("page %zu at %p: zeros, not version %u\n", page, static_cast<const void*>(words), version_[page]);
+      printf("page %zu at %p: zeros, not version %u\n", page, static_cast<const void*>(words),
+             version_[page]);
       return;
     }
     for (uint32_t version = 0; version <= version_[page] + 2; ++version) {
       Content(page, version, content);
       if (memcmp(words, content, kPage) != 0) continue;
-      printf("page %zu at %p: version %u, not %u\n", page, static_cast<const void*>(words), version, version_[page]);
+      printf("page %zu at %p: version %u, not %u\n", page, static_cast<const void*>(words), version,
+             version_[page]);
       return;
     }
     size_t same = 0;
     Content(page, version_[page], content);
     for (size_t i = 0; i < kWords; ++i) same += words[i] == content[i];
-    printf("page %zu at %p: %zu of %zu words of version %u\n", page, static_cast<const void*>(words), same, kWords, version_[page]);
+    printf("page %zu at %p: %zu of %zu words of version %u\n", page, static_cast<const void*>(words), same,
+           kWords, version_[page]);
   }
   void Fill(size_t page, uint32_t version) { Content(page, version, words_ + page * kWords); }
 
