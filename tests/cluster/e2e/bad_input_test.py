@@ -13,6 +13,20 @@ fd = libc.syscall(425, 4, params); print("io_uring", fd, flush=True); n = 0
 while True: n += 1; print("count", n, "at", time.time(), flush=True); time.sleep(0.05)
 """
 
+AGENT_API = 9551
+IMPOSTOR = r"""
+set -e
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=godwit-agent -keyout /run/impostor.key -out /run/impostor.crt 2>/dev/null
+setsid openssl s_server -quiet -accept 9999 -key /run/impostor.key -cert /run/impostor.crt </dev/null >/dev/null 2>&1 &
+impostor=$!
+for _ in $(seq 50); do
+  ! openssl s_client -connect 127.0.0.1:9999 </dev/null >/dev/null 2>&1 || break
+  sleep 0.1
+done
+nft "table ip impostor { chain to { type nat hook prerouting priority -200; tcp dport $0 redirect to :9999; }; }"
+echo $impostor
+"""
+
 
 class BadInputTest(ClusterTest):
     def untouched(self, pod):
@@ -141,6 +155,18 @@ class BadInputTest(ClusterTest):
             return next((t["message"] for s in statuses for t in (s["state"].get("terminated"), s["state"].get("waiting"), s["lastState"].get("terminated"))
                          if t and "no state" in t.get("message", "")), None)
         print("   ", wait("the refusal", refused))
+
+    def test_a_certificate_of_another_authority_is_not_believed(self):
+        a, b = self.nodes[:2]
+        self.start(self.pod("wary", a))
+        # Who connects to the target's agent comes to an impostor, with a certificate that nobody has signed.
+        impostor = on_node(b, "sh", "-c", IMPOSTOR, str(AGENT_API)).split()[-1]
+        try:
+            self.refuses("move-wary", "wary", b, "certificate")
+        finally:
+            on_node(b, "nft", "delete", "table", "ip", "impostor")
+            on_node(b, "kill", impostor)
+        self.untouched("wary")
 
     def test_the_agent_is_unreachable(self):
         a, b = self.nodes[:2]
