@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/serve/serve.h"
 
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/auxv.h>
@@ -197,6 +198,7 @@ class Agent {
     } else {
       LOG(WARNING) << Log("freezes are longer, by some 10 ms for each GiB of memory").With(smaps.status());
     }
+    malloc_trim(0);  // the kernel's BTF took 20 MiB
     checkpoint::Node node{.host = host_,
                           .runtime = facts_->runtime().runtime,
                           .criu_folder = absl::StrCat(options_.install_folder, "/criu"),
