@@ -23,7 +23,10 @@ for _ in $(seq 50); do
   ! openssl s_client -connect 127.0.0.1:9999 </dev/null >/dev/null 2>&1 || break
   sleep 0.1
 done
-nft "table ip impostor { chain to { type nat hook prerouting priority -200; tcp dport $0 redirect to :9999; }; }"
+nft "table ip impostor {
+  chain new { type nat hook prerouting priority -200; tcp dport $0 redirect to :9999; }
+  chain old { type filter hook input priority 0; tcp dport $0 reject with tcp reset; }
+}"
 echo $impostor
 """
 

@@ -6,7 +6,7 @@ import os
 import random
 import time
 
-from cluster import SYSTEM, ClusterTest, counts, kubectl, on_node, wait
+from cluster import COUNTER, SYSTEM, ClusterTest, counts, kubectl, on_node, wait
 
 
 class FaultTest(ClusterTest):
@@ -66,6 +66,42 @@ class FaultTest(ClusterTest):
         done = self.finished("migration", "too-late")
         print("   ", done["status"]["phase"], self.told(done))
         self.assertLessEqual(len(self.copies("leaving")), 1)
+
+    def cut(self, node):
+        """Lets nothing of the agents' streams through on a node, silently; what it returns mends the link."""
+        on_node(node, "nft", "table ip cut { chain in { type filter hook input priority 0; tcp dport 9552 drop; tcp sport 9552 drop; }; "
+                             "chain out { type filter hook output priority 0; tcp dport 9552 drop; tcp sport 9552 drop; }; }")
+        return lambda: on_node(node, "nft", "delete", "table", "ip", "cut")
+
+    def test_a_link_cut_in_pre_copy(self):
+        """For two seconds: the migration goes on where it was. For good: it fails, and the pod has not noticed."""
+        runs = int(os.environ.get("GODWIT_LINK_CUTS", "1"))
+        a, b = self.nodes[:2]
+        # 256 MiB that nothing compresses take some six seconds.
+        self.start(self.pod("linked", a, self.container(program="import os; noise = os.urandom(256 << 20)\n" + COUNTER)))
+        for i in range(2 * runs):
+            for_good = i % 2 == 1
+            pod = self.assertRunsOnce("linked")
+            name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+            with self.subTest(run=i, for_good=for_good):
+                self.apply(self.migration(f"cut-{i}", name, b if node == a else a, bandwidthLimit="40Mi"))
+                wait("the copy", lambda: self.get("migration", f"cut-{i}").get("status", {}).get("phase") == "Copying", 60, 0.02)
+                time.sleep(random.uniform(0.3, 4))
+                mend = self.cut(a)
+                try:
+                    if not for_good:
+                        time.sleep(2)
+                    else:
+                        reason, message = self.failed("migration", f"cut-{i}", 180)
+                        print("   ", reason, message)
+                finally:
+                    mend()
+                if not for_good:
+                    done = self.succeeded("migration", f"cut-{i}", 180)
+                    print("   ", done["status"]["strategy"], done["status"]["preCopy"].get("rounds"), "rounds, stood still for", done["status"]["freeze"]["duration"])
+                survivor = self.assertRunsOnce("linked")
+                self.assertEqual(survivor["spec"]["nodeName"] == node, for_good)
+                self.goes_on(survivor["metadata"]["name"])
 
     def agents(self, node):
         pods = json.loads(kubectl("-n", SYSTEM, "get", "pods", "-l", "app.kubernetes.io/component=agent", "-o", "json"))["items"]
