@@ -24,7 +24,7 @@ for _ in $(seq 50); do
   sleep 0.1
 done
 nft "table ip impostor {
-  chain new { type nat hook prerouting priority -200; tcp dport $0 redirect to :9999; }
+  chain new { type nat hook prerouting priority -150; tcp dport $0 redirect to :9999; }
   chain old { type filter hook input priority 0; tcp dport $0 reject with tcp reset; }
 }"
 echo $impostor
