@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Building, checking and packing. Everything runs in the Debian 13 build root (scripts/in-root), made when it is missing.
-.PHONY: build unit asan tsan fuzz lint format bench test test-unit test-apiserver test-node test-cluster image clean
+.PHONY: build unit asan tsan fuzz lint format bench test test-unit test-apiserver test-node test-cluster test-arm64 image clean
 ARCHS ?= amd64 arm64
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
@@ -46,6 +46,9 @@ test-node: ## dumps and restores with the real CRIU
 
 test-cluster: ## end to end, on the real test cluster
 	@scripts/test cluster
+
+test-arm64: ## end to end between two emulated ARM64 nodes (not part of `make test`)
+	@scripts/test arm64
 
 image: ## OCI images in build/images (ARCHS="amd64 arm64")
 	@scripts/image $(ARCHS)
