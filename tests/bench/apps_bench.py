@@ -131,7 +131,8 @@ class GarbageCollected:
         found = wait("a pass over the heap", passes, 180)
         number, objects, wrong, heap, collections = found[-1]
         if wrong or found[0][0] <= self.passes:
-            raise Wrong(f"{wrong} objects wrong, pass {found[0][0]} after {self.passes}")
+            raise Wrong(f"{wrong} objects wrong, pass {found[0][0]} after {self.passes}\n" + "\n".join(
+                sorted(set(re.findall("WRONG:.*", self.bench.log(self.pod))))[:20]))
         self.passes = number
         return {"objects": objects, "heap_mib": heap, "told": f"verified {objects} wrong {wrong}; heap {heap} MiB, collection {collections}"}
 

@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unsafe"
 )
 
 const (
@@ -57,7 +58,7 @@ func sizeOf(number uint64) int {
 	return doubling + int(random>>32)%doubling
 }
 
-func newObject(number uint64) *object {
+func content(number uint64) []byte {
 	bytes := make([]byte, sizeOf(number))
 	word := scramble(number ^ 0x5bd1e995)
 	for i := 0; i+8 <= len(bytes); i += 8 {
@@ -66,11 +67,36 @@ func newObject(number uint64) *object {
 			bytes[i+j] = byte(word >> (8 * j))
 		}
 	}
+	return bytes
+}
+
+func newObject(number uint64) *object {
+	bytes := content(number)
 	return &object{number: number, sum: crc32.Checksum(bytes, castagnoli), bytes: bytes}
 }
 
 func (o *object) right() bool {
 	return len(o.bytes) == sizeOf(o.number) && crc32.Checksum(o.bytes, castagnoli) == o.sum
+}
+
+// Where the first wrong byte is and what is there: zeros and older content tell different stories.
+func (o *object) tell() {
+	expected := content(o.number)
+	fmt.Printf("WRONG: object %d at %p: %d bytes at %p, should be %d", o.number, o, len(o.bytes), unsafe.SliceData(o.bytes), len(expected))
+	first, last, count := -1, -1, 0
+	for i := 0; i < min(len(expected), len(o.bytes)); i++ {
+		if o.bytes[i] != expected[i] {
+			if first < 0 {
+				first = i
+			}
+			last = i
+			count++
+		}
+	}
+	if first >= 0 {
+		fmt.Printf("; %d wrong in [%d, %d], from %p on: % x", count, first, last, &o.bytes[first], o.bytes[first:min(first+32, len(o.bytes))])
+	}
+	fmt.Println()
 }
 
 // Puts a new object first; the one beyond listLength becomes garbage.
@@ -101,6 +127,7 @@ func (l *list) verify() (objects, size, wrong int) {
 		size += len(o.bytes)
 		if !o.right() {
 			wrong++
+			o.tell()
 		}
 	}
 	if objects != l.length {
