@@ -4,8 +4,9 @@
 
     apps_bench.py --image NAME@DIGEST [--apps redis,gc,postgres] [--runs N] [--mib MIB] [--shared-buffers SIZE] [--json FILE]
 
-redis     MIB of known content under redis-benchmark. All of it is read back, the server must be the same process, and a client
-          in another pod counts with INCR through a Service: no increment that was acknowledged may be lost.
+redis     MIB of known content, some of it rewritten and compared all the time, under redis-benchmark. All of it is read back,
+          the server must be the same process, and a client in another pod counts with INCR through a Service: no increment
+          that was acknowledged may be lost.
 gc        a Go program that rewrites a heap of MIB; it verifies the checksums of all live objects all the time.
 postgres  under pgbench. Its sums must agree, pg_amcheck finds nothing, the server did not restart, history only grows.
 
@@ -105,12 +106,21 @@ class Redis:
         self.acknowledged = value
         return {"acknowledged": int(value), "reconnects": int(reconnects), "outage_ms": max(map(float, outages), default=0.0)}
 
+    def rewritten(self):
+        log = wait("redis' content to be rewritten", lambda: (lambda text: text if text.count("rewritten ") > 2 else None)(
+            self.bench.log(self.pod)), 60)
+        count, wrong = map(int, re.findall(r"rewritten (\d+) wrong (\d+)", log)[-1])
+        if wrong or "WRONG" in log:
+            raise Wrong(f"rewritten {count} values, {wrong} were not what was written last {re.findall('WRONG.*', log)}")
+        return count
+
     def check(self):
         counted = self.count()
         said = self.bench.execute(self.pod, "python3", "/apps/redis_data.py", "check", str(self.mib)).strip()
+        rewritten = self.rewritten()
         if self.run_id() != self.server:
             raise Wrong("another redis-server answers")
-        return {**counted, "told": f"{said}; INCR at {counted['acknowledged']}, client without answer {counted['outage_ms']:.0f} ms"}
+        return {**counted, "rewritten": rewritten, "told": f"{said}; rewritten {rewritten} wrong 0; INCR at {counted['acknowledged']}, client without answer {counted['outage_ms']:.0f} ms"}
 
 
 class GarbageCollected:
