@@ -1,10 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# A pod's first process: a fresh PostgreSQL in /data, not as root, with SHARED_BUFFERS and pgbench's tables of SCALE; then
-# pgbench over its Unix socket without end. Says "filled" once the tables are there, and a line each time that the load has to
-# be started anew. The server's own log lies in /data/log, so that it moves along.
+# A pod's first process: a fresh PostgreSQL in /data with SHARED_BUFFERS and pgbench's tables of SCALE; then pgbench over its Unix
+# socket without end. Says "filled" once the tables are there, and a line each time that the load has to be started anew. The
+# server's own log lies in /data/log, so that it moves along. Run as root, it makes PostgreSQL believe that it is not.
 set -e
 export PATH=/usr/lib/postgresql/17/bin:$PATH PGDATA=/data/pg PGHOST=/tmp PGUSER=postgres PGDATABASE=postgres
+if [ "$(id -u)" = 0 ]; then
+  mkdir -m 700 $PGDATA && chown 65534 $PGDATA
+  export LD_PRELOAD=/usr/lib/not_root.so
+fi
 initdb -U postgres --data-checksums --encoding=UTF8 --locale=C --no-instructions >/dev/null
 # Memory is one shared anonymous mapping. Segments for parallel queries are files in the data folder: what lies in /dev/shm
 # does not move.
@@ -26,6 +30,7 @@ max_wal_size = 256MB
 CONF
 postgres &
 server=$!
+unset LD_PRELOAD
 until pg_isready -q; do sleep 0.1; done 2>/dev/null
 pgbench --initialize --quiet --scale="$SCALE" >/dev/null 2>&1
 psql -qc 'create extension amcheck'
