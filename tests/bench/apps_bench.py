@@ -125,7 +125,8 @@ class Redis:
         rewritten = self.rewritten()
         if self.run_id() != self.server:
             raise Wrong("another redis-server answers")
-        return {**counted, "rewritten": rewritten, "told": f"{said}; rewritten {rewritten} wrong 0; INCR at {counted['acknowledged']}, client without answer {counted['outage_ms']:.0f} ms"}
+        return {**counted, "rewritten": rewritten, "told": f"{said}; rewritten {rewritten} wrong 0; INCR at {counted['acknowledged']}, "
+                                                           f"client without answer {counted['outage_ms']:.0f} ms"}
 
 
 class GarbageCollected:
@@ -149,7 +150,8 @@ class GarbageCollected:
             raise Wrong(f"{wrong} objects wrong, pass {found[0][0]} after {self.passes}\n" + "\n".join(
                 sorted(set(re.findall("WRONG:.*", self.bench.log(self.pod))))[:20]))
         self.passes = number
-        return {"objects": objects, "heap_mib": heap, "told": f"verified {objects} wrong {wrong}; heap {heap} MiB, collection {collections}"}
+        return {"objects": objects, "heap_mib": heap,
+                "told": f"verified {objects} wrong {wrong}; heap {heap} MiB, collection {collections}"}
 
 
 class Postgres:
@@ -158,7 +160,7 @@ class Postgres:
         user = 65534 if bench.can_dump_others() else 0
         self.pod = bench.begin(
             "postgres", ["/apps/postgres_pod.sh"],
-            {"SHARED_BUFFERS": options.shared_buffers, "DYNAMIC_SHARED_MEMORY": "mmap", "SCALE": options.scale, "RATE": options.rate},
+            {"SHARED_BUFFERS": options.shared_buffers, "SCALE": options.scale, "RATE": options.rate},
             container={"volumeMounts": [{"name": "data", "mountPath": "/data"}]}, volumes=[{"name": "data", "emptyDir": {}}],
             securityContext={"runAsUser": user, "runAsGroup": user})
         wait("postgres to be filled", lambda: "filled" in bench.log("postgres"), 180)
@@ -214,7 +216,7 @@ def main():
     parser.add_argument("--churn", type=float, default=50, help="gc: MB of new objects a second")
     parser.add_argument("--shared-buffers", default="128MB", help="of postgres")
     parser.add_argument("--scale", type=int, default=10, help="pgbench's")
-    parser.add_argument("--rate", default="300", help="pgbench's, transactions a second; empty: as many as it can, which leaves the nodes no processor")
+    parser.add_argument("--rate", default="300", help="pgbench's, transactions a second; empty: as many as the processors do")
     parser.add_argument("--spec", type=json.loads, default={}, help="more of the Migration's spec, JSON")
     parser.add_argument("--json", default="")
     options = parser.parse_args()
