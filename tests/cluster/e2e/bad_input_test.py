@@ -17,7 +17,7 @@ AGENT_API = 9551
 IMPOSTOR = r"""
 set -e
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=godwit-agent -keyout /run/impostor.key -out /run/impostor.crt 2>/dev/null
-setsid openssl s_server -quiet -accept 9999 -key /run/impostor.key -cert /run/impostor.crt </dev/null >/dev/null 2>&1 &
+openssl s_server -quiet -accept 9999 -key /run/impostor.key -cert /run/impostor.crt </dev/null >/dev/null 2>&1 &
 impostor=$!
 for _ in $(seq 50); do
   ! openssl s_client -connect 127.0.0.1:9999 </dev/null >/dev/null 2>&1 || break
