@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Building, checking and packing. Everything runs in the Debian 13 build root (scripts/in-root), made when it is missing.
-.PHONY: build unit asan tsan fuzz lint format bench bench-apps test test-unit test-apiserver test-node test-cluster test-arm64 image clean
+.PHONY: build unit asan tsan fuzz lint format bench bench-apps model test test-unit test-apiserver test-node test-cluster test-arm64 image clean
 ARCHS ?= amd64 arm64
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
@@ -35,6 +35,9 @@ bench: ## migrations on the running test cluster, timed by the pods that move (C
 bench-apps: ## redis, a garbage-collected heap and PostgreSQL moved under load on the running test cluster, each checked (APPS=redis,... RUNS=10)
 	@layout=$$(tests/bench/apps/image) && image=$$(tests/cluster/push-image "$$layout" apps:1) && tests/bench/apps_bench.py --image "$$image" \
 	  $(if $(APPS),--apps $(APPS)) $(if $(RUNS),--runs $(RUNS)) --json build/bench/apps.json
+
+model: ## the hand-over in every order of faults, by spin (docs/design/handover-model.md)
+	@tests/model/run
 
 test: ## all tests: unit, chart, apiserver, node, cluster
 	@scripts/test unit chart apiserver node cluster
