@@ -42,6 +42,7 @@ ABSL_FLAG(std::string, install_folder, godwit::agent_api::kInstallFolder,
 ABSL_FLAG(std::string, state_folder, godwit::agent_api::kStateFolder,
           "images, journals, permits, archives; the same path on the host");
 ABSL_FLAG(std::string, run_folder, "/run/godwit", "sockets; the same path on the host");
+ABSL_FLAG(bool, memory_tracking, true, "false: pods are not pre-copied from or to this node");
 ABSL_FLAG(bool, on_host, false, "runs on the host itself, not in a container");
 
 namespace {
@@ -61,6 +62,7 @@ int Serve(int argc, char** argv) {
                                             .run_folder = absl::GetFlag(FLAGS_run_folder),
                                             .cri_socket = absl::GetFlag(FLAGS_container_runtime_socket),
                                             .kubelet_folder = absl::GetFlag(FLAGS_kubelet_folder),
+                                            .memory_tracking = absl::GetFlag(FLAGS_memory_tracking),
                                             .on_host = absl::GetFlag(FLAGS_on_host)};
   absl::Status status = absl::OkStatus();
   if (options.node.empty())

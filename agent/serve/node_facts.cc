@@ -74,10 +74,16 @@ bool NodeFacts::RuntimeReady() const {
   return live_->ready;
 }
 
+absl::Status NodeFacts::CheckTracking() const {
+  if (!options_.memory_tracking)
+    return absl::FailedPreconditionError("memory tracking is switched off (agent.memoryTracking=false)");
+  return memory::CheckTrackerSupport();
+}
+
 agent_api::NodeInfo NodeFacts::Info() const {
   agent_api::NodeInfo info = fixed_;
   info.runtime_ready = RuntimeReady();
-  info.no_pre_copy = std::string(memory::CheckTrackerSupport().message());
+  info.no_pre_copy = std::string(CheckTracking().message());
   info.memory_available = MemoryAvailable(options_.host.proc);
   auto free = FreeBytes(options_.state_folder);
   info.storage_available = free.ok() ? *free : 0;

@@ -25,11 +25,14 @@ class NodeFacts {
     std::string install_folder;   // host path
     std::string state_folder;
     std::string cri_socket;       // host path
+    bool memory_tracking = true;
   };
   // Reads etc/runtime.json and asks runc and CRIU for their versions.
   static absl::StatusOr<NodeFacts> Make(Options options);
 
   const agent_api::RuntimeConfig& runtime() const { return runtime_; }
+  // Why no memory can be tracked here: the kernel's fault, or somebody's wish.
+  absl::Status CheckTracking() const;
   // As it is now; whether the handler is live is asked at most every two seconds.
   agent_api::NodeInfo Info() const ABSL_LOCKS_EXCLUDED(live_->mutex);
 

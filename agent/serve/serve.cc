@@ -126,7 +126,8 @@ class Agent {
                                                               .host_namespaces = launch_.host_namespaces,
                                                               .install_folder = options_.install_folder,
                                                               .state_folder = options_.state_folder,
-                                                              .cri_socket = options_.cri_socket}));
+                                                              .cri_socket = options_.cri_socket,
+                                                              .memory_tracking = options_.memory_tracking}));
     facts_ = std::make_unique<NodeFacts>(std::move(facts));
     host_.cgroup = facts_->runtime().cgroup_root;
     GODWIT_RETURN_IF_ERROR(GetIdentity(absl::StrCat(identity_folder, "/agent.pem"), end_signals));
@@ -237,6 +238,8 @@ class Agent {
     };
     node.pack = [this](auto&&... arguments) { return migration::PackHostFolder(host_, arguments...); };
     node.memory = migration::RealMemory(host_.proc);
+    if (absl::Status tracking = facts_->CheckTracking(); !tracking.ok())
+      node.memory.track = [tracking](const std::string&) { return tracking; };
     node.write_smaps = SmapsWriter();
     node.filling = [this](const std::vector<std::string>& ids) {
       return memory::StillFilled(host_.At(agent_api::kPagersFolder), ids);

@@ -22,6 +22,7 @@ struct ServeOptions {
   std::string run_folder;    // likewise
   std::string cri_socket;    // host path
   std::string kubelet_folder;  // host path
+  bool memory_tracking = true;  // false: no pod is pre-copied
   bool on_host = false;      // runs on the host itself, not in a container (tests)
 };
 

@@ -113,6 +113,24 @@ class UpgradeTest(ClusterTest):
         self.assertNotEqual(done.returncode, 0)
         return done.stderr
 
+    def test_without_memory_tracking_pods_move_by_stop_and_copy_and_say_why(self):
+        """As on a node whose kernel is older than 6.7."""
+        switch = lambda value: helm("upgrade", "godwit", REPO / "charts/godwit", "-n", SYSTEM, "--reuse-values",
+                                    "--set", f"agent.memoryTracking={value}", "--wait", "--timeout", "4m")
+        self.addCleanup(switch, "true")
+        switch("false")
+        self.start(self.pod("untracked", self.nodes[0]))
+        self.apply(self.migration("plain", "untracked", self.nodes[1]))
+        status = self.succeeded("migration", "plain", 240)["status"]
+        self.assertEqual(status["strategy"], "StopAndCopy")
+        said = next(c for c in status["conditions"] if c["reason"] == "NodeCannotPreCopy")
+        print("   ", said["type"], said["status"], said["message"])
+        self.assertIn("memory tracking is switched off", said["message"])
+        insists = self.migration("insists", status["targetPodName"], self.nodes[0], strategy="PreCopy")
+        self.apply(insists)
+        print("   ", *self.failed("migration", "insists", 240))
+        self.assertRunsOnce(status["targetPodName"])
+
     def test_an_upgrade_with_nothing_new_touches_no_pod(self):
         pods = lambda: {p["metadata"]["uid"] for p in json.loads(
             kubectl("-n", SYSTEM, "get", "pods", "-l", "app.kubernetes.io/name=godwit", "-o", "json"))["items"]}
