@@ -24,9 +24,9 @@ inline constexpr char kHoldCgroupVariable[] = "GODWIT_CRIU_HOLD_CGROUP";
 // container's. It must be one that may hold processes: the caller's own is.
 inline constexpr char kOutsideCgroupVariable[] = "GODWIT_CRIU_OUTSIDE_CGROUP";
 
-// A FIFO. A dump or restore request waits, after everything was loaded, until somebody opens it for writing
-// and writes a byte; closed without one, the request is refused and CRIU ends. So runc and CRIU can be
-// started ahead of time.
+// A FIFO. A dump waits before it stops the first task, a restore before it opens the first image, until
+// somebody opens the FIFO for writing and writes a byte; closed without one, CRIU ends. So runc and CRIU can
+// be started ahead of time, and have all done that depends on neither tasks nor images.
 inline constexpr char kGateVariable[] = "GODWIT_CRIU_GATE";
 
 // Dump: a file of the memory that the page engine carries, read when the gate has been passed. Text, a line

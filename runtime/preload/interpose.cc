@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The libc calls through which CRIU talks to runc and writes pages. Each does what its namesake does, by the
-// same system call, and looks at what passes. CRIU 4.2: criu/cr-service.c, criu/page-xfer.c,
-// criu/pagemap-cache.c.
+// same system call, and looks at what passes. CRIU 4.2: criu/cr-service.c, criu/cr-dump.c, criu/seize.c,
+// criu/cr-restore.c, criu/page-xfer.c, criu/pagemap-cache.c.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/netfilter/nfnetlink.h>
@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -63,6 +64,9 @@ void HideConntrack(const struct msghdr* message) {
     head->nlmsg_type = kGetUnconfirmed;
 }
 
+// The type of the request that is still to come to its gate, or 0.
+uint64_t request_before_gate = 0;
+
 ssize_t AfterReceive(int fd, const void* data, size_t buffer_size, ssize_t size, int flags) {
   const Settings* settings = Active();
   if (settings == nullptr || fd != settings->socket || size <= 0 || (flags & MSG_PEEK) != 0) return size;
@@ -70,13 +74,27 @@ ssize_t AfterReceive(int fd, const void* data, size_t buffer_size, ssize_t size,
   const size_t have = static_cast<size_t>(size) < buffer_size ? static_cast<size_t>(size) : buffer_size;
   const uint64_t type = godwit::preload::MessageType(data, have);
   if (type != godwit::preload::kRequestDump && type != godwit::preload::kRequestRestore) return size;
-  if (settings->broken || !godwit::preload::PassGate(*settings)) return Fail(ECANCELED);
-  const bool hides = type == godwit::preload::kRequestDump && settings->hidden_pages[0] != '\0';
-  if (hides && !godwit::preload::LoadHidden(settings->hidden_pages)) return Fail(ECANCELED);
+  if (settings->broken) return Fail(ECANCELED);
+  request_before_gate = type;
   return size;
 }
 
+// CRIU's last act before it looks at what must stand still: a dump sets its alarm and seizes the tasks, a
+// restore opens the inventory, the first of the images. What it does before (its options, what the kernel can
+// do, a word to runc) takes milliseconds and is not in the freeze. Nothing was touched yet, so that a request
+// which is refused may end with the process; runc reports that.
+void AtGate(uint64_t type) {
+  if (request_before_gate != type) return;
+  const Settings* settings = Active();
+  if (settings == nullptr) return;
+  request_before_gate = 0;
+  if (!godwit::preload::PassGate(*settings)) _exit(1);
+  const bool hides = type == godwit::preload::kRequestDump && settings->hidden_pages[0] != '\0';
+  if (hides && !godwit::preload::LoadHidden(settings->hidden_pages)) _exit(1);
+}
+
 int OpenAt(int folder, const char* path, int flags, mode_t mode) {
+  if (strcmp(path, "inventory.img") == 0) AtGate(godwit::preload::kRequestRestore);
   const Settings* settings = strcmp(path, "smaps") == 0 ? Active() : nullptr;
   if (settings != nullptr && settings->smaps[0] != '\0') {
     const int fd = godwit::preload::OpenSmaps(settings->smaps, folder);
@@ -139,6 +157,14 @@ GODWIT_EXPORT int openat(int folder, const char* path, int flags, ...) {
 GODWIT_EXPORT int openat64(int folder, const char* path, int flags, ...) {
   GODWIT_MODE(flags, mode)
   return OpenAt(folder, path, flags, mode);
+}
+
+GODWIT_EXPORT unsigned alarm(unsigned seconds) {
+  AtGate(godwit::preload::kRequestDump);
+  const itimerval next{{0, 0}, {static_cast<time_t>(seconds), 0}};
+  itimerval before{};
+  syscall(SYS_setitimer, ITIMER_REAL, &next, &before);
+  return static_cast<unsigned>(before.it_value.tv_sec) + (before.it_value.tv_usec != 0 ? 1 : 0);
 }
 
 GODWIT_EXPORT ssize_t splice(int in, off64_t* in_offset, int out, off64_t* out_offset, size_t size,
