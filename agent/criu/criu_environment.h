@@ -15,13 +15,14 @@ namespace godwit::criu {
 inline constexpr char kConfigFileVariable[] = "CRIU_CONFIG_FILE";
 
 // Restore: the container's cgroup2 folder (absolute). At CRIU's pre-resume notification, after the last code
-// that the tasks run for CRIU and before the first of their own, the library moves CRIU out of that cgroup,
-// freezes it and waits until it is frozen. The restored tasks come out standing still. Where that fails the
-// tasks are killed (cgroup.kill): CRIU itself would let them run.
+// that the tasks run for CRIU and before the first of their own, the library freezes that cgroup and waits
+// until it is frozen. The restored tasks come out standing still. Where that fails the tasks are killed
+// (cgroup.kill): CRIU itself would let them run.
 inline constexpr char kHoldCgroupVariable[] = "GODWIT_CRIU_HOLD_CGROUP";
 
-// Restore, with the above: the cgroup2 folder (absolute) that CRIU moves to, since runc puts it into the
-// container's. It must be one that may hold processes: the caller's own is.
+// Restore, with the above: the cgroup2 folder (absolute) that CRIU moves to before it comes to its gate, since
+// runc puts it into the container's. It must be one that may hold processes: the caller's own is. Where that
+// fails CRIU ends.
 inline constexpr char kOutsideCgroupVariable[] = "GODWIT_CRIU_OUTSIDE_CGROUP";
 
 // A FIFO. A dump waits before it stops the first task, a restore before it opens the first image, until
@@ -48,6 +49,10 @@ inline constexpr char kDoneVariable[] = "GODWIT_CRIU_DONE";
 // whole table twice for them (5 ms each for 262144 buckets), also when that namespace is not its to restore;
 // they are of no use where connections are closed on restore.
 inline constexpr char kNoConntrackVariable[] = "GODWIT_CRIU_NO_CONNTRACK";
+
+// "1" to "4": CRIU logs no more than this (1 errors, 2 warnings, 3 information, 4 all). runc asks for 4, some
+// thousand lines, each a write of its own, in the freeze. "verbosity" in /etc/criu/runc.conf wins.
+inline constexpr char kLogLevelVariable[] = "GODWIT_CRIU_LOG_LEVEL";
 
 // A file of one byte or more, mapped and looked at whenever CRIU writes pages, scans memory or opens an
 // image. From the moment its first byte is not 0, those calls fail with ECANCELED: CRIU takes its own error

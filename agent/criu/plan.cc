@@ -28,6 +28,10 @@ constexpr char kNoNetworkLock[] = "network-lock skip\n";
 // Connections that nobody has accepted yet are left out; without it CRIU refuses a busy server.
 constexpr char kSkipInFlight[] = "skip-in-flight\n";
 
+// Only the cgroup v2 hierarchy, whose name is empty. A machine may have v1 hierarchies beside it, each of which
+// would be read in the dump and moved into in the restore; a container's place in them is its runtime's.
+constexpr char kCgroup2Alone[] = "cgroup-dump-controller \"\"\n";
+
 // runc began to send "skip in flight: no" in each request with 1.3, and to have a flag for it.
 constexpr Version kHasSkipInFlightFlag = {1, 3, 0};
 
@@ -40,7 +44,8 @@ std::vector<std::string> BaseEnvironment(const Programs& programs, const Plan& p
   return {Variable("PATH", absl::StrCat(programs.criu_folder,
                                         ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")),
           "HOME=/nonexistent",  // CRIU reads $HOME/.criu/default.conf
-          Variable(kConfigFileVariable, plan.config_file), Variable(kMessagesVariable, plan.messages)};
+          Variable(kConfigFileVariable, plan.config_file), Variable(kMessagesVariable, plan.messages),
+          Variable(kLogLevelVariable, "2")};
 }
 
 Plan Begin(absl::string_view work, absl::string_view log) {
@@ -91,7 +96,7 @@ Plan PlanDump(const Programs& programs, const agent_api::GuardContainer& contain
   plan.abort_file = absl::StrCat(container.work, "/abort");
   const bool has_flag = programs.runtime_version >= kHasSkipInFlightFlag;
   plan.config = absl::StrCat(options.fenced ? kNoNetworkLock : kNetworkLock, kGhostLimit,
-                             has_flag ? "" : kSkipInFlight);
+                             kCgroup2Alone, has_flag ? "" : kSkipInFlight);
   plan.argv = {programs.runtime, "--root",         container.runc_root, "checkpoint",   "--leave-running",
                "--image-path",   container.images, "--work-path",       container.work, "--tcp-established",
                "--file-locks"};

@@ -108,24 +108,21 @@ bool AwaitWord(int gate, const Settings& settings) {
 
 }  // namespace
 
+bool LeaveContainer(const Settings& settings) {
+  if (settings.outside_cgroup[0] == '\0') return true;
+  const int error = WriteControl(settings.outside_cgroup, "cgroup.procs", "0");
+  if (error != 0)
+    Say("cannot move CRIU out of the container's cgroup to", settings.outside_cgroup, error);
+  return error == 0;
+}
+
 bool HoldContainer(const Settings& settings) {
-  const char* what = "cannot move CRIU out of the container's cgroup to";
-  const char* where = settings.outside_cgroup;
-  int error =
-      settings.outside_cgroup[0] == '\0' ? 0 : WriteControl(settings.outside_cgroup, "cgroup.procs", "0");
-  const bool outside = error == 0;
-  if (error == 0) {
-    what = "cannot freeze";
-    where = settings.hold_cgroup;
-    error = WriteControl(settings.hold_cgroup, "cgroup.freeze", "1");
-  }
+  int error = WriteControl(settings.hold_cgroup, "cgroup.freeze", "1");
   if (error == 0) error = WaitFrozen(settings.hold_cgroup);
   if (error == 0) return true;
-  Say(what, where, error);
+  Say("cannot freeze", settings.hold_cgroup, error);
   Say("killing the restored container: it must not run before it is told to", settings.hold_cgroup, 0);
-  // cgroup.kill would take this process along while it is inside, before it could tell runc.
-  if (!outside || WriteControl(settings.hold_cgroup, "cgroup.kill", "1") != 0)
-    KillOneByOne(settings.hold_cgroup);
+  if (WriteControl(settings.hold_cgroup, "cgroup.kill", "1") != 0) KillOneByOne(settings.hold_cgroup);
   return false;
 }
 

@@ -6,9 +6,12 @@
 
 namespace godwit::preload {
 
-// Moves this process out of the container's cgroup (a process cannot freeze the cgroup it is in and go on),
-// freezes the cgroup and returns when it is frozen. False: the container was killed instead, and why is in
-// the messages file.
+// Moves this process out of the container's cgroup, where runc has put it: a process cannot freeze the cgroup
+// it is in and go on. False: it is still there, and why is in the messages file.
+bool LeaveContainer(const Settings& settings);
+
+// Freezes the container's cgroup, which this process has left, and returns when it is frozen. False: the
+// container was killed instead, and why is in the messages file.
 bool HoldContainer(const Settings& settings);
 
 // Tells who waits for the end of the dump, if somebody does.

@@ -67,7 +67,7 @@ void HideConntrack(const struct msghdr* message) {
 // The type of the request that is still to come to its gate, or 0.
 uint64_t request_before_gate = 0;
 
-ssize_t AfterReceive(int fd, const void* data, size_t buffer_size, ssize_t size, int flags) {
+ssize_t AfterReceive(int fd, void* data, size_t buffer_size, ssize_t size, int flags) {
   const Settings* settings = Active();
   if (settings == nullptr || fd != settings->socket || size <= 0 || (flags & MSG_PEEK) != 0) return size;
   // With MSG_TRUNC the length is the whole message's, also beyond the buffer.
@@ -75,6 +75,7 @@ ssize_t AfterReceive(int fd, const void* data, size_t buffer_size, ssize_t size,
   const uint64_t type = godwit::preload::MessageType(data, have);
   if (type != godwit::preload::kRequestDump && type != godwit::preload::kRequestRestore) return size;
   if (settings->broken) return Fail(ECANCELED);
+  if (settings->log_level != 0) godwit::preload::LimitLogLevel(data, have, settings->log_level);
   request_before_gate = type;
   return size;
 }
@@ -88,6 +89,7 @@ void AtGate(uint64_t type) {
   const Settings* settings = Active();
   if (settings == nullptr) return;
   request_before_gate = 0;
+  if (type == godwit::preload::kRequestRestore && !godwit::preload::LeaveContainer(*settings)) _exit(1);
   if (!godwit::preload::PassGate(*settings)) _exit(1);
   const bool hides = type == godwit::preload::kRequestDump && settings->hidden_pages[0] != '\0';
   if (hides && !godwit::preload::LoadHidden(settings->hidden_pages)) _exit(1);

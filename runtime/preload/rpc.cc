@@ -96,4 +96,20 @@ bool IsNotification(const void* message, size_t size, const char* name) {
   return false;
 }
 
+void LimitLogLevel(void* message, size_t size, uint8_t most) {
+  Fields fields = Walk(message, size);
+  while (fields.Next()) {
+    if (fields.number != 2 || fields.bytes == nullptr) continue;
+    Fields options = Walk(fields.bytes, fields.length);
+    while (true) {
+      const uint8_t* field = options.at;
+      if (!options.Next()) break;
+      // A key of one byte and a value of one, which is what such a level is written as.
+      if (options.number != 9 || options.bytes != nullptr || options.at - field != 2) continue;
+      if (options.value > most)
+        static_cast<uint8_t*>(message)[field + 1 - static_cast<const uint8_t*>(message)] = most;
+    }
+  }
+}
+
 }  // namespace godwit::preload

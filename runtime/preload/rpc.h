@@ -23,4 +23,8 @@ bool IsNotification(const void* message, size_t size, const char* name);
 // True for the CriuResp that ends a dump well (type DUMP, field 2 success).
 bool IsDumpSuccess(const void* message, size_t size);
 
+// Lowers the log level that a CriuReq asks for (field 2 opts, in it field 9 log_level) to `most`, below 128,
+// in place. A request that asks for less, or for none, is left as it is.
+void LimitLogLevel(void* message, size_t size, uint8_t most);
+
 }  // namespace godwit::preload

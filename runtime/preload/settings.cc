@@ -51,6 +51,17 @@ void Take(const char* name, char (&out)[kMaxPath]) {
   unsetenv(name);
 }
 
+void TakeLogLevel() {
+  const char* value = getenv(criu::kLogLevelVariable);
+  if (value == nullptr) return;
+  if (value[0] < '1' || value[0] > '4' || value[1] != '\0') {
+    settings.broken = true;
+  } else {
+    settings.log_level = static_cast<unsigned char>(value[0] - '0');
+  }
+  unsetenv(criu::kLogLevelVariable);
+}
+
 void MapAbortFile() {
   char path[kMaxPath] = "";
   Take(criu::kAbortVariable, path);
@@ -87,8 +98,9 @@ __attribute__((constructor)) void Load() {
   Take(criu::kDoneVariable, settings.done);
   no_conntrack = getenv(criu::kNoConntrackVariable) != nullptr;
   unsetenv(criu::kNoConntrackVariable);
+  TakeLogLevel();
   MapAbortFile();
-  if (settings.broken) Say("a GODWIT_CRIU_ variable is not an absolute path of less than 1024 bytes", "", 0);
+  if (settings.broken) Say("a GODWIT_CRIU_ variable is neither an absolute path of less than 1024 bytes nor what else it may be", "", 0);
   RedirectStderr();
   void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (page == MAP_FAILED || madvise(page, 4096, MADV_WIPEONFORK) != 0) {

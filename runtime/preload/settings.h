@@ -18,6 +18,7 @@ struct Settings {
   char hidden_pages[kMaxPath];
   char smaps[kMaxPath];
   char done[kMaxPath];
+  unsigned char log_level;  // the most that CRIU may log; 0: as its request says
   const volatile unsigned char* abort;  // mapped; nullptr when not asked for
 };
 

@@ -241,25 +241,36 @@ void Container::Start() {
   ASSERT_TRUE(started.ok()) << started << "\n" << output_->text();
 }
 
-absl::Status Container::Restore(const std::string& images, const std::string& gate, bool lazy_pages) {
-  return RestoreWithOutsideCgroup(images, Node::Get().own_cgroup, gate, lazy_pages);
+criu::Plan Container::PlanRestore(const std::string& images, const std::string& gate, bool lazy_pages) {
+  const Node& node = Node::Get();
+  return criu::PlanRestore(node.programs(),
+                           {.global_arguments = {"--root", kRuncRoot, "--log", folder_ + "/runc.log"},
+                            .id = id_,
+                            .bundle = folder_,
+                            .pid_file = folder_ + "/init.pid",
+                            .images = images,
+                            .work = work(),
+                            .cgroup = cgroup_path_,
+                            .cgroup_root = "/sys/fs/cgroup",
+                            .own_cgroup = node.own_cgroup,
+                            .gate = gate,
+                            .lazy_pages = lazy_pages});
 }
 
-absl::Status Container::RestoreWithOutsideCgroup(const std::string& images, const std::string& outside,
-                                                 const std::string& gate, bool lazy_pages) {
-  const Node& node = Node::Get();
-  const criu::Plan plan = criu::PlanRestore(
-      node.programs(), {.global_arguments = {"--root", kRuncRoot, "--log", folder_ + "/runc.log"},
-                        .id = id_,
-                        .bundle = folder_,
-                        .pid_file = folder_ + "/init.pid",
-                        .images = images,
-                        .work = work(),
-                        .cgroup = cgroup_path_,
-                        .cgroup_root = "/sys/fs/cgroup",
-                        .own_cgroup = outside,
-                        .gate = gate,
-                        .lazy_pages = lazy_pages});
+absl::Status Container::Restore(const std::string& images, const std::string& gate, bool lazy_pages) {
+  return Restore(PlanRestore(images, gate, lazy_pages));
+}
+
+absl::Status Container::RestoreWith(const std::string& images, const std::string& name,
+                                    const std::string& value) {
+  criu::Plan plan = PlanRestore(images, "", false);
+  for (std::string& variable : plan.env) {
+    if (absl::StartsWith(variable, name + "=")) variable = name + "=" + value;
+  }
+  return Restore(plan);
+}
+
+absl::Status Container::Restore(const criu::Plan& plan) {
   const absl::Status prepared = criu::Prepare(plan);
   if (!prepared.ok()) return prepared;
   const absl::Status restored = RunWithOutput(plan.argv, plan.env, *output_);

@@ -83,9 +83,8 @@ class Container {
   // As godwit-runtime: runc restore of these images, held standing still. The result is runc's, with CRIU's
   // reason.
   absl::Status Restore(const std::string& images, const std::string& gate = "", bool lazy_pages = false);
-  // The same, with CRIU told to leave for another cgroup than this process' own.
-  absl::Status RestoreWithOutsideCgroup(const std::string& images, const std::string& outside,
-                                        const std::string& gate = "", bool lazy_pages = false);
+  // The same without a gate, a variable (criu_environment.h) having another value.
+  absl::Status RestoreWith(const std::string& images, const std::string& name, const std::string& value);
   void Thaw();
   bool Frozen() const;
   bool Running() const;  // some process is in its cgroup
@@ -100,6 +99,8 @@ class Container {
   agent_api::GuardContainer Spec() const;
 
  private:
+  criu::Plan PlanRestore(const std::string& images, const std::string& gate, bool lazy_pages);
+  absl::Status Restore(const criu::Plan& plan);
   void WriteConfig(const Sandbox& sandbox, const std::vector<std::string>& arguments) const;
 
   std::string id_, folder_, cgroup_path_;

@@ -5,12 +5,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <functional>
 #include <iostream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "agent/criu/criu_environment.h"
 #include "agent/criu/images.h"
 #include "agent/guard/client.h"
 #include "agent/runtime/cgroup.h"
@@ -25,6 +28,7 @@ namespace {
 using agent_api::GuardReply;
 using agent_api::GuardSpec;
 using guard::GuardClient;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -221,19 +225,41 @@ TEST_F(RestoreTest, ARestoreWaitsAtItsGateAndIsRefusedWhenTheGateIsClosed) {
   EXPECT_FALSE(refused.Running());
 }
 
+class RestoreFailureTest : public RestoreTest {
+ protected:
+  // Restores a counter with a variable that asks for what cannot be, and returns why it failed.
+  std::string WhyNotRestored(const std::string& name,
+                             const std::function<std::string(const Container& target)>& value) {
+    Container source("source", here_, {"count"});
+    source.Start();
+    EXPECT_TRUE(source.output().WaitLines(20));
+    DumpAndKill(source);
+    Container target("target", there_, {"count"});
+    const absl::Status restored = target.RestoreWith(source.images(), name, value(target));
+    EXPECT_FALSE(restored.ok());
+    EXPECT_FALSE(target.Running());
+    // runc itself says there that it failed; the workload says nothing.
+    EXPECT_THAT(target.output().text(), Not(HasSubstr(" -\n")));
+    return std::string(restored.message());
+  }
+};
+
+TEST_F(RestoreFailureTest, ACriuThatCannotLeaveTheContainersCgroupRestoresNothing) {
+  EXPECT_THAT(WhyNotRestored(criu::kOutsideCgroupVariable, [](const Container&) { return "/nowhere"; }),
+              HasSubstr("cannot move CRIU out"));
+}
+
 // Where the tasks cannot be frozen they must not run either.
-TEST_F(RestoreTest, AContainerThatCannotBeHeldIsKilledBeforeItRuns) {
-  Container source("source", here_, {"count"});
-  source.Start();
-  ASSERT_TRUE(source.output().WaitLines(20));
-  ASSERT_NO_FATAL_FAILURE(DumpAndKill(source));
-  Container target("target", there_, {"count"});
-  const absl::Status restored = target.RestoreWithOutsideCgroup(source.images(), "/nowhere");
-  EXPECT_FALSE(restored.ok());
-  EXPECT_THAT(std::string(restored.message()), HasSubstr("cannot move CRIU out"));
-  EXPECT_FALSE(target.Running());
-  // runc itself says there that it failed; the workload says nothing.
-  EXPECT_THAT(target.output().text(), Not(HasSubstr(" -\n")));
+TEST_F(RestoreFailureTest, AContainerThatCannotBeHeldIsKilledBeforeItRuns) {
+  const std::string folder = Node::Get().work + "/unfreezable";
+  const auto unfreezable = [&](const Container& target) {
+    std::filesystem::create_directory(folder);
+    std::filesystem::create_symlink(target.cgroup() + "/cgroup.kill", folder + "/cgroup.kill");
+    return folder;
+  };
+  EXPECT_THAT(WhyNotRestored(criu::kHoldCgroupVariable, unfreezable),
+              AllOf(HasSubstr("cannot freeze"), HasSubstr("killing the restored container")));
+  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

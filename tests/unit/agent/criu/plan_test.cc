@@ -68,13 +68,13 @@ TEST(PlanDump, IsWhatRunc13Understands) {
               ElementsAre("/usr/sbin/runc", "--root", "/run/containerd/runc/k8s.io", "checkpoint",
                           "--leave-running", "--image-path", "/m/app/images", "--work-path", "/m/app/work",
                           "--tcp-established", "--file-locks", "--tcp-skip-in-flight", "3f2a"));
-  EXPECT_EQ(plan.config, "network-lock nftables\nghost-limit 256M\n");
+  EXPECT_EQ(plan.config, "network-lock nftables\nghost-limit 256M\ncgroup-dump-controller \"\"\n");
   EXPECT_EQ(plan.log_file, "/m/app/work/dump.log");
 }
 
 TEST(PlanDump, LeavesTheNetworkAloneBehindAFence) {
   const Plan plan = PlanDump(Runc({1, 3, 6}), Container(), {.fenced = true});
-  EXPECT_EQ(plan.config, "network-lock skip\nghost-limit 256M\n");
+  EXPECT_EQ(plan.config, "network-lock skip\nghost-limit 256M\ncgroup-dump-controller \"\"\n");
 }
 
 TEST(PlanDump, HidesPagesAndWaitsAtItsGate) {
@@ -101,7 +101,7 @@ TEST(PlanDump, FindsTheBundledCriuFirstAndHandsNothingElseOn) {
   EXPECT_THAT(plan.env, ElementsAre(HasSubstr("PATH=/opt/godwit/criu:"), "HOME=/nonexistent",
                                     "CRIU_CONFIG_FILE=/m/app/work/criu.conf",
                                     "GODWIT_CRIU_MESSAGES=/m/app/work/criu-messages.log",
-                                    "GODWIT_CRIU_ABORT=/m/app/work/abort",
+                                    "GODWIT_CRIU_LOG_LEVEL=2", "GODWIT_CRIU_ABORT=/m/app/work/abort",
                                     "GODWIT_CRIU_DONE=/m/app/work/done", "GODWIT_CRIU_NO_CONNTRACK=1"));
 }
 

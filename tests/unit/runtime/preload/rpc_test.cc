@@ -60,5 +60,30 @@ TEST(IsDumpSuccess, IsTheAnswerThatEndsADumpWell) {
   for (const auto& c : cases) EXPECT_EQ(IsDumpSuccess(c.message.data(), c.message.size()), c.want);
 }
 
+std::string Limited(std::string request, uint8_t most) {
+  LimitLogLevel(request.data(), request.size(), most);
+  return request;
+}
+
+TEST(LimitLogLevel, LowersWhatARequestAsksFor) {
+  // CriuReq{type: DUMP, opts: {images_dir_fd: 3, log_level: 4, pid: 300}}
+  const std::string before("\x08\x01\x12\x07\x08\x03\x48\x04\x10\xac\x02", 11);
+  const std::string after("\x08\x01\x12\x07\x08\x03\x48\x02\x10\xac\x02", 11);
+  EXPECT_EQ(Limited(before, 2), after);
+  EXPECT_EQ(Limited(before, 4), before);
+  EXPECT_EQ(Limited(after, 3), after);
+}
+
+TEST(LimitLogLevel, LeavesOtherBytesAlone) {
+  for (const std::string& other : {
+           std::string("\x08\x01\x48\x04", 4),                  // a field 9 that is not of the options
+           std::string("\x08\x01\x12\x03\x4a\x01\x04", 7),      // a string in its place
+           std::string("\x08\x01\x12\x03\x48\x84\x80", 7),      // cut off
+           std::string("\x08\x01\x12\x7f\x48\x04", 6),          // options longer than the message
+           std::string("\x12\x04\x48\x84\x80\x00", 6), std::string()}) {
+    EXPECT_EQ(Limited(other, 1), other);
+  }
+}
+
 }  // namespace
 }  // namespace godwit::preload
