@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -92,11 +93,13 @@ absl::StatusOr<Contents> ParseLog(absl::string_view bytes) {
     const absl::string_view rest = bytes.substr(contents.good_bytes);
     const size_t size = RecordSize(rest);
     if (size <= kRecordHead) {
-      if (HoldsRecord(rest.substr(1))) {
+      const size_t end = rest.find_last_not_of('\0') + 1;  // 0 where there are only zeros
+      contents.room_bytes = rest.size() - end;
+      contents.torn_bytes = end;
+      if (end > 0 && HoldsRecord(rest.substr(1))) {
         return absl::DataLossError(absl::StrCat("journal is damaged at byte ", contents.good_bytes,
                                                 ": record ", contents.records.size(), " fails its checksum"));
       }
-      contents.torn_bytes = rest.size();
       break;
     }
     contents.records.emplace_back(rest.substr(kRecordHead, size - kRecordHead));
@@ -126,12 +129,15 @@ absl::StatusOr<LogFile> LogFile::Open(const std::string& path, Contents* content
   return file;
 }
 
-// Drops a torn tail, begins an empty file, and syncs what an earlier process wrote and perhaps could not
-// sync: from here on it is acted on.
+// Drops a torn tail, begins an empty file, makes room, and syncs what an earlier process wrote and perhaps
+// could not sync: from here on it is acted on.
 absl::Status LogFile::Prepare(const Contents& contents) {
   size_ = contents.good_bytes;
-  if (contents.torn_bytes > 0 && ftruncate(fd_.get(), static_cast<off_t>(size_)) != 0) {
-    return ErrnoStatus(absl::StrCat("cannot drop the torn end of journal ", path_));
+  room_ = contents.room_bytes;
+  if (contents.torn_bytes > 0) {
+    if (ftruncate(fd_.get(), static_cast<off_t>(size_)) != 0)
+      return ErrnoStatus(absl::StrCat("cannot drop the torn end of journal ", path_));
+    room_ = 0;
   }
   const bool fresh = size_ == 0;
   if (fresh) {
@@ -139,8 +145,19 @@ absl::Status LogFile::Prepare(const Contents& contents) {
     if (!written.ok()) return Annotate(written, absl::StrCat("cannot begin journal ", path_));
     size_ = kMagic.size();
   }
+  if (room_ < kRoom / 2) GODWIT_RETURN_IF_ERROR(MakeRoom(kRoom));
   if (fdatasync(fd_.get()) != 0) return ErrnoStatus(absl::StrCat("cannot sync journal ", path_));
   return fresh ? SyncFolder(std::filesystem::absolute(path_).parent_path()) : absl::OkStatus();
+}
+
+// Bytes, not a hole: a block that is given out later is the file system's to note down.
+absl::Status LogFile::MakeRoom(uint64_t bytes) {
+  bytes = std::min<uint64_t>(bytes, kMaxFile - size_);
+  if (bytes <= room_) return absl::OkStatus();
+  const absl::Status status = WriteAt(fd_.get(), std::string(bytes - room_, '\0'), size_ + room_);
+  if (!status.ok()) return Annotate(status, absl::StrCat("cannot make room in journal ", path_));
+  room_ = bytes;
+  return absl::OkStatus();
 }
 
 absl::Status LogFile::Append(absl::string_view payload) {
@@ -160,6 +177,7 @@ absl::Status LogFile::Append(absl::string_view payload) {
     return broken_;
   }
   size_ += record.size();
+  room_ -= std::min<uint64_t>(room_, record.size());
   return absl::OkStatus();
 }
 

@@ -3,6 +3,10 @@
 //
 // Layout, little endian: 8 bytes "gdwtjnl" and the version, then for each record
 //   u32 crc32c of the next 4 bytes and the payload · u32 length of the payload · payload
+// then zeros: room for records to come. Appending within the room changes nothing but the bytes of the file,
+// so that its sync need not wait for a commit of the file system's own journal, and with it for whatever else
+// is being written on the disk.
+//
 // A record that a crash cut short can only be the last one, for each Append is on the disk before it returns:
 // such a tail is dropped. A damaged record with a sound one after it is DataLoss, and nobody should act on
 // what the file says.
@@ -21,6 +25,7 @@
 namespace godwit::journal {
 
 inline constexpr size_t kMaxPayload = 16u << 10;  // bytes of one record
+inline constexpr size_t kRoom = 8u << 10;  // bytes made ready for records to come
 inline constexpr size_t kMaxFile =
     1u << 20;  // bytes of a whole journal: a migration writes a handful of records
 
@@ -28,7 +33,8 @@ inline constexpr size_t kMaxFile =
 struct Contents {
   std::vector<std::string> records;
   uint64_t good_bytes = 0;  // header and sound records
-  uint64_t torn_bytes = 0;  // the tail that a crash left, to be dropped
+  uint64_t torn_bytes = 0;  // the tail that a crash left, to be dropped; not the room behind it
+  uint64_t room_bytes = 0;  // zeros at the end
 };
 
 // Reads the bytes of a journal. DataLoss when they were damaged, FailedPrecondition when another version
@@ -55,10 +61,13 @@ class LogFile {
  private:
   LogFile(std::string path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
   absl::Status Prepare(const Contents& contents);
+  // Not synced.
+  absl::Status MakeRoom(uint64_t bytes);
 
   std::string path_;
   UniqueFd fd_;
-  uint64_t size_ = 0;
+  uint64_t size_ = 0;  // header and records
+  uint64_t room_ = 0;  // zeros behind them
   absl::Status broken_;
 };
 

@@ -368,6 +368,7 @@ absl::Status Target::MakeReady(const permits::Claim& claim, const FilesToApply& 
   ForgetApplied(before);
   if (!before.rootfs.paths.empty() || !before.volumes.empty())
     GODWIT_RETURN_IF_ERROR(node_.apply_files(claim, request_.pod.uid, before));
+  GODWIT_RETURN_IF_ERROR(WriteCopies(claim));
   TellAtGate(claim.container);
   if (!node_.cgroup_procs.empty()) quick_moves.emplace(node_.cgroup_procs);
   GODWIT_ASSIGN_OR_RETURN(ContainerState state, AwaitState(claim.container, deadline));
@@ -384,6 +385,13 @@ absl::Status Target::MakeReady(const permits::Claim& claim, const FilesToApply& 
   for (const auto& [volume, tars] : state.files.volumes) applied_volumes_.insert(volume);
   AddStep("apply", claim.container, begin);
   return absl::OkStatus();
+}
+
+// What PREPARED will speak of, this container included: a file that is written durably is not for the freeze.
+absl::Status Target::WriteCopies(const permits::Claim& claim) const {
+  Copies copies{copies_};
+  copies.copies.push_back({claim.container, claim.cgroup});
+  return WriteFileDurably(absl::StrCat(folder_, "/copies.json"), json::Encode(copies));
 }
 
 // A container that stands restored has the volumes' files open.
@@ -441,8 +449,6 @@ absl::Status Target::CheckCopies() {
 
 TargetEvent Target::Prepare() {
   absl::Status status = CheckCopies();
-  if (status.ok())
-    status = WriteFileDurably(absl::StrCat(folder_, "/copies.json"), json::Encode(Copies{copies_}));
   if (status.ok()) status = WriteState(TargetState::kPrepared);
   if (!status.ok()) {
     SetFailure(ReasonOf(status, "RestoreFailed"), std::string(status.message()));
@@ -474,30 +480,34 @@ std::optional<TargetEvent> Target::AwaitVerdict() {
 }
 
 // RUNNING first: were the permits spent before it, a crash in between and the copy's death would start the
-// pod afresh here while the source, told ABORTED, goes on there.
+// pod afresh here while the source, told ABORTED, goes on there. On the disk the permits are spent when the
+// pod runs: until then a `create` asks the agent, or waits for one that goes on here.
 std::optional<TargetEvent> Target::Commit() {
   const absl::Time begin = absl::Now();
   const permits::PermitSpec permit{request_.uid, request_.pod.uid, request_.containers,
                                    request_.create_limit};
-  auto all = [&]() -> absl::Status {
-    GODWIT_RETURN_IF_ERROR(WriteState(TargetState::kRunning));
-    if (recovered_ || !node_.permits->MarkSpent(request_.uid).ok()) {
-      GODWIT_RETURN_IF_ERROR(node_.permits->MarkSpentOnDisk(permit));
+  // There is no way back: whatever is in the way (a full disk) has to go.
+  const auto insist = [this](const std::function<absl::Status()>& act) {
+    for (absl::Status status = act(); !status.ok(); status = act()) {
+      LOG(ERROR) << Log("the commit is not complete yet").With("migration", request_.uid).With(status);
+      if (Pause(absl::Seconds(1))) return false;
     }
+    return true;
+  };
+  const auto run = [&]() -> absl::Status {
+    GODWIT_RETURN_IF_ERROR(WriteState(TargetState::kRunning));
+    node_.permits->Spend(permit);
     for (const Copy& copy : copies_) GODWIT_RETURN_IF_ERROR(node_.thaw(copy.cgroup));
     return absl::OkStatus();
   };
-  // There is no way back: whatever is in the way (a full disk) has to go.
-  for (absl::Status status = all(); !status.ok(); status = all()) {
-    LOG(ERROR) << Log("the commit is not complete yet").With("migration", request_.uid).With(status);
-    if (Pause(absl::Seconds(1))) return std::nullopt;
-  }
+  if (!insist(run)) return std::nullopt;
   AddStep("commit", "", begin);
   {
     absl::MutexLock lock(&mutex_);
     thawed_ = absl::Now();
   }
   Tell(FrameType::kRunning);
+  if (!insist([&] { return node_.permits->WriteSpent(permit); })) return std::nullopt;
   return TargetEvent::kDone;
 }
 

@@ -145,6 +145,7 @@ class Target {
   absl::StatusOr<permits::Restored> RestoreAtGate(const permits::Claim& claim, absl::Time deadline);
   absl::Status MakeReady(const permits::Claim& claim, const FilesToApply& early, absl::Time deadline,
                          std::optional<runtime::QuickMoves>& quick_moves);
+  absl::Status WriteCopies(const permits::Claim& claim) const;
   void ForgetApplied(FilesToApply& files) const;
   absl::Status AddPages(const std::string& container, const std::string& images) const;
   bool HasPages(const std::string& container) const;

@@ -66,6 +66,9 @@ void PermitTable::Create(const std::shared_ptr<RuntimePeer>& peer, const Runtime
   if (file.ok() && file->state == PermitState::kSpent) return peer->Reply({.action = RuntimeAction::kRun});
   if (file.ok() && file->state == PermitState::kAborted) return Refuse(peer, file->message);
   Migration* migration = FindBySandbox(request.sandbox_uid);
+  const bool runs = migration != nullptr && migration->state == PermitState::kSpent;
+  if (runs && migration->permits.contains(request.container))
+    return peer->Reply({.action = RuntimeAction::kRun});  // on the disk in a moment
   if (!file.ok() || migration == nullptr || !migration->permits.contains(request.container)) {
     return Refuse(peer,
                   absl::StrCat("container ", request.container, " of pod ", request.sandbox_uid,

@@ -130,23 +130,21 @@ absl::Status PermitTable::CheckStanding(const std::string& migration_uid) {
   return CheckStandingLocked(migration_uid);
 }
 
-absl::Status PermitTable::MarkSpent(const std::string& migration_uid) {
+void PermitTable::Spend(const PermitSpec& spec) {
   absl::MutexLock lock(&mutex_);
-  GODWIT_ASSIGN_OR_RETURN(Migration * migration, Find(migration_uid));
-  if (migration->state == PermitState::kSpent) return absl::OkStatus();
-  GODWIT_RETURN_IF_ERROR(CheckStandingLocked(migration_uid));
-  for (auto& [container, permit] : migration->permits) permit.copy_cgroup.clear();
-  return WriteAll(*migration, PermitState::kSpent, "");
+  Migration migration;
+  migration.spec = spec;
+  migration.state = PermitState::kSpent;
+  for (const std::string& container : spec.containers) migration.permits[container];
+  migrations_.insert_or_assign(spec.migration_uid, std::move(migration));
 }
 
-absl::Status PermitTable::MarkSpentOnDisk(const PermitSpec& spec) {
+absl::Status PermitTable::WriteSpent(const PermitSpec& spec) {
   absl::MutexLock lock(&mutex_);
   Migration migration;
   migration.spec = spec;
   for (const std::string& container : spec.containers) migration.permits[container];
-  GODWIT_RETURN_IF_ERROR(WriteAll(migration, PermitState::kSpent, ""));
-  migrations_.insert_or_assign(spec.migration_uid, std::move(migration));
-  return absl::OkStatus();
+  return WriteAll(migration, PermitState::kSpent, "");
 }
 
 absl::Status PermitTable::Abort(const std::string& migration_uid, const std::string& message,

@@ -17,9 +17,9 @@
 //   WaitForClaim(uid, container)     kubelet starts containers one after another
 //   Restore(uid, container, ...)     answers the waiting runtime; returns when the container stands restored
 //   and frozen Confirm(uid, container)          lets `create` return; the next container's `create` comes
-//   after that CheckStanding(uid)               before PREPARED is journaled MarkSpent(uid) after RUNNING is
-//   journaled, before the first thaw Abort(uid, message)              before RUNNING; OK means that no
-//   restored process is left: ABORTED may be journaled Forget(uid)                      at last
+//   after that CheckStanding(uid)               before PREPARED is journaled Spend(spec) after RUNNING is
+//   journaled, before the first thaw; WriteSpent(spec) after it Abort(uid, message)              before RUNNING;
+//   OK means that no restored process is left: ABORTED may be journaled Forget(uid)                      at last
 #pragma once
 
 #include <cstdint>
@@ -111,11 +111,12 @@ class PermitTable {
   // stand.
   absl::Status CheckStanding(const std::string& migration_uid) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // From now on every `create` of these containers is an ordinary start. FailedPrecondition unless
-  // CheckStanding.
-  absl::Status MarkSpent(const std::string& migration_uid) ABSL_LOCKS_EXCLUDED(mutex_);
-  // The same after a restart of the agent, when the journal, not this table, knows that the migration ran.
-  absl::Status MarkSpentOnDisk(const PermitSpec& spec) ABSL_LOCKS_EXCLUDED(mutex_);
+  // RUNNING is journaled: from now on every `create` of these containers is an ordinary start, as far as this
+  // agent is asked. Takes no time; also after a restart of the agent, when the journal, not this table, knows
+  // that the migration ran.
+  void Spend(const PermitSpec& spec) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The same on the disk, for runtimes that find no agent.
+  absl::Status WriteSpent(const PermitSpec& spec) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Writes Aborted, refuses every `create` that waits, destroys every restored copy. An error: perhaps
   // something of a copy is left, frozen; try again. FailedPrecondition: the permits are spent.

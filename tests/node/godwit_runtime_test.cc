@@ -231,7 +231,7 @@ TEST_F(GodwitRuntimeTest, ACreateBecomesARestoreThatStandsStillAndItsStartDoesNo
   EXPECT_THAT(*ReadFile(absl::StrCat("/proc/", restored->pid, "/status")),
               HasSubstr(absl::StrCat("PPid:\t", getpid(), "\n")));
   ASSERT_TRUE(table_->CheckStanding(kMigration).ok());
-  ASSERT_TRUE(table_->MarkSpent(kMigration).ok());
+  table_->Spend({.migration_uid = kMigration, .sandbox_uid = kPod, .containers = {"app"}});
   target.Thaw();
   ASSERT_TRUE(target.output().WaitLines(20));
   EXPECT_EQ(target.output().numbers()[0], source_->output().numbers().back() + 1);
@@ -239,7 +239,7 @@ TEST_F(GodwitRuntimeTest, ACreateBecomesARestoreThatStandsStillAndItsStartDoesNo
 
 TEST_F(GodwitRuntimeTest, AfterSpentEveryCreateIsAFreshStartAlsoWithoutAnAgent) {
   ASSERT_TRUE(
-      table_->MarkSpentOnDisk({.migration_uid = kMigration, .sandbox_uid = kPod, .containers = {"app"}})
+      table_->WriteSpent({.migration_uid = kMigration, .sandbox_uid = kPod, .containers = {"app"}})
           .ok());
   server_.reset();
   Container container("fresh", there_, {"count"});

@@ -27,7 +27,12 @@ class JournalTest : public ::testing::Test {
     ASSERT_NE(mkdtemp(folder.data()), nullptr);
     path_ = absl::StrCat(folder, "/source");
   }
+  // Without the room behind the last record, which ends with a brace.
   std::string Bytes() const {
+    const std::string bytes = BytesAndRoom();
+    return bytes.substr(0, bytes.find_last_not_of('\0') + 1);
+  }
+  std::string BytesAndRoom() const {
     std::ifstream in(path_, std::ios::binary);
     return {std::istreambuf_iterator<char>(in), {}};
   }
@@ -73,15 +78,18 @@ TEST_F(JournalTest, EveryCutOfTheLastRecordIsATornTailThatTheNextWriterDrops) {
   const size_t whole = Bytes().size();
   WriteStates({SourceState::kCeded});
   const std::string bytes = Bytes();
-  for (size_t length = whole; length < bytes.size(); ++length) {
-    SetBytes(bytes.substr(0, length));
-    auto records = ReplayJournal<SourceState>(path_);
-    ASSERT_TRUE(records.ok()) << "at " << length << ": " << records.status();
-    ASSERT_EQ(records->size(), 1u) << "at " << length;
-    WriteStates({SourceState::kAborted});
-    auto after = ReplayJournal<SourceState>(path_);
-    ASSERT_TRUE(after.ok()) << "at " << length << ": " << after.status();
-    ASSERT_EQ(after->back().state, SourceState::kAborted) << "at " << length;
+  // In the room, and where there was none left.
+  for (const std::string& room : {std::string(kRoom, '\0'), std::string()}) {
+    for (size_t length = whole; length < bytes.size(); ++length) {
+      SetBytes(bytes.substr(0, length) + room);
+      auto records = ReplayJournal<SourceState>(path_);
+      ASSERT_TRUE(records.ok()) << "at " << length << ": " << records.status();
+      ASSERT_EQ(records->size(), 1u) << "at " << length;
+      WriteStates({SourceState::kAborted});
+      auto after = ReplayJournal<SourceState>(path_);
+      ASSERT_TRUE(after.ok()) << "at " << length << ": " << after.status();
+      ASSERT_EQ(after->back().state, SourceState::kAborted) << "at " << length;
+    }
   }
 }
 
@@ -96,15 +104,37 @@ TEST_F(JournalTest, EveryCutOfTheFirstBytesIsAnEmptyJournal) {
   }
 }
 
-TEST_F(JournalTest, ATailOfZerosIsTorn) {
-  WriteStates({SourceState::kFrozen});
-  SetBytes(absl::StrCat(Bytes(), std::string(100, '\0')));
+TEST_F(JournalTest, AFileOfZerosIsAnEmptyJournal) {
+  SetBytes(std::string(60, '\0'));
   auto journal = SourceJournal::Open(path_);
   ASSERT_TRUE(journal.ok()) << journal.status();
-  EXPECT_EQ(journal->state(), SourceState::kFrozen);
-  SetBytes(std::string(60, '\0'));
-  EXPECT_EQ(SourceJournal::Open(path_).status().code(), absl::StatusCode::kUnavailable)
-      << "journal still holds it";
+  EXPECT_EQ(journal->state(), SourceState::kNone);
+}
+
+TEST_F(JournalTest, RecordsGoIntoRoomThatIsThereAlready) {
+  auto journal = SourceJournal::Open(path_);
+  ASSERT_TRUE(journal.ok()) << journal.status();
+  const size_t size = BytesAndRoom().size();
+  EXPECT_GE(size, kRoom);
+  for (const SourceState state : {SourceState::kOpen, SourceState::kFrozen, SourceState::kCeded})
+    ASSERT_TRUE(journal->Append({.state = state}).ok());
+  EXPECT_EQ(BytesAndRoom().size(), size);
+  ASSERT_TRUE(journal->Append({.state = SourceState::kAborted, .message = std::string(2 * kRoom, 'x')}).ok());
+  EXPECT_EQ(ReplayJournal<SourceState>(path_)->size(), 4u);
+}
+
+TEST_F(JournalTest, ANewWriterMakesRoomAnew) {
+  {
+    Contents contents;
+    auto file = LogFile::Open(path_, &contents);
+    ASSERT_TRUE(file.ok());
+    ASSERT_TRUE(file->Append(std::string(kRoom - 100, 'x')).ok());
+    EXPECT_LT(BytesAndRoom().size() - Bytes().size(), kRoom / 2);
+  }
+  Contents contents;
+  ASSERT_TRUE(LogFile::Open(path_, &contents).ok());
+  EXPECT_EQ(contents.records.size(), 1u);
+  EXPECT_EQ(BytesAndRoom().size() - Bytes().size(), kRoom);
 }
 
 TEST_F(JournalTest, AFlippedBitBeforeASoundRecordIsDataLoss) {

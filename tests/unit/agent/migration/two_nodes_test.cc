@@ -307,6 +307,7 @@ TEST_F(TwoNodesTest, APodOfTwoContainersMovesAndTheSourceEndsOnlyWhenTold) {
   EXPECT_EQ(status.state, SourceState::kCeded);
   EXPECT_EQ(AwaitTarget(TargetState::kRunning).restored, (std::vector<std::string>{"app", "side"}));
   EXPECT_EQ(world_.copies(true), 2);
+  AwaitTarget(TargetState::kRunning);
   EXPECT_EQ(Permit(), agent_api::PermitState::kSpent);
   EXPECT_EQ(status.memory_bytes, 6'000'000);
   EXPECT_GT(status.file_bytes, 0);
@@ -744,6 +745,7 @@ TEST_F(TwoNodesTest, ATargetAgentThatEndsPreparedWaitsForTheVerdictAndRuns) {
   unreachable_ = false;
   AwaitSource(TargetRuns);
   EXPECT_EQ(world_.copies(true), 1);
+  AwaitTarget(TargetState::kRunning);
   EXPECT_EQ(Permit(), agent_api::PermitState::kSpent);
   // And once more: what runs goes on running.
   DropTarget();

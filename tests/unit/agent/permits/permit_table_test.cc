@@ -179,9 +179,12 @@ TEST_F(PermitTableTest, ACreateWaitsIsRestoredAndAfterSpentEveryCreateIsAFreshSt
   EXPECT_THAT(table_->Standing(kMigration), ElementsAre("app"));
   EXPECT_TRUE(table_->CheckStanding(kMigration).ok());
   EXPECT_TRUE(table_->Waiting(kMigration).empty());
-  ASSERT_TRUE(table_->MarkSpent(kMigration).ok());
-  EXPECT_EQ(OnDisk(), PermitState::kSpent);
+  table_->Spend(Spec());
+  EXPECT_EQ(OnDisk(), PermitState::kWaiting) << "that takes time, and the pod stands still";
   EXPECT_EQ(Create("app", "c2")->Next().action, RuntimeAction::kRun);
+  ASSERT_TRUE(table_->WriteSpent(Spec()).ok());
+  EXPECT_EQ(OnDisk(), PermitState::kSpent);
+  EXPECT_EQ(Create("app", "c3")->Next().action, RuntimeAction::kRun);
   EXPECT_THAT(Destroyed(), IsEmpty());
 }
 
@@ -253,7 +256,6 @@ TEST_F(PermitTableTest, ACreateForAContainerThatStandsRestoredFailsTheMigration)
   Confirm(runtime);
   EXPECT_EQ(Create("app", "c2")->Next().action, RuntimeAction::kRefuse);
   EXPECT_EQ(table_->CheckStanding(kMigration).code(), absl::StatusCode::kAborted);
-  EXPECT_EQ(table_->MarkSpent(kMigration).code(), absl::StatusCode::kAborted);
   EXPECT_EQ(table_->WaitForClaim(kMigration, "side", absl::Seconds(10)).status().code(),
             absl::StatusCode::kAborted);
 }
@@ -265,7 +267,7 @@ TEST_F(PermitTableTest, ACopyThatWasKilledBeforeTheCommitFailsTheMigration) {
   Confirm(runtime);
   EXPECT_TRUE(table_->CheckStanding(kMigration).ok());
   check_result_ = absl::FailedPreconditionError("no process is left");
-  EXPECT_EQ(table_->MarkSpent(kMigration).code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(table_->CheckStanding(kMigration).code(), absl::StatusCode::kAborted);
   check_result_ = absl::OkStatus();
   EXPECT_EQ(table_->CheckStanding(kMigration).code(), absl::StatusCode::kAborted) << "failed is failed";
   EXPECT_EQ(OnDisk(), PermitState::kWaiting);
@@ -318,18 +320,18 @@ TEST_F(PermitTableTest, TooLateToAbortWhenSpent) {
   auto runtime = Create();
   Restore(runtime);
   Confirm(runtime);
-  ASSERT_TRUE(table_->MarkSpent(kMigration).ok());
+  table_->Spend(Spec());
+  ASSERT_TRUE(table_->WriteSpent(Spec()).ok());
   EXPECT_EQ(table_->Abort(kMigration, "no", absl::Seconds(1)).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(OnDisk(), PermitState::kSpent);
 }
 
-TEST_F(PermitTableTest, SpentNeedsEveryContainerStanding) {
+TEST_F(PermitTableTest, StandingMeansEveryContainer) {
   ASSERT_TRUE(table_->Add(Spec({"app", "side"})).ok());
   auto runtime = Create();
   Restore(runtime);
   Confirm(runtime);
-  EXPECT_EQ(table_->MarkSpent(kMigration).code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(OnDisk(), PermitState::kWaiting);
+  EXPECT_EQ(table_->CheckStanding(kMigration).code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(PermitTableTest, AfterARestartOfTheAgentAnAbortStillFindsTheCopies) {
@@ -366,7 +368,8 @@ TEST_F(PermitTableTest, ForgetRemovesAbortedPermitsAndKeepsSpentOnesUntilThePodI
   auto runtime = Create();
   Restore(runtime);
   Confirm(runtime);
-  ASSERT_TRUE(table_->MarkSpent(kMigration).ok());
+  table_->Spend(Spec());
+  ASSERT_TRUE(table_->WriteSpent(Spec()).ok());
   ASSERT_TRUE(table_->Forget(kMigration).ok());
   EXPECT_EQ(Create("app", "c9")->Next().action, RuntimeAction::kRun);
   ASSERT_TRUE(table_->RemoveSpent([](const std::string& uid) { return uid == kPod; }).ok());
