@@ -51,7 +51,7 @@ inline constexpr char kDoneVariable[] = "GODWIT_CRIU_DONE";
 inline constexpr char kNoConntrackVariable[] = "GODWIT_CRIU_NO_CONNTRACK";
 
 // "1" to "4": CRIU logs no more than this (1 errors, 2 warnings, 3 information, 4 all). runc asks for 4, some
-// thousand lines, each a write of its own, in the freeze. "verbosity" in /etc/criu/runc.conf wins.
+// hundred lines, each a write of its own, in the freeze.
 inline constexpr char kLogLevelVariable[] = "GODWIT_CRIU_LOG_LEVEL";
 
 // A file of one byte or more, mapped and looked at whenever CRIU writes pages, scans memory or opens an

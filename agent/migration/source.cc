@@ -333,8 +333,10 @@ SourceEvent Source::Cede() {
       return SourceEvent::kFailed;
     }
   }
+  const absl::Time begin = absl::Now();
   const absl::StatusOr<GuardReply> reply = guard_->Cede();
   if (!reply.ok()) return SourceEvent::kUnknown;
+  AddStep("cede", "", begin);
   if (reply->ok && reply->state == SourceState::kCeded) return SourceEvent::kDone;
   return FailBecause(reply->reason, reply->message);
 }

@@ -308,7 +308,9 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
       continue;  // a newer `create` came, or none waits now
     if (!restored.ok()) return restored.status();
     create_wait_ = std::max(create_wait_, absl::Now() - claimed);
+    const absl::Time standing = absl::Now();
     GODWIT_RETURN_IF_ERROR(node_.permits->Confirm(request_.uid, container, kConfirmLimit));
+    AddStep("confirm", container, standing);
     copies_.push_back({container, restored->claim.cgroup});
     LOG(INFO) << Log("restored, standing still")
                      .With("migration", request_.uid)
@@ -448,8 +450,10 @@ absl::Status Target::CheckCopies() {
 }
 
 TargetEvent Target::Prepare() {
+  const absl::Time begin = absl::Now();
   absl::Status status = CheckCopies();
   if (status.ok()) status = WriteState(TargetState::kPrepared);
+  AddStep("prepare", "", begin);
   if (!status.ok()) {
     SetFailure(ReasonOf(status, "RestoreFailed"), std::string(status.message()));
     return TargetEvent::kFailed;

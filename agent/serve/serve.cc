@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/auxv.h>
 #include <sys/signalfd.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -29,6 +30,7 @@
 #include "agent/permits/permit_server.h"
 #include "agent/permits/permit_table.h"
 #include "agent/preflight/inspect.h"
+#include "agent/runtime/cgroup.h"
 #include "agent/runtime/freezer.h"
 #include "agent/serve/node_facts.h"
 #include "agent/tls/bootstrap.h"
@@ -261,10 +263,20 @@ class Agent {
     return node;
   }
 
+  // A container of its own cgroup namespace finds itself at its root; the agent's, privileged, is in the host's.
+  static std::string OwnCgroupProcs() {
+    const absl::StatusOr<std::string> own = runtime::CgroupOfProcess("/proc", getpid());
+    if (!own.ok()) {
+      LOG(WARNING) << Log("restores take some 15 ms longer: the own cgroup is not known").With(own.status());
+      return "";
+    }
+    return absl::StrCat("/sys/fs/cgroup", *own == "/" ? "" : *own, "/cgroup.procs");
+  }
+
   migration::TargetNode TargetNode() {
     const std::string cgroup_root = host_.At(host_.cgroup);
     migration::TargetNode node{.node = options_.node, .permits = permits_.get()};
-    node.cgroup_procs = "/sys/fs/cgroup/cgroup.procs";  // of a container that is the root of its own namespace
+    node.cgroup_procs = OwnCgroupProcs();
     node.check_images = [](const std::string& images) { return criu::CheckImages(images); };
     node.add_pages = criu::AddLazyPages;
     node.memory_for_pages = [this] { return MemoryForPages(); };
