@@ -95,6 +95,7 @@ class Container {
   std::string cgroup() const { return "/sys/fs/cgroup" + cgroup_path_; }
   std::string images() const { return folder_ + "/images"; }
   std::string work() const { return folder_ + "/work"; }
+  const std::string& bundle() const { return folder_; }
   std::string rootfs() const { return folder_ + "/rootfs"; }
   agent_api::GuardContainer Spec() const;
 

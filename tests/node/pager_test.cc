@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -23,8 +24,12 @@
 #include <set>
 #include <thread>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "agent/api/host_protocol.h"
 #include "agent/criu/images.h"
@@ -546,21 +551,27 @@ class LazyRestoreTest : public PagerTest {
       off_t at = 0;
       for (size_t i = 1; i < records->size(); ++i) {
         auto entry = Fields((*records)[i]);  // 1 vaddr, 4 flags, 5 nr_pages (CRIU 4.2, images/pagemap.proto)
-        std::string content(entry[5] * kPage, '\0');
-        if ((entry[4] & 4) == 0) continue;  // not present in the image
-        ASSERT_EQ(pread(pages->get(), content.data(), content.size(), at),
-                  static_cast<ssize_t>(content.size()));
+        if ((entry[4] & 4) == 0) continue;   // not present in the image
+        const auto bytes = static_cast<off_t>(entry[5] * kPage);
         if ((entry[4] & 2) != 0) {
-          ASSERT_EQ(pwrite(files_.back().get(), content.data(), content.size(), static_cast<off_t>(entry[1])),
-                    static_cast<ssize_t>(content.size()));
-          content.assign(content.size(), '\xee');
-          ASSERT_EQ(pwrite(pages->get(), content.data(), content.size(), at),
-                    static_cast<ssize_t>(content.size()));
-          moved_ += static_cast<int64_t>(content.size());
+          ASSERT_NO_FATAL_FAILURE(
+              MoveBytes(pages->get(), at, files_.back().get(), static_cast<off_t>(entry[1]), bytes));
+          moved_ += bytes;
         }
-        at += static_cast<off_t>(content.size());
+        at += bytes;
       }
       stores_.emplace_back(task.pid, files_.back().get());
+    }
+  }
+  // Leaves a hole, so that there is never much in two places.
+  static void MoveBytes(int from, off_t from_offset, int to, off_t to_offset, off_t bytes) {
+    std::string content(4 << 20, '\0');
+    for (off_t done = 0; done < bytes; done += static_cast<off_t>(content.size())) {
+      content.resize(std::min(content.size(), static_cast<size_t>(bytes - done)));
+      const auto size = static_cast<ssize_t>(content.size());
+      ASSERT_EQ(pread(from, content.data(), content.size(), from_offset + done), size);
+      ASSERT_EQ(pwrite(to, content.data(), content.size(), to_offset + done), size);
+      ASSERT_EQ(fallocate(from, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from_offset + done, size), 0);
     }
   }
   static std::map<uint32_t, uint64_t> Fields(const std::string& record) {
@@ -663,6 +674,120 @@ TEST_F(PagerTest, FillsFastAndAnswersFaultsMeanwhile) {
             << last.fault_p99 << "\n";
   WaitForEnd();
   EXPECT_EQ(memory.FirstWrong(), -1);
+}
+
+// How long it takes until memory is in its place after a lazy restore, and how long the processes wait
+// meanwhile for pages that they touch: by CRIU's own daemon, then by godwit-pager, from the same images on
+// tmpfs.
+class FillMeasurement : public LazyRestoreTest {
+ protected:
+  static size_t MiB() {
+    const char* mib = getenv("GODWIT_PAGER_MIB");
+    return mib != nullptr ? strtoul(mib, nullptr, 10) : 256;
+  }
+  static std::vector<std::string> WithBundle(std::vector<std::string> command) {
+    command.insert(command.begin(), {"/usr/bin/env", absl::StrCat("PATH=", Node::Get().criu,
+                                                                  ":/usr/sbin:/usr/bin:/sbin:/bin")});
+    return command;
+  }
+  // runc's command for a container with its images in the source's folder, but for the container's id.
+  static std::vector<std::string> Runc(const Container& container, const char* command) {
+    return WithBundle({Node::Get().runc, "--root", container.Spec().runc_root, command, "--image-path",
+                       container.images(), "--work-path", container.work()});
+  }
+  // `ended`: all is in its place; `lines`: of the output, before it was restored; `began`, `restored`: the
+  // restore.
+  void Tell(const char* how, Container& container, size_t lines, absl::Time began, absl::Time restored,
+            const std::function<bool()>& ended) {
+    ASSERT_TRUE(Eventually(ended, absl::Minutes(5)));
+    const absl::Time filled = absl::Now();
+    const std::vector<std::string> said = container.output().lines();
+    ASSERT_EQ(kill(container.init_pid(), SIGUSR1), 0);
+    ASSERT_TRUE(Eventually([&] { return absl::StrContains(container.output().text(), "compared"); }));
+    EXPECT_THAT(container.output().text(), HasSubstr(absl::StrCat("compared ", MiB() * 256, " wrong 0\n")));
+    EXPECT_THAT(container.output().text(), Not(HasSubstr("DAMAGED")));
+    std::vector<double> waits;
+    for (size_t i = lines; i < said.size(); ++i) {
+      const std::vector<std::string> words = absl::StrSplit(said[i], ' ');
+      for (size_t word = 3; word < words.size(); ++word) {
+        double us = 0;
+        ASSERT_TRUE(absl::SimpleAtod(words[word], &us)) << said[i];
+        waits.push_back(us);
+      }
+    }
+    ASSERT_FALSE(waits.empty());
+    std::sort(waits.begin(), waits.end());
+    std::cout << absl::StrFormat(
+                     "{\"how\": \"%s\", \"mib\": %d, \"restore_ms\": %.1f, \"total_s\": %.3f, \"waits\": %d, "
+                     "\"wait_p50_us\": %.1f, \"wait_p99_us\": %.1f, \"wait_max_us\": %.1f}",
+                     how, MiB(), absl::ToDoubleMilliseconds(restored - began),
+                     absl::ToDoubleSeconds(filled - began), waits.size(), waits[waits.size() / 2],
+                     waits[waits.size() * 99 / 100], waits.back())
+              << std::endl;
+  }
+  void FillByCriu(Container& container) {
+    const std::string socket = container.work() + "/lazy-pages.socket";
+    auto daemon =
+        Child::Spawn(WithBundle({Node::Get().criu + "/criu", "lazy-pages", "--images-dir", container.images(),
+                                 "--work-dir", container.work(), "--log-file", "lazy.log"}));
+    ASSERT_TRUE(daemon.ok()) << daemon.status();
+    ASSERT_TRUE(Eventually([&] { return FileExists(socket); }));
+    std::vector<std::string> restore = Runc(container, "restore");
+    for (const std::string& word :
+         {std::string("--detach"), std::string("--lazy-pages"), std::string("--bundle"), container.bundle(),
+          std::string("--pid-file"), container.bundle() + "/init.pid", container.id()})
+      restore.push_back(word);
+    const size_t lines = container.output().lines().size();
+    SpawnOptions options;
+    options.stdout_fd = options.stderr_fd = container.output().write_end();
+    const absl::Time began = absl::Now();
+    auto runc = Child::Spawn(restore, options);
+    ASSERT_TRUE(runc.ok()) << runc.status();
+    const auto end = runc->Wait(kLong);
+    ASSERT_TRUE(end.ok() && end->ok()) << container.output().text();
+    Tell("lazy-pages", container, lines, began, absl::Now(),
+         [&] { return daemon->Wait(absl::ZeroDuration()).ok(); });
+    ASSERT_TRUE(daemon->Wait(absl::ZeroDuration())->ok());
+  }
+  void FillByPager(Container& target, const std::string& images) {
+    ASSERT_NO_FATAL_FAILURE(MovePagesToStores(images));
+    spec_.socket = target.work() + "/lazy-pages.socket";
+    const std::string own_cgroup = std::exchange(spec_.cgroup, target.cgroup());
+    ASSERT_NO_FATAL_FAILURE(StartPager());
+    const absl::Time began = absl::Now();
+    const absl::Status restored = target.Restore(images, "", true);
+    ASSERT_TRUE(restored.ok()) << restored;
+    target.Thaw();
+    PagerStatus last;
+    Tell("godwit-pager", target, 0, began, absl::Now(), [&] {
+      const auto status = Status();
+      if (status.ok()) last = *status;
+      return absl::IsNotFound(status.status());
+    });
+    std::cout << "the pager's own figures: " << last.faults << " faults, p50 " << last.fault_p50 << ", p99 "
+              << last.fault_p99 << "\n";
+    WaitForEnd();
+    spec_.cgroup = own_cgroup;
+  }
+};
+
+// Prints a line of JSON for either; GODWIT_PAGER_MIB sets the size. Run by tests/bench/local_bench.py.
+TEST_F(FillMeasurement, DISABLED_BesideCriusDaemon) {
+  Container source("source", here_, {"touch", absl::StrCat(MiB())});
+  Container target("target", there_, {"touch", absl::StrCat(MiB())});
+  ASSERT_EQ(mount("tmpfs", source.images().c_str(), "tmpfs", 0, "size=100%"), 0) << strerror(errno);
+  const absl::Cleanup unmount = [&] { umount2(source.images().c_str(), MNT_DETACH); };
+  source.Start();
+  ASSERT_TRUE(source.output().WaitLines(20, kLong));
+  std::vector<std::string> checkpoint = Runc(source, "checkpoint");
+  checkpoint.push_back(source.id());
+  RunOptions options;
+  options.limit = absl::Minutes(2);
+  const auto dumped = RunOrError(checkpoint, options);
+  ASSERT_TRUE(dumped.ok()) << dumped.status();
+  ASSERT_NO_FATAL_FAILURE(FillByCriu(source));
+  ASSERT_TRUE(runtime::KillCgroup(source.cgroup(), absl::Seconds(30)).ok());
+  ASSERT_NO_FATAL_FAILURE(FillByPager(target, source.images()));
 }
 
 }  // namespace
