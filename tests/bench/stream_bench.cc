@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// stream_bench [MEBIBYTES [ROUNDS]]: how fast memory goes from a task into a page store over a real stream of
-// the loopback, beside the same stream with frames of 1 MiB that nobody looks at; and how long the store's
-// index takes to say what it holds. Compile it in the release preset's way to compare with other programs.
+// stream_bench [MEBIBYTES [ROUNDS [--json]]]: how fast memory goes from a task into a page store over a real
+// stream of the loopback, and what the same machine makes of the same bytes by memcpy, over a bare TCP
+// connection, over TLS, and in frames of 1 MiB that nobody looks at. Sockets have the stream's options, reads
+// and writes its sizes; one connection, one thread on either side. Then, how long the store's index takes to
+// say what it holds. With --json a line of JSON for each measurement. Compile it in the release preset's way
+// to compare with other programs.
+#include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -17,6 +24,8 @@
 #include "agent/memory/page_store.h"
 #include "agent/transfer/page_receiver.h"
 #include "agent/transfer/page_sender.h"
+#include "agent/transfer/tcp.h"
+#include "tests/unit/agent/tls/test_authority.h"
 #include "tests/unit/agent/transfer/stream_pair.h"
 
 namespace godwit::transfer {
@@ -26,20 +35,35 @@ using memory::Range;
 
 absl::Time Late() { return absl::Now() + absl::Minutes(5); }
 
+// The stream's, agent/transfer/stream.cc.
+constexpr size_t kSocketBytes = 128u << 10;
+
+bool json = false;
+
+enum class Content {
+  kRandom,   // does not compress
+  kRecords,  // as a heap of small records: most of each 64 bytes is the same as in the one before
+};
+
 class Memory {
  public:
-  explicit Memory(size_t bytes)
+  Memory(size_t bytes, Content content)
       : bytes_(bytes),
         data_(static_cast<char*>(
             mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
     CHECK(data_ != MAP_FAILED);
     std::mt19937_64 random(1);
-    for (size_t i = 0; i < bytes; i += sizeof(uint64_t)) {
+    const size_t step = content == Content::kRandom ? sizeof(uint64_t) : 64;
+    for (size_t i = 0; i < bytes; i += step) {
       const uint64_t word = random();
-      memcpy(data_ + i, &word, sizeof(word));
+      if (content == Content::kRecords)
+        memcpy(data_ + i, "{name: \"record\", state: \"live\", next: null, value: ", 50);
+      memcpy(data_ + i + step - sizeof(word), &word, sizeof(word));
     }
   }
   ~Memory() { munmap(data_, bytes_); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
   Range range() const {
     const auto start = reinterpret_cast<uint64_t>(data_);
     return {start, start + bytes_};
@@ -57,30 +81,166 @@ absl::Duration ThreadCpuTime() {
   return absl::DurationFromTimespec(time);
 }
 
-// Sends in a thread of its own, receives in this one, until ROUND_END.
-void Run(const char* what, size_t bytes, StreamPair& pair, const std::function<void()>& send,
-         const std::function<void(const Frame&)>& take) {
-  absl::Duration sender;
+struct Figures {
+  absl::Duration took;
+  absl::Duration sender, receiver;  // CPU time of the two threads
+};
+
+// `wire`: what went over of `bytes`.
+void Tell(const char* what, size_t bytes, const Figures& figures, size_t wire) {
+  const double mebibytes = static_cast<double>(bytes) / (1 << 20);
+  const double rate = static_cast<double>(bytes) / 1e6 / absl::ToDoubleSeconds(figures.took);
+  printf(json ? "{\"what\": \"%s\", \"mb_s\": %.1f, \"sender_us_mib\": %.1f, \"receiver_us_mib\": %.1f, "
+                "\"wire_part\": %.3f}\n"
+              : "%-20s %6.0f MB/s, CPU of sender %4.0f and receiver %4.0f us/MiB, %.3f of it on the wire\n",
+         what, rate, absl::ToDoubleMicroseconds(figures.sender) / mebibytes,
+         absl::ToDoubleMicroseconds(figures.receiver) / mebibytes,
+         static_cast<double>(wire) / static_cast<double>(bytes));
+  fflush(stdout);
+}
+
+// Sends in a thread of its own, receives in this one; both return when all has been.
+Figures Run(const std::function<void()>& send, const std::function<void()>& receive) {
+  Figures figures;
   const absl::Duration cpu_start = ThreadCpuTime();
   const absl::Time start = absl::Now();
   std::thread sending([&] {
     send();
-    CHECK_OK(pair.a->Send(FrameType::kRoundEnd, {}, Late()));
-    sender = ThreadCpuTime();
+    figures.sender = ThreadCpuTime();
   });
-  for (Frame frame;;) {
-    CHECK_OK(pair.b->Receive(frame, Late()));
-    if (frame.type == FrameType::kRoundEnd) break;
-    take(frame);
-  }
+  receive();
   sending.join();
-  const absl::Duration took = absl::Now() - start;
-  const absl::Duration receiver = ThreadCpuTime() - cpu_start;
-  const double mebibytes = static_cast<double>(bytes >> 20);
-  printf("%-20s %6.0f MB/s, CPU of sender %4.0f and receiver %4.0f us/MiB\n", what,
-         static_cast<double>(bytes) / 1e6 / absl::ToDoubleSeconds(took),
-         absl::ToDoubleMicroseconds(sender) / mebibytes, absl::ToDoubleMicroseconds(receiver) / mebibytes);
+  figures.took = absl::Now() - start;
+  figures.receiver = ThreadCpuTime() - cpu_start;
+  return figures;
 }
+
+// Frames, until ROUND_END.
+Figures RunFrames(StreamPair& pair, const std::function<void()>& send,
+                  const std::function<void(const Frame&)>& take) {
+  return Run(
+      [&] {
+        send();
+        CHECK_OK(pair.a->Send(FrameType::kRoundEnd, {}, Late()));
+      },
+      [&] {
+        for (Frame frame;;) {
+          CHECK_OK(pair.b->Receive(frame, Late()));
+          if (frame.type == FrameType::kRoundEnd) return;
+          take(frame);
+        }
+      });
+}
+
+void Memcpy(const Memory& memory) {
+  const size_t bytes = memory.bytes().size();
+  Memory copy(bytes, Content::kRecords);  // its pages are there
+  const absl::Time start = absl::Now();
+  const absl::Duration cpu = ThreadCpuTime();
+  memcpy(const_cast<char*>(copy.bytes().data()), memory.bytes().data(), bytes);
+  Tell("memcpy", bytes, {absl::Now() - start, ThreadCpuTime() - cpu, {}}, bytes);
+}
+
+// Two ends of a TCP connection with the stream's options. They block: nothing else waits here.
+struct Connection {
+  Connection() {
+    uint16_t port = 0;
+    const absl::StatusOr<UniqueFd> listener = ListenTcp("127.0.0.1", port);
+    CHECK_OK(listener);
+    absl::StatusOr<UniqueFd> connected = ConnectTcp(absl::StrCat("127.0.0.1:", port), Late());
+    CHECK_OK(connected);
+    a = *std::move(connected);
+    pollfd waiting{listener->get(), POLLIN, 0};
+    poll(&waiting, 1, 10'000);
+    b.Reset(accept4(listener->get(), nullptr, nullptr, SOCK_CLOEXEC));
+    CHECK(b.ok());
+    CHECK_OK(SetSocketOptions(b.get()));
+    CHECK_EQ(fcntl(a.get(), F_SETFL, 0), 0);
+  }
+  UniqueFd a, b;
+};
+
+void BareTcp(const Memory& memory) {
+  const Connection connection;
+  const absl::string_view all = memory.bytes();
+  const Figures figures = Run(
+      [&] {
+        for (size_t at = 0; at < all.size();) {
+          const ssize_t sent =
+              write(connection.a.get(), all.data() + at, std::min(kSocketBytes, all.size() - at));
+          CHECK_GT(sent, 0);
+          at += static_cast<size_t>(sent);
+        }
+      },
+      [&] {
+        std::string buffer(kSocketBytes, '\0');
+        for (size_t at = 0; at < all.size();) {
+          const ssize_t got = read(connection.b.get(), buffer.data(), buffer.size());
+          CHECK_GT(got, 0);
+          at += static_cast<size_t>(got);
+        }
+      });
+  Tell("TCP", all.size(), figures, all.size());
+}
+
+// With the stream's cipher, record and buffer sizes, but no frames.
+class BareTls {
+ public:
+  BareTls() {
+    const std::string folder = tls::TestFolder();
+    const tls::TestAuthority authority;
+    for (tls::Identity** identity : {&one_, &other_}) {
+      auto loaded = tls::Identity::Load(tls::MakeIdentityFiles(folder, authority, {"n1.agent.godwit"}));
+      CHECK_OK(loaded);
+      *identity = loaded->release();  // as long as this program
+    }
+  }
+  void Measure(const Memory& memory) {
+    const Connection connection;
+    auto client = one_->ClientContext(), server = other_->ServerContext();
+    CHECK_OK(client);
+    CHECK_OK(server);
+    const tls::SslPointer a(SSL_new(client->get())), b(SSL_new(server->get()));
+    Join(a.get(), connection.a.get());
+    Join(b.get(), connection.b.get());
+    std::thread accepting([&] { CHECK_EQ(SSL_accept(b.get()), 1) << tls::OpenSslErrors(); });
+    CHECK_EQ(SSL_connect(a.get()), 1) << tls::OpenSslErrors();
+    accepting.join();
+    const absl::string_view all = memory.bytes();
+    const Figures figures = Run(
+        [&] {
+          for (size_t at = 0; at < all.size(); at += kMaxDataBytes) {
+            absl::string_view part = all.substr(at, kMaxDataBytes);
+            for (size_t written = 0; !part.empty(); part.remove_prefix(written))
+              CHECK_EQ(SSL_write_ex(a.get(), part.data(), part.size(), &written), 1) << tls::OpenSslErrors();
+            CHECK_EQ(BIO_flush(SSL_get_wbio(a.get())), 1);
+          }
+        },
+        [&] {
+          std::string buffer(kMaxDataBytes, '\0');
+          for (size_t at = 0; at < all.size();) {
+            size_t got = 0;
+            CHECK_EQ(SSL_read_ex(b.get(), buffer.data(), buffer.size(), &got), 1) << tls::OpenSslErrors();
+            at += got;
+          }
+        });
+    Tell("TLS", all.size(), figures, all.size());
+  }
+
+ private:
+  static void Join(SSL* ssl, int socket) {
+    CHECK_EQ(SSL_set_fd(ssl, socket), 1);
+    SSL_set_read_ahead(ssl, 1);
+    SSL_set_default_read_buffer_len(ssl, kSocketBytes);
+    BIO* buffer = BIO_new(BIO_f_buffer());
+    CHECK_EQ(BIO_set_write_buffer_size(buffer, kSocketBytes), 1);
+    BIO* to_socket = SSL_get_wbio(ssl);
+    BIO_up_ref(to_socket);  // SSL_set0_wbio lets go of it
+    SSL_set0_wbio(ssl, BIO_push(buffer, to_socket));
+  }
+
+  tls::Identity *one_ = nullptr, *other_ = nullptr;
+};
 
 void PlainFrames(const Memory& memory) {
   StreamPair pair;
@@ -90,10 +250,11 @@ void PlainFrames(const Memory& memory) {
                             Late()));
     }
   };
-  Run("frames of 1 MiB", memory.bytes().size(), pair, send, [](const Frame&) {});
+  const Figures figures = RunFrames(pair, send, [](const Frame&) {});
+  Tell("frames of 1 MiB", memory.bytes().size(), figures, memory.bytes().size());
 }
 
-void PagesIntoAStore(const Memory& memory) {
+void PagesIntoAStore(const char* what, const Memory& memory) {
   StreamPair pair;
   memory::PageStore store(memory.bytes().size());
   PageReceiver receiver({{"app", &store}});
@@ -101,10 +262,10 @@ void PagesIntoAStore(const Memory& memory) {
   PageSender sender("app", ReadTaskMemory, &bucket);
   sender.SetStream(pair.a.get());
   PageTotals totals;
-  Run(
-      "pages into a store", memory.bytes().size(), pair,
-      [&] { CHECK_OK(sender.Send(getpid(), 1, {memory.range()}, Late(), &totals)); },
+  const Figures figures = RunFrames(
+      pair, [&] { CHECK_OK(sender.Send(getpid(), 1, {memory.range()}, Late(), &totals)); },
       [&](const Frame& frame) { CHECK_OK(receiver.Take(frame)); });
+  Tell(what, memory.bytes().size(), figures, static_cast<size_t>(totals.wire));
   CHECK_EQ(totals.sent, static_cast<int64_t>(memory.bytes().size()));
   CHECK_EQ(store.bytes(), memory.bytes().size());
 }
@@ -130,11 +291,17 @@ int main(int argc, char** argv) {
   using namespace godwit::transfer;
   const size_t bytes = static_cast<size_t>(argc > 1 ? atoi(argv[1]) : 1024) << 20;
   const int rounds = argc > 2 ? atoi(argv[2]) : 3;
-  Index();
-  const Memory memory(bytes);
+  json = argc > 3 && argv[3] == absl::string_view("--json");
+  if (!json) Index();
+  const Memory random(bytes, Content::kRandom), records(bytes, Content::kRecords);
+  BareTls tls;
   for (int i = 0; i < rounds; ++i) {
-    PlainFrames(memory);
-    PagesIntoAStore(memory);
+    Memcpy(random);
+    BareTcp(random);
+    tls.Measure(random);
+    PlainFrames(random);
+    PagesIntoAStore("random pages", random);
+    PagesIntoAStore("compressible pages", records);
   }
   return 0;
 }
