@@ -29,8 +29,8 @@ lint: ## formatting, clang-tidy, direction of includes, shell scripts
 format: ## format all C++ files
 	@scripts/lint --fix
 
-bench: ## migrations on the running test cluster, timed by the pods that move (CELLS=MIB:MBPS,... RUNS=5)
-	@tests/bench/cluster_bench.py $(if $(CELLS),--cells $(CELLS)) $(if $(RUNS),--runs $(RUNS)) --json build/bench/migrations.json
+bench: ## all benchmarks, tables and build/bench/*.json (BENCH=short|full PARTS="stream pager migrations redis"; RUNS=5 CELLS= SERIES= BASELINE= FRESH=1)
+	@CELLS=$(CELLS) RUNS=$(RUNS) SERIES=$(SERIES) BASELINE=$(BASELINE) FRESH=$(FRESH) tests/bench/run $(or $(BENCH),short) $(PARTS)
 
 bench-apps: ## redis, a garbage-collected heap and PostgreSQL moved under load on the running test cluster, each checked (APPS=redis,... RUNS=10)
 	@layout=$$(tests/bench/apps/image) && image=$$(tests/cluster/push-image "$$layout" apps:1) && tests/bench/apps_bench.py --image "$$image" \
@@ -61,4 +61,4 @@ image: ## OCI images in build/images (ARCHS="amd64 arm64")
 	@scripts/image $(ARCHS)
 
 clean: ## remove what was built here; caches outside the checkout stay
-	rm -rf --one-file-system build/dev build/release build/release-arm64 build/asan build/tsan build/fuzz build/images build/test
+	rm -rf --one-file-system build/dev build/release build/release-tests build/release-arm64 build/asan build/tsan build/fuzz build/images build/test
