@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/transfer/page_sender.h"
 
+#include <fcntl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -21,6 +22,7 @@
 #include "agent/transfer/frame.h"
 #include "agent/transfer/known_pages.h"
 #include "agent/transfer/page_frame.h"
+#include "base/file.h"
 #include "base/status.h"
 
 namespace godwit::transfer {
@@ -55,6 +57,15 @@ absl::Duration ThreadCpuTime() {
 }
 
 int64_t Count(uint64_t bytes) { return static_cast<int64_t>(bytes); }
+
+// Pages that the task itself may not read (PROT_NONE) have content all the same.
+absl::StatusOr<size_t> ReadWhatIsProtected(pid_t task, uint64_t address, char* to, size_t size) {
+  GODWIT_ASSIGN_OR_RETURN(const UniqueFd memory, OpenFile(absl::StrCat("/proc/", task, "/mem"), O_RDONLY));
+  const ssize_t got = pread(memory.get(), to, size, static_cast<off_t>(address));
+  if (got >= 0) return static_cast<size_t>(got);
+  if (errno == EIO || errno == EFAULT) return 0;
+  return ErrnoStatus(absl::StrFormat("cannot read the memory of task %d at 0x%x", task, address));
+}
 
 }  // namespace
 
@@ -305,7 +316,7 @@ absl::StatusOr<size_t> ReadTaskMemory(pid_t task, uint64_t address, char* to, si
   const iovec remote{reinterpret_cast<void*>(address), size};
   const ssize_t got = process_vm_readv(task, &local, 1, &remote, 1, 0);
   if (got >= 0) return static_cast<size_t>(got);
-  if (errno == EFAULT) return 0;
+  if (errno == EFAULT) return ReadWhatIsProtected(task, address, to, size);
   if (errno == ESRCH) return absl::NotFoundError(absl::StrCat("task ", task, " is gone"));
   return ErrnoStatus(absl::StrFormat("cannot read the memory of task %d at 0x%x", task, address));
 }

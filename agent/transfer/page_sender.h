@@ -35,7 +35,7 @@ struct PageTotals {
 class PageSender {
  public:
   // Reads `size` bytes of memory at `address` of a task into `to`; returns the bytes read, fewer where a
-  // mapping ends. NotFound: the task is gone. ReadTaskMemory (process_vm_readv) is the real one.
+  // mapping ends. NotFound: the task is gone. ReadTaskMemory is the real one.
   using Read = std::function<absl::StatusOr<size_t>(pid_t task, uint64_t address, char* to, size_t size)>;
 
   // `bucket` is waited for before each frame and outlives the sender.
@@ -73,7 +73,8 @@ class PageSender {
   std::unique_ptr<Impl> impl_;
 };
 
-// PermissionDenied: this process may not read the task.
+// Also of pages that the task itself may not read (PROT_NONE). PermissionDenied: this process may not read
+// the task.
 absl::StatusOr<size_t> ReadTaskMemory(pid_t task, uint64_t address, char* to, size_t size);
 
 }  // namespace godwit::transfer
