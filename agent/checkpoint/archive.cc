@@ -10,7 +10,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "agent/checkpoint/tar.h"
 #include "base/file.h"
 #include "base/status.h"
 
@@ -79,7 +78,11 @@ absl::Status AddParts(TarWriter& tar, const Description& description, const Part
   GODWIT_ASSIGN_OR_RETURN(auto images, ListFolder(parts.images));
   GODWIT_RETURN_IF_ERROR(tar.AddFolder("checkpoint"));
   for (const std::string& image : images) {
-    GODWIT_RETURN_IF_ERROR(tar.AddFile(absl::StrCat("checkpoint/", image), absl::StrCat(parts.images, "/", image)));
+    const std::string name = absl::StrCat("checkpoint/", image);
+    const auto made = parts.made.find(image);
+    GODWIT_RETURN_IF_ERROR(made == parts.made.end()
+                               ? tar.AddFile(name, absl::StrCat(parts.images, "/", image))
+                               : tar.AddContent(name, made->second.bytes, made->second.write));
   }
   for (const auto& [volume, path] : parts.volumes) {
     GODWIT_RETURN_IF_ERROR(tar.AddFile(absl::StrCat("volumes/", volume, ".tar"), path));

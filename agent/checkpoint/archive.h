@@ -11,6 +11,7 @@
 // An archive that comes back is hostile until its size and digest have been checked against what was recorded.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 
@@ -18,9 +19,16 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "agent/api/messages.h"
+#include "agent/checkpoint/tar.h"
 #include "base/json.h"
 
 namespace godwit::checkpoint {
+
+// A file that is made while it is archived.
+struct Content {
+  int64_t bytes = 0;
+  std::function<absl::Status(const TarWriter::Sink&)> write;
+};
 
 // Where the parts of one container's archive lie, all of them paths of regular files but `images`. An empty path: no such part.
 struct Parts {
@@ -29,6 +37,7 @@ struct Parts {
   std::string dump_log;
   std::string rootfs_diff;  // tar
   std::map<std::string, std::string> volumes;  // emptyDir name -> tar
+  std::map<std::string, Content> made;         // image name -> what goes into the archive in its place
 };
 
 // What else the archive says of the container.

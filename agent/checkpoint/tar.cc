@@ -113,11 +113,28 @@ absl::Status TarWriter::AddFolder(const std::string& name) {
   return absl::OkStatus();
 }
 
-absl::Status TarWriter::AddText(const std::string& name, absl::string_view text) {
-  GODWIT_RETURN_IF_ERROR(AddHeader(name, static_cast<int64_t>(text.size())));
-  if (archive_write_data(archive_, text.data(), text.size()) != static_cast<la_ssize_t>(text.size())) {
+absl::Status TarWriter::AddData(const std::string& name, absl::string_view data) {
+  if (archive_write_data(archive_, data.data(), data.size()) != static_cast<la_ssize_t>(data.size())) {
     return ArchiveStatus(archive_, absl::StrCat("cannot write ", name));
   }
+  return absl::OkStatus();
+}
+
+absl::Status TarWriter::AddText(const std::string& name, absl::string_view text) {
+  GODWIT_RETURN_IF_ERROR(AddHeader(name, static_cast<int64_t>(text.size())));
+  return AddData(name, text);
+}
+
+absl::Status TarWriter::AddContent(const std::string& name, int64_t size,
+                                   const std::function<absl::Status(const Sink&)>& write) {
+  GODWIT_RETURN_IF_ERROR(AddHeader(name, size));
+  int64_t left = size;
+  GODWIT_RETURN_IF_ERROR(write([&](absl::string_view piece) -> absl::Status {
+    left -= static_cast<int64_t>(piece.size());
+    if (left < 0) return absl::InternalError(absl::StrCat(name, " has more content than was announced"));
+    return AddData(name, piece);
+  }));
+  if (left != 0) return absl::InternalError(absl::StrCat(name, " has less content than was announced"));
   return absl::OkStatus();
 }
 
@@ -136,9 +153,7 @@ absl::Status TarWriter::AddFile(const std::string& name, const std::string& path
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return ErrnoStatus(absl::StrCat("cannot read ", path));
     if (got == 0) return absl::DataLossError(absl::StrCat(path, " became shorter while it was archived"));
-    if (archive_write_data(archive_, buffer.data(), static_cast<size_t>(got)) != got) {
-      return ArchiveStatus(archive_, absl::StrCat("cannot write ", name));
-    }
+    GODWIT_RETURN_IF_ERROR(AddData(name, absl::string_view(buffer.data(), static_cast<size_t>(got))));
     left -= got;
   }
   return absl::OkStatus();

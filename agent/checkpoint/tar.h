@@ -47,6 +47,10 @@ class TarWriter {
   absl::Status AddText(const std::string& name, absl::string_view text);
   // A regular file; its size is taken once, a file that shrinks meanwhile is an error.
   absl::Status AddFile(const std::string& name, const std::string& path);
+  // A regular file of exactly `size` bytes, which `write` gives piece by piece.
+  using Sink = std::function<absl::Status(absl::string_view)>;
+  absl::Status AddContent(const std::string& name, int64_t size,
+                          const std::function<absl::Status(const Sink&)>& write);
   // Ends the archive and brings it to the disk.
   absl::Status Finish();
 
@@ -57,6 +61,7 @@ class TarWriter {
   TarWriter() = default;
   static ssize_t Write(archive*, void* self, const void* data, size_t size);
   absl::Status AddHeader(const std::string& name, int64_t size);
+  absl::Status AddData(const std::string& name, absl::string_view data);
 
   UniqueFd file_;
   archive* archive_ = nullptr;

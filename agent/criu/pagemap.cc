@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -24,6 +25,7 @@ using memory::Ranges;
 
 constexpr uint64_t kAddressLimit = uint64_t{1} << 57;  // of user space, with five levels of page tables
 constexpr size_t kMaxPagemap = size_t{16} << 20;
+constexpr size_t kPieceBytes = size_t{1} << 20;
 
 // mmap(2) flags and CRIU's own status bits of a mapping (criu/include/image.h).
 constexpr uint64_t kPrivate = 0x02, kAnonymous = 0x20, kLocked = 0x2000, kHugeTlb = 0x40000;
@@ -183,46 +185,16 @@ absl::StatusOr<std::vector<PagemapEntry>> Merge(const TaskImages& images, const 
   return all;
 }
 
-// Appends to `to`. What is beyond the end of `from` is zeros. Not by sendfile(2): that takes no offset in the
-// source that the destination's file system could not have.
-absl::Status Copy(int from, uint64_t offset, uint64_t bytes, int to, const std::string& path,
-                  std::vector<char>& buffer) {
-  while (bytes > 0) {
-    const ssize_t got =
-        pread(from, buffer.data(), std::min<uint64_t>(bytes, buffer.size()), static_cast<off_t>(offset));
+absl::Status ReadAt(int file, uint64_t offset, char* to, size_t size, const std::string& path) {
+  while (size > 0) {
+    const ssize_t got = pread(file, to, size, static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoStatus(absl::StrCat("cannot read the pages for ", path));
-    if (got == 0) {
-      if (lseek(to, static_cast<off_t>(bytes), SEEK_CUR) < 0)
-        return ErrnoStatus(absl::StrCat("seek in ", path));
-      return absl::OkStatus();
-    }
-    GODWIT_RETURN_IF_ERROR(WriteAll(to, absl::string_view(buffer.data(), static_cast<size_t>(got)), path));
+    if (got < 0) return ErrnoStatus(absl::StrCat("cannot read ", path));
+    if (got == 0) return Broken(path, "it has become shorter");
+    to += got;
+    size -= static_cast<size_t>(got);
     offset += static_cast<uint64_t>(got);
-    bytes -= static_cast<uint64_t>(got);
   }
-  return absl::OkStatus();
-}
-
-// Writes the pages of `all` to a new file: those of `had` from the old one, the others from `store`.
-absl::Status WritePages(const std::string& old_path, const std::vector<PagemapEntry>& had,
-                        const std::vector<PagemapEntry>& all, int store, const std::string& path) {
-  GODWIT_ASSIGN_OR_RETURN(const UniqueFd old, OpenFile(old_path, O_RDONLY | O_NOFOLLOW));
-  GODWIT_ASSIGN_OR_RETURN(const UniqueFd to, OpenFile(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
-  std::vector<char> buffer(size_t{1} << 20);
-  uint64_t total = 0, old_at = 0;
-  size_t next = 0;
-  for (const PagemapEntry& entry : all) {
-    total += entry.range.bytes();
-    if (next < had.size() && had[next].range.start == entry.range.start) {
-      GODWIT_RETURN_IF_ERROR(Copy(old.get(), old_at, entry.range.bytes(), to.get(), path, buffer));
-      old_at += entry.range.bytes();
-      ++next;
-    } else {
-      GODWIT_RETURN_IF_ERROR(Copy(store, entry.range.start, entry.range.bytes(), to.get(), path, buffer));
-    }
-  }
-  if (ftruncate(to.get(), static_cast<off_t>(total)) != 0) return ErrnoStatus(absl::StrCat("extend ", path));
   return absl::OkStatus();
 }
 
@@ -309,16 +281,42 @@ absl::Status AddLazyPages(const std::string& folder, pid_t task, const Ranges& p
   return Replace(images.pagemap_path, RenderPagemap(images.pagemap));
 }
 
-absl::Status AddPages(const std::string& folder, pid_t task, const Ranges& pages, int store) {
+absl::StatusOr<CompletePages> CompletePages::Plan(const std::string& folder, pid_t task,
+                                                  const Ranges& pages) {
   GODWIT_ASSIGN_OR_RETURN(TaskImages images, ReadTask(folder, task, pages));
-  const std::vector<PagemapEntry> had = images.pagemap.entries;
-  GODWIT_ASSIGN_OR_RETURN(images.pagemap.entries, Merge(images, pages, kLazy | kPresent));
-  const std::string fresh = absl::StrCat(images.pages_path, ".new");
-  absl::Status status = WritePages(images.pages_path, had, images.pagemap.entries, store, fresh);
-  if (status.ok()) status = Rename(fresh, images.pages_path);
-  if (status.ok()) return Replace(images.pagemap_path, RenderPagemap(images.pagemap));
-  unlink(fresh.c_str());
-  return status;
+  CompletePages complete;
+  complete.folder_ = folder;
+  complete.pagemap_name_ = absl::StrCat("pagemap-", task, ".img");
+  complete.pages_name_ = absl::StrCat("pages-", images.pagemap.pages_id, ".img");
+  complete.pages_id_ = images.pagemap.pages_id;
+  GODWIT_ASSIGN_OR_RETURN(complete.all_, Merge(images, pages, kLazy | kPresent));
+  complete.own_ = std::move(images.pagemap.entries);
+  for (const PagemapEntry& entry : complete.all_)
+    complete.pages_bytes_ += static_cast<int64_t>(entry.range.bytes());
+  return complete;
+}
+
+std::string CompletePages::pagemap() const { return RenderPagemap({pages_id_, all_}); }
+
+absl::Status CompletePages::WritePages(const Read& read, const Sink& sink) const {
+  const std::string path = absl::StrCat(folder_, "/", pages_name_);
+  GODWIT_ASSIGN_OR_RETURN(const UniqueFd own, OpenFile(path, O_RDONLY | O_NOFOLLOW));
+  std::vector<char> buffer(kPieceBytes);
+  uint64_t own_at = 0;
+  auto next = own_.begin();
+  for (const PagemapEntry& entry : all_) {
+    const bool is_own = next != own_.end() && next->range.start == entry.range.start;
+    if (is_own) ++next;
+    for (uint64_t at = entry.range.start; at < entry.range.end;) {
+      const size_t size = std::min<uint64_t>(entry.range.end - at, buffer.size());
+      GODWIT_RETURN_IF_ERROR(is_own ? ReadAt(own.get(), own_at, buffer.data(), size, path)
+                                    : read(at, buffer.data(), size));
+      GODWIT_RETURN_IF_ERROR(sink(absl::string_view(buffer.data(), size)));
+      if (is_own) own_at += size;
+      at += size;
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace godwit::criu

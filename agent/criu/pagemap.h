@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,17 +18,7 @@
 
 namespace godwit::criu {
 
-// Rewrites pagemap-<task>.img in `folder` so that a restore with --lazy-pages leaves `pages` to the
-// lazy-pages daemon and takes all else from the images. InvalidArgument: the images are not sound, hold one
-// of `pages` themselves, or one of `pages` is in no mapping that CRIU gives to the daemon (it would read as
-// zeros). FailedPrecondition: a file of the task's is missing.
-absl::Status AddLazyPages(const std::string& folder, pid_t task, const memory::Ranges& pages);
-
-// The same with their content, read from `store` at the offset of their addresses: images that CRIU alone can
-// restore. ResourceExhausted: the disk is full.
-absl::Status AddPages(const std::string& folder, pid_t task, const memory::Ranges& pages, int store);
-
-// What the images say, for the two above and for tests.
+// What the images say.
 inline constexpr uint32_t kPagemapMagic = 0x56084025;
 inline constexpr uint32_t kMmMagic = 0x57492820;
 
@@ -44,6 +35,42 @@ struct PagemapEntry {
 struct Pagemap {
   uint32_t pages_id = 0;              // N of pages-N.img
   std::vector<PagemapEntry> entries;  // by address, none overlaps another
+};
+
+// Rewrites pagemap-<task>.img in `folder` so that a restore with --lazy-pages leaves `pages` to the
+// lazy-pages daemon and takes all else from the images. InvalidArgument: the images are not sound, hold one
+// of `pages` themselves, or one of `pages` is in no mapping that CRIU gives to the daemon (it would read as
+// zeros). FailedPrecondition: a file of the task's is missing.
+absl::Status AddLazyPages(const std::string& folder, pid_t task, const memory::Ranges& pages);
+
+// The same images with the content of `pages` among CRIU's own: what CRIU alone can restore. Made while they
+// are written to an archive; the folder stays as it is.
+class CompletePages {
+ public:
+  // Reads `size` bytes of whole pages of `pages` at `address`. Called in the order of addresses, once a page.
+  using Read = std::function<absl::Status(uint64_t address, char* to, size_t size)>;
+  // Takes the next piece, at most 1 MiB.
+  using Sink = std::function<absl::Status(absl::string_view)>;
+
+  // Errors as of AddLazyPages.
+  static absl::StatusOr<CompletePages> Plan(const std::string& folder, pid_t task,
+                                            const memory::Ranges& pages);
+
+  // The two files and what they are to hold.
+  const std::string& pagemap_name() const { return pagemap_name_; }
+  std::string pagemap() const;
+  const std::string& pages_name() const { return pages_name_; }
+  int64_t pages_bytes() const { return pages_bytes_; }
+  absl::Status WritePages(const Read& read, const Sink& sink) const;
+
+ private:
+  CompletePages() = default;
+
+  std::string folder_, pagemap_name_, pages_name_;
+  uint32_t pages_id_ = 0;
+  std::vector<PagemapEntry> own_;  // CRIU's
+  std::vector<PagemapEntry> all_;
+  int64_t pages_bytes_ = 0;
 };
 
 // InvalidArgument: not a pagemap image, or entries that are not whole pages in order.

@@ -2,8 +2,10 @@
 // Memory that CRIU leaves out of its dump and does not restore: the page engine's half of a container.
 #include "tests/node/memory.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <iostream>
 #include <set>
 
@@ -81,6 +83,24 @@ class MemoryTest : public testing::Test {
     const absl::Status written = smaps->Write("/proc", source.cgroup(), spec.containers[0].smaps);
     ASSERT_TRUE(written.ok()) << written;
   }
+  // Puts the memory into the images.
+  static void Complete(const std::string& images, const TaskMemory& task) {
+    const auto complete = criu::CompletePages::Plan(images, task.container_pid, task.populated);
+    ASSERT_TRUE(complete.ok()) << complete.status();
+    const std::string pages = absl::StrCat(images, "/", complete->pages_name());
+    absl::StatusOr<UniqueFd> file = OpenFile(pages + ".new", O_WRONLY | O_CREAT, 0600);
+    ASSERT_TRUE(file.ok()) << file.status();
+    const absl::Status written = complete->WritePages(
+        [&task](uint64_t address, char* to, size_t size) {
+          const ssize_t got = pread(task.store.get(), to, size, static_cast<off_t>(address));
+          return got == static_cast<ssize_t>(size) ? absl::OkStatus() : absl::DataLossError("short");
+        },
+        [&](absl::string_view piece) { return WriteAll(file->get(), piece, pages); });
+    ASSERT_TRUE(written.ok()) << written;
+    ASSERT_EQ(rename((pages + ".new").c_str(), pages.c_str()), 0);
+    ASSERT_TRUE(
+        WriteFileDurably(absl::StrCat(images, "/", complete->pagemap_name()), complete->pagemap()).ok());
+  }
   static void ExpectUnbroken(Container& before, Container& after) {
     ASSERT_TRUE(after.output().WaitLines(250)) << after.output().text();
     std::vector<long> numbers = before.output().numbers();
@@ -96,11 +116,7 @@ class MemoryTest : public testing::Test {
 TEST_F(MemoryTest, ComesBackByTheImages) {
   Container source("source", here_, {"memory", "64"});
   ASSERT_NO_FATAL_FAILURE(DumpWithoutMemory(source));
-  for (const TaskMemory& task : memory_) {
-    const absl::Status added =
-        criu::AddPages(source.images(), task.container_pid, task.populated, task.store.get());
-    ASSERT_TRUE(added.ok()) << added;
-  }
+  for (const TaskMemory& task : memory_) ASSERT_NO_FATAL_FAILURE(Complete(source.images(), task));
   Container target("target", there_, {"memory", "64"});
   const absl::Status restored = target.Restore(source.images());
   ASSERT_TRUE(restored.ok()) << restored;

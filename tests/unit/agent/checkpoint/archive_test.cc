@@ -72,6 +72,33 @@ TEST_F(ArchiveTest, WhatWasPutInComesOut) {
   EXPECT_EQ(ReadPodManifest(Archive())->text, R"({"spec":{}})");
 }
 
+TEST_F(ArchiveTest, WhatIsMadeMeanwhileTakesTheImagesPlace) {
+  const std::string piece(100000, 'm');
+  parts_.made["pages-1.img"] = {.bytes = 200000, .write = [&piece](const TarWriter::Sink& sink) {
+                                  absl::Status first = sink(piece);
+                                  return first.ok() ? sink(piece) : first;
+                                }};
+  auto written = WriteArchive(description_, parts_, Archive());
+  ASSERT_TRUE(written.ok()) << written.status();
+  auto parts = ExtractArchive(*written, Archive(), folder_ + "/out");
+  ASSERT_TRUE(parts.ok()) << parts.status();
+  EXPECT_EQ(*ReadFile(parts->images + "/pages-1.img"), piece + piece);
+  EXPECT_EQ(*ReadFile(parts->images + "/inventory.img"), "i");
+}
+
+TEST_F(ArchiveTest, WhatIsMadeMustBeAsLongAsItWasSaidToBeAndLeavesNothingElse) {
+  for (const int64_t bytes : {9, 11}) {
+    parts_.made["pages-1.img"] = {.bytes = bytes,
+                                  .write = [](const TarWriter::Sink& sink) { return sink("ten bytes!"); }};
+    EXPECT_THAT(std::string(WriteArchive(description_, parts_, Archive()).status().message()),
+                HasSubstr("content than was announced"));
+    EXPECT_FALSE(FileExists(Archive()));
+  }
+  parts_.made["pages-1.img"] = {.bytes = 1, .write = [](const auto&) { return absl::CancelledError("enough"); }};
+  EXPECT_TRUE(absl::IsCancelled(WriteArchive(description_, parts_, Archive()).status()));
+  EXPECT_FALSE(FileExists(Archive()));
+}
+
 TEST_F(ArchiveTest, IsNamedByPodNamespaceContainerAndTime) {
   EXPECT_EQ(ArchiveFileName(description_), "checkpoint-cache-0_shop-app-2023-11-14T22:13:20Z.tar");
 }

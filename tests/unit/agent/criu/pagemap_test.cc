@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/criu/pagemap.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -126,25 +126,71 @@ TEST_F(PagemapTest, EachRecordHasTheFieldsThatCriuRequires) {
 }
 
 TEST_F(PagemapTest, PagesComeInBetweenThoseThatCriuHasWritten) {
-  const int store = memfd_create("store", MFD_CLOEXEC);
-  ASSERT_GE(store, 0);
-  for (uint64_t page : {0, 1, 10}) {
-    const std::string content = Content(page);
-    ASSERT_EQ(pwrite(store, content.data(), content.size(), static_cast<off_t>(Address(page))),
-              static_cast<ssize_t>(content.size()));
-  }
-  // Page 200 was never written to the store: it is zeros, beyond its end.
-  const absl::Status added = AddPages(folder_, kTask, {Pages(0, 2), Pages(10, 11), Pages(200, 201)}, store);
-  close(store);
-  ASSERT_TRUE(added.ok()) << added;
+  const std::string pagemap_before = Read("pagemap-7.img"), pages_before = Read("pages-3.img");
+  const auto complete = CompletePages::Plan(folder_, kTask, {Pages(0, 2), Pages(10, 11), Pages(200, 201)});
+  ASSERT_TRUE(complete.ok()) << complete.status();
+  EXPECT_EQ(complete->pagemap_name(), "pagemap-7.img");
+  EXPECT_EQ(complete->pages_name(), "pages-3.img");
   EXPECT_THAT(
-      Parsed().entries,
+      ParsePagemap(complete->pagemap(), "made")->entries,
       ElementsAre(PagemapEntry{Pages(0, 2), kLazy | kPresent}, PagemapEntry{Pages(2, 4), kLazy | kPresent},
                   PagemapEntry{Pages(10, 11), kLazy | kPresent}, PagemapEntry{Pages(150, 151), kPresent},
                   PagemapEntry{Pages(200, 201), kLazy | kPresent}));
-  EXPECT_EQ(Read("pages-3.img"), Content(0) + Content(1) + Content(2) + Content(3) + Content(10) +
-                                     Content(150) + std::string(memory::PageBytes(), '\0'));
-  EXPECT_FALSE(FileExists(folder_ + "/pages-3.img.new"));
+  std::string pages;
+  const auto read = [](uint64_t address, char* to, size_t size) {
+    for (size_t at = 0; at < size; at += memory::PageBytes())
+      memcpy(to + at, Content((address + at - Address(0)) / memory::PageBytes()).data(), memory::PageBytes());
+    return absl::OkStatus();
+  };
+  const auto sink = [&pages](absl::string_view piece) {
+    pages.append(piece.data(), piece.size());
+    return absl::OkStatus();
+  };
+  const absl::Status written = complete->WritePages(read, sink);
+  ASSERT_TRUE(written.ok()) << written;
+  EXPECT_EQ(pages,
+            Content(0) + Content(1) + Content(2) + Content(3) + Content(10) + Content(150) + Content(200));
+  EXPECT_EQ(complete->pages_bytes(), static_cast<int64_t>(pages.size()));
+  EXPECT_EQ(Read("pagemap-7.img"), pagemap_before);
+  EXPECT_EQ(Read("pages-3.img"), pages_before);
+}
+
+TEST_F(PagemapTest, LongRangesAreReadInPiecesEachPageOnce) {
+  Write("mm-7.img", MmImage({{Pages(0, 2000), kPrivateAnonymous, 0x201}}));
+  Dumped({{Pages(1000, 1300), kPresent}});
+  const auto complete = CompletePages::Plan(folder_, kTask, {Pages(0, 1000), Pages(1300, 1301)});
+  ASSERT_TRUE(complete.ok()) << complete.status();
+  Ranges read;
+  int64_t bytes = 0;
+  const absl::Status written = complete->WritePages(
+      [&read](uint64_t address, char*, size_t size) {
+        EXPECT_TRUE(read.empty() || read.back().end <= address);
+        memory::Append(read, {address, address + size});
+        return absl::OkStatus();
+      },
+      [&bytes](absl::string_view piece) {
+        EXPECT_LE(piece.size(), size_t{1} << 20);
+        bytes += static_cast<int64_t>(piece.size());
+        return absl::OkStatus();
+      });
+  ASSERT_TRUE(written.ok()) << written;
+  EXPECT_THAT(read, ElementsAre(Pages(0, 1000), Pages(1300, 1301)));
+  EXPECT_EQ(bytes, complete->pages_bytes());
+}
+
+TEST_F(PagemapTest, WhatCannotBeReadOrTakenEndsTheWriting) {
+  const auto complete = CompletePages::Plan(folder_, kTask, {Pages(10, 11)});
+  ASSERT_TRUE(complete.ok());
+  const auto good_read = [](uint64_t, char*, size_t) { return absl::OkStatus(); };
+  const auto good_sink = [](absl::string_view) { return absl::OkStatus(); };
+  EXPECT_EQ(
+      complete->WritePages([](uint64_t, char*, size_t) { return absl::DataLossError("gone"); }, good_sink),
+      absl::DataLossError("gone"));
+  EXPECT_EQ(
+      complete->WritePages(good_read, [](absl::string_view) { return absl::ResourceExhaustedError("full"); }),
+      absl::ResourceExhaustedError("full"));
+  Write("pages-3.img", "");
+  EXPECT_THAT(std::string(complete->WritePages(good_read, good_sink).message()), HasSubstr("shorter"));
 }
 
 TEST_F(PagemapTest, WhatDoesNotFitIsRefusedAndLeavesTheImagesAlone) {
@@ -167,7 +213,7 @@ TEST_F(PagemapTest, WhatDoesNotFitIsRefusedAndLeavesTheImagesAlone) {
     const absl::Status lazy = AddLazyPages(folder_, kTask, c.pages);
     EXPECT_EQ(lazy.code(), absl::StatusCode::kInvalidArgument) << lazy;
     EXPECT_THAT(std::string(lazy.message()), HasSubstr(c.why));
-    EXPECT_EQ(AddPages(folder_, kTask, c.pages, -1), lazy);
+    EXPECT_EQ(CompletePages::Plan(folder_, kTask, c.pages).status(), lazy);
     EXPECT_EQ(Read("pagemap-7.img"), before);
   }
 }
