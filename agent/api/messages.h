@@ -354,13 +354,14 @@ struct AbortRequest {
 // target_running, else FailedPrecondition. DELETE /v1/migrations/{uid}/source, .../target: forgets a finished or aborted
 // side and removes what it wrote; the permit of a running pod stays as "fresh start" until its sandbox is gone.
 
-// PUT /v1/checkpoints/{uid}: freeze, dump, thaw, then write one archive a container.
+// PUT /v1/checkpoints/{uid}: copy the memory, freeze, dump, thaw, then write one archive a container.
 struct CheckpointSpec {
   PodName checkpoint;
   PodName pod;
   std::vector<ContainerRef> containers;
   std::vector<std::string> empty_dirs;
   absl::Duration freeze_limit;
+  std::vector<std::string> pod_addresses;  // fenced while the pod stands still
   json::Raw pod_manifest;  // the pod as the controller wants it made again; kept in the archive, opaque to the agent
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
@@ -369,6 +370,7 @@ struct CheckpointSpec {
     field.Required("containers", self.containers);
     field("emptyDirs", self.empty_dirs);
     field.Required("freezeLimit", self.freeze_limit);
+    field("podAddresses", self.pod_addresses);
     field("podManifest", self.pod_manifest);
   }
 };
@@ -404,6 +406,8 @@ struct CheckpointStatus {
   std::string message;
   absl::Time frozen_at;
   absl::Duration freeze;
+  std::vector<FreezeStep> steps;
+  std::string fallback;  // not empty: CRIU dumped the memory in the freeze, and why ("... has files open with O_DIRECT")
   std::string criu_version;
   int64_t memory_bytes = 0;
   std::vector<Archive> archives;
@@ -414,6 +418,8 @@ struct CheckpointStatus {
     field("message", self.message);
     field("frozenAt", self.frozen_at);
     field("freeze", self.freeze);
+    field("steps", self.steps);
+    field("fallback", self.fallback);
     field("criuVersion", self.criu_version);
     field("memoryBytes", self.memory_bytes);
     field("archives", self.archives);

@@ -24,6 +24,7 @@ void LogEnd(const CheckpointSpec& spec, const CheckpointStatus& status) {
                      .With("checkpoint", spec.checkpoint.uid)
                      .With("pod", spec.pod.uid)
                      .With("freeze", status.freeze)
+                     .With("memory", status.fallback.empty() ? "copied while the pod ran" : "dumped in the freeze")
                      .With("archives", status.archives.size());
   } else {
     LOG(ERROR) << Log("checkpoint failed")
@@ -49,6 +50,7 @@ Checkpoints::~Checkpoints() {
   {
     absl::MutexLock lock(&mutex_);
     for (auto& [uid, entry] : entries_) {
+      entry->stop = true;
       if (entry->thread.joinable()) threads.push_back(std::move(entry->thread));
     }
   }
@@ -74,7 +76,9 @@ absl::Status Checkpoints::LoadOne(const std::string& uid) {
     GODWIT_ASSIGN_OR_RETURN(text, ReadFile(status_file));
     GODWIT_ASSIGN_OR_RETURN(entry->status, json::Decode<CheckpointStatus>(text));
   } else {
-    RemoveTree(absl::StrCat(FolderOf(uid), "/work")).IgnoreError();
+    if (absl::Status removed = RemoveUnfinished(uid); !removed.ok()) {
+      LOG(WARNING) << Log("parts of a checkpoint stay until it is deleted").With("checkpoint", uid).With(removed);
+    }
     entry->status.state = CheckpointState::kFailed;
     entry->status.reason = "AgentRestarted";
     entry->status.message = "the node's agent ended while it took the checkpoint; the pod goes on: create the Checkpoint again";
@@ -83,6 +87,16 @@ absl::Status Checkpoints::LoadOne(const std::string& uid) {
   absl::MutexLock lock(&mutex_);
   entries_[uid] = std::move(entry);
   return absl::OkStatus();
+}
+
+// What an agent that ended in the middle has left; the pages that it had copied have gone with it.
+absl::Status Checkpoints::RemoveUnfinished(const std::string& uid) {
+  GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListFolder(FolderOf(uid)));
+  absl::Status removed = RemoveTree(GuardFolder(node_, uid));
+  for (const std::string& name : names) {
+    if (name != "spec.json") removed.Update(RemoveTree(absl::StrCat(FolderOf(uid), "/", name)));
+  }
+  return removed;
 }
 
 absl::StatusOr<CheckpointStatus> Checkpoints::Take(const CheckpointSpec& spec) {
@@ -100,14 +114,14 @@ absl::StatusOr<CheckpointStatus> Checkpoints::Take(const CheckpointSpec& spec) {
   entry->spec = spec;
   entry->status.state = CheckpointState::kRunning;
   const CheckpointStatus status = entry->status;
-  entry->thread = std::thread([this, spec] { Work(spec); });
+  entry->thread = std::thread([this, spec, &stop = entry->stop] { Work(spec, stop); });
   entries_[uid] = std::move(entry);
   return status;
 }
 
-void Checkpoints::Work(const CheckpointSpec& spec) {
+void Checkpoints::Work(const CheckpointSpec& spec, const std::atomic<bool>& stop) {
   const std::string& uid = spec.checkpoint.uid;
-  CheckpointStatus status = checkpoint::Take(spec, node_, start_guard_, FolderOf(uid));
+  CheckpointStatus status = checkpoint::Take(spec, node_, start_guard_, FolderOf(uid), stop);
   absl::Status written = WriteFileDurably(absl::StrCat(FolderOf(uid), "/status.json"), json::Encode(status));
   if (!written.ok()) {
     status.state = CheckpointState::kFailed;
@@ -149,6 +163,7 @@ absl::Status Checkpoints::Remove(const std::string& uid) {
     absl::MutexLock lock(&mutex_);
     auto known = entries_.find(uid);
     if (known == entries_.end()) return absl::OkStatus();
+    known->second->stop = true;
     thread = std::move(known->second->thread);
   }
   if (thread.joinable()) thread.join();

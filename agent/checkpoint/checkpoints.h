@@ -6,6 +6,7 @@
 //   <folder>/<uid>/checkpoint-*.tar
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -28,10 +29,10 @@ class Checkpoints {
   using Finished = std::function<void(const agent_api::CheckpointStatus&)>;
 
   // Reads what is in `folder` (made when missing). A checkpoint without a status was cut off by the agent's end: its guard has
-  // thawed the pod; it becomes Failed.
+  // thawed the pod; it becomes Failed, and what was written of it goes.
   static absl::StatusOr<std::unique_ptr<Checkpoints>> Open(std::string folder, Node node, StartGuard start_guard,
                                                            Finished finished);
-  // Waits for the checkpoints under way.
+  // Ends the checkpoints under way.
   ~Checkpoints();
 
   // Begins, or says how far it is when it is known. AlreadyExists: this UID was used for another spec.
@@ -43,8 +44,8 @@ class Checkpoints {
   // Where the archive of this file name lies. NotFound unless Ready and there; both arguments may be a peer's word.
   absl::StatusOr<std::string> FindArchive(const std::string& uid, const std::string& file_name) const
       ABSL_LOCKS_EXCLUDED(mutex_);
-  // Removes archives and memory of it; waits for its end when it runs (bounded by its freeze limit and the disk). OK when
-  // nothing is there.
+  // Removes archives and memory of it. One that runs is ended first, which takes as long as its freeze at most, or the disk
+  // a few writes. OK when nothing is there.
   absl::Status Remove(const std::string& uid) ABSL_LOCKS_EXCLUDED(mutex_);
 
   struct Totals {
@@ -58,14 +59,16 @@ class Checkpoints {
   struct Entry {
     agent_api::CheckpointSpec spec;
     agent_api::CheckpointStatus status;
-    std::thread thread;  // joined by Remove or the destructor
+    std::atomic<bool> stop = false;  // it is to end, and no longer wanted
+    std::thread thread;              // joined by Remove or the destructor
   };
 
   Checkpoints(std::string folder, Node node, StartGuard start_guard, Finished finished)
       : folder_(std::move(folder)), node_(std::move(node)), start_guard_(std::move(start_guard)), finished_(std::move(finished)) {}
   absl::Status Load() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status LoadOne(const std::string& uid) ABSL_LOCKS_EXCLUDED(mutex_);
-  void Work(const agent_api::CheckpointSpec& spec) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status RemoveUnfinished(const std::string& uid);
+  void Work(const agent_api::CheckpointSpec& spec, const std::atomic<bool>& stop) ABSL_LOCKS_EXCLUDED(mutex_);
   std::string FolderOf(const std::string& uid) const { return folder_ + "/" + uid; }
 
   const std::string folder_;

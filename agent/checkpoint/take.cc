@@ -2,21 +2,28 @@
 #include "agent/checkpoint/take.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 
+#include <algorithm>
 #include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/cleanup/cleanup.h"
+#include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "agent/checkpoint/archive.h"
+#include "agent/checkpoint/memory_copy.h"
+#include "agent/checkpoint/settling.h"
+#include "agent/checkpoint/sources.h"
 #include "agent/criu/images.h"
-#include "agent/files/layer.h"
+#include "agent/criu/pagemap.h"
 #include "agent/memory/pagers.h"
-#include "agent/runtime/mounts.h"
-#include "agent/runtime/volumes.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/status.h"
 
 namespace godwit::checkpoint {
@@ -25,6 +32,7 @@ namespace {
 using agent_api::CheckpointSpec;
 using agent_api::CheckpointState;
 using agent_api::CheckpointStatus;
+using agent_api::FreezeStep;
 using agent_api::GuardReply;
 
 constexpr absl::Duration kFillingLimit = absl::Seconds(60);
@@ -35,108 +43,133 @@ struct Failure {
   std::string message;
 };
 
-struct Source {
-  runtime::Container container;
-  std::string layer;  // the writable layer as seen from here; empty when the root is read-only
-  Parts parts;
-  Description description;
+Failure Because(absl::string_view reason, const absl::Status& status) {
+  if (absl::IsCancelled(status)) {
+    return {
+        "Stopped",
+        "the checkpoint was ended before it was complete: it was deleted, or the node's agent ended; the pod "
+        "goes on"};
+  }
+  return {std::string(reason), std::string(status.message())};
+}
+
+// What a freeze was spent on. Thread-safe.
+class Steps {
+ public:
+  // The freeze began so long ago.
+  void Begin(absl::Duration ago) ABSL_LOCKS_EXCLUDED(mutex_) {
+    begin_ = absl::Now() - ago;
+    absl::MutexLock lock(&mutex_);
+    steps_.push_back({.name = "freeze", .offset = absl::ZeroDuration(), .duration = ago});
+  }
+  void Add(const std::string& name, const std::string& container, absl::Time begin)
+      ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    steps_.push_back(
+        {.name = name, .container = container, .offset = begin - begin_, .duration = absl::Now() - begin});
+  }
+  std::vector<FreezeStep> Take() ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    std::stable_sort(steps_.begin(), steps_.end(),
+                     [](const FreezeStep& a, const FreezeStep& b) { return a.offset < b.offset; });
+    return std::move(steps_);
+  }
+
+ private:
+  absl::Time begin_;  // written before other threads are started
+  absl::Mutex mutex_;
+  std::vector<FreezeStep> steps_ ABSL_GUARDED_BY(mutex_);
 };
 
 class Taker {
  public:
   Taker(const CheckpointSpec& spec, const Node& node, const StartGuard& start_guard,
-        const std::string& folder)
+        const std::string& folder, const std::atomic<bool>& stop)
       : spec_(spec),
         node_(node),
         start_guard_(start_guard),
         folder_(folder),
-        work_(absl::StrCat(folder, "/work")) {}
+        work_(absl::StrCat(folder, "/work")),
+        guards_(GuardFolder(node, spec.checkpoint.uid)),
+        stop_(stop) {}
 
   CheckpointStatus Run() {
-    auto clean = absl::MakeCleanup([this] { RemoveTree(work_).IgnoreError(); });
+    auto clean = absl::MakeCleanup([this] {
+      RemoveTree(work_).IgnoreError();
+      RemoveTree(guards_).IgnoreError();
+    });
     status_.criu_version = node_.criu_version;
-    std::optional<Failure> failure = Find();
+    std::optional<Failure> failure = Prepare();
+    if (!failure) failure = CopyMemory();
     if (!failure) failure = Frozen();
     if (!failure) failure = Archives();
+    status_.steps = steps_.Take();
     status_.state = failure ? CheckpointState::kFailed : CheckpointState::kReady;
     if (failure) {
       status_.reason = failure->reason;
       status_.message = failure->message;
-      status_.archives.clear();
+      for (const agent_api::Archive& archive : std::exchange(status_.archives, {}))
+        RemoveTree(archive.path).IgnoreError();
     }
     return status_;
   }
 
  private:
-  static Failure Because(absl::string_view reason, const absl::Status& status) {
-    return {std::string(reason), std::string(status.message())};
-  }
-
-  // Finds the containers and makes their work folders.
-  std::optional<Failure> Find() {
-    for (const agent_api::ContainerRef& ref : spec_.containers) {
-      auto container = runtime::FindContainer(node_.host, ref.id);
-      if (!container.ok()) return Because("ContainerNotFound", container.status());
-      if (container->pod_uid != spec_.pod.uid) {
-        return Failure{"ContainerNotFound",
-                       absl::StrCat("container ", ref.id, " belongs to the pod with UID ", container->pod_uid,
-                                    ", not to ", spec_.pod.uid)};
-      }
-      Source source{.container = *std::move(container)};
-      auto mounts = runtime::ReadMounts(node_.host.proc, source.container.init_pid);
-      if (!mounts.ok()) return Because("ContainerNotFound", mounts.status());
-      auto layer = runtime::WritableLayer(*mounts);
-      if (!layer.ok()) return Because("WritableLayerUnknown", layer.status());
-      source.layer = node_.host.At(*layer);
-      const std::string own = absl::StrCat(work_, "/", ref.name);
-      source.parts.images = absl::StrCat(own, "/images");
-      source.parts.rootfs_diff = absl::StrCat(own, "/rootfs-diff.tar");
-      source.parts.dump_log = absl::StrCat(own, "/work/dump.log");
-      source.parts.spec = absl::StrCat(own, "/spec.dump");
-      for (const char* folder : {"/images", "/work", "/volumes"}) {
-        absl::Status made = MakeFolders(absl::StrCat(own, folder), 0700);
-        if (!made.ok()) return Because("StorageFailed", made);
-      }
-      absl::Status described = Describe(ref, source);
-      if (!described.ok()) return Because("ContainerNotFound", described);
-      sources_.push_back(std::move(source));
-    }
+  std::optional<Failure> Prepare() {
+    auto sources = FindSources(spec_, node_.host, work_);
+    if (!sources.ok()) return Because("ContainerNotFound", sources.status());
+    sources_ = *std::move(sources);
+    absl::Status made = MakeFolders(guards_, 0700);
+    if (!made.ok()) return Because("StorageFailed", made);
+    std::vector<std::string> ids;
+    for (const Source& source : sources_) ids.push_back(source.container.id);
+    absl::Status filled = memory::AwaitFilled(node_.host.At(agent_api::kPagersFolder), ids, kFillingLimit);
+    if (!filled.ok()) return Because("MemoryNotFilled", filled);
     return std::nullopt;
   }
 
-  absl::Status Describe(const agent_api::ContainerRef& ref, Source& source) {
-    const std::string config = node_.host.At(absl::StrCat(source.container.bundle, "/config.json"));
-    GODWIT_ASSIGN_OR_RETURN(std::string text, ReadFile(config));
-    GODWIT_RETURN_IF_ERROR(WriteFileDurably(source.parts.spec, text));
-    struct stat info;
-    if (stat(config.c_str(), &info) != 0) return ErrnoStatus(absl::StrCat("cannot stat ", config));
-    Description& d = source.description;
-    d.pod = spec_.pod;
-    d.container = ref.name;
-    d.container_id = source.container.id;
-    d.runtime = "runc";
-    d.created_at = absl::TimeFromTimespec(info.st_mtim);
-    d.pod_manifest = spec_.pod_manifest;
-    GODWIT_ASSIGN_OR_RETURN(auto document, json::Parse(text));
-    const auto* annotations =
-        document.IsObject() && document.HasMember("annotations") ? &document["annotations"] : nullptr;
-    for (const char* key : {"io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"}) {
-      if (!annotations || !annotations->IsObject() || !annotations->HasMember(key)) continue;
-      const auto& value = (*annotations)[key];
-      if (value.IsString()) d.image_name = d.image_id = value.GetString();
+  // While the pod runs. Leaves copy_ empty where CRIU is to dump the memory.
+  std::optional<Failure> CopyMemory() {
+    std::vector<MemoryCopy::Container> containers;
+    for (const Source& source : sources_)
+      containers.push_back({source.description.container, node_.host.At(source.container.cgroup)});
+    copy_.emplace(std::move(containers), node_.memory, work_, stop_);
+    absl::Status possible = copy_->Attach();
+    if (possible.ok()) {
+      if (auto failure = CopyRounds()) return failure;
+      possible = copy_->CheckPinned();
     }
-    return absl::OkStatus();
+    if (possible.ok()) return std::nullopt;
+    if (!absl::IsFailedPrecondition(possible) && !absl::IsDeadlineExceeded(possible))
+      return Because("CopyFailed", possible);
+    LOG(WARNING)
+        << Log("memory is dumped in the freeze").With("checkpoint", spec_.checkpoint.uid).With(possible);
+    status_.fallback = std::string(possible.message());
+    copy_.reset();
+    return std::nullopt;
+  }
+
+  // One round at least.
+  std::optional<Failure> CopyRounds() {
+    const absl::Time begin = absl::Now();
+    do {
+      const absl::StatusOr<int64_t> dirty = copy_->CopyRound();
+      if (absl::IsResourceExhausted(dirty.status())) return Because("NoSpace", dirty.status());
+      if (!dirty.ok()) return Because("CopyFailed", dirty.status());
+      settling_.Add(*dirty);
+    } while (!settling_.Settled(absl::Now() - begin));
+    return std::nullopt;
   }
 
   agent_api::GuardSpec GuardSpecFor() const {
-    const std::string own = absl::StrCat(node_.guards_folder, "/", spec_.checkpoint.uid);
     agent_api::GuardSpec guard{.migration_uid = spec_.checkpoint.uid,
-                               .socket = absl::StrCat(own, "/guard.sock"),
+                               .socket = absl::StrCat(guards_, "/guard.sock"),
                                .journal = absl::StrCat(work_, "/journal"),
-                               .log = absl::StrCat(own, "/guard.log"),
+                               .log = absl::StrCat(guards_, "/guard.log"),
                                .runtime = node_.runtime,
                                .criu_folder = node_.criu_folder,
-                               .freeze_limit = spec_.freeze_limit};
+                               .freeze_limit = spec_.freeze_limit,
+                               .addresses = spec_.pod_addresses};
     for (const Source& source : sources_) {
       guard.containers.push_back({.name = source.description.container,
                                   .id = source.container.id,
@@ -144,15 +177,18 @@ class Taker {
                                   .runc_root = source.container.runtime_root,
                                   .init_pid = source.container.init_pid,
                                   .images = source.parts.images,
-                                  .work = absl::StrCat(work_, "/", source.description.container, "/work"),
+                                  .work = absl::StrCat(source.folder, "/work"),
+                                  .hidden = copy_ ? HiddenFile(source) : "",
                                   .smaps = node_.write_smaps ? SmapsFolder(source) : ""});
     }
     return guard;
   }
 
   std::string SmapsFolder(const Source& source) const {
-    return absl::StrCat(node_.guards_folder, "/", spec_.checkpoint.uid, "/smaps-",
-                        source.description.container);
+    return absl::StrCat(guards_, "/smaps-", source.description.container);
+  }
+  std::string HiddenFile(const Source& source) const {
+    return absl::StrCat(guards_, "/hidden-", source.description.container);
   }
 
   static std::optional<Failure> Refused(const absl::StatusOr<GuardReply>& reply) {
@@ -161,74 +197,122 @@ class Taker {
     return std::nullopt;
   }
 
-  // From the freeze to the thaw.
+  // From the last round to the thaw.
   std::optional<Failure> Frozen() {
-    const std::string guards = absl::StrCat(node_.guards_folder, "/", spec_.checkpoint.uid);
-    auto clean = absl::MakeCleanup([&guards] { RemoveTree(guards).IgnoreError(); });
-    absl::Status made = MakeFolders(guards, 0700);
-    if (!made.ok()) return Because("StorageFailed", made);
-    std::vector<std::string> ids;
-    for (const Source& source : sources_) ids.push_back(source.container.id);
-    absl::Status filled = memory::AwaitFilled(node_.host.At(agent_api::kPagersFolder), ids, kFillingLimit);
-    if (!filled.ok()) return Because("MemoryNotFilled", filled);
     auto guard = start_guard_(GuardSpecFor());
     if (!guard.ok()) return Because("GuardFailed", guard.status());
-    auto frozen = (*guard)->Freeze();
+    // Before the files that it uses go.
+    auto dismiss = absl::MakeCleanup([&guard] { (*guard)->Thaw("no checkpoint is taken").IgnoreError(); });
+    if (auto failure = Refused((*guard)->Arm())) return failure;
+    if (copy_) {  // what was written while runc and CRIU came to their gates
+      if (auto failure = CopyRounds()) return failure;
+      copy_->ReserveMemory(node_.memory_for_pages());
+    }
+    if (stop_) return Because("", absl::CancelledError());
+    const absl::StatusOr<GuardReply> frozen = (*guard)->Freeze();
     if (auto failure = Refused(frozen)) return failure;
     status_.frozen_at = frozen->frozen_at;
+    steps_.Begin(frozen->frozen_for);
 
     absl::Status packed;
-    std::thread packer([this, &packed] { packed = PackFiles(); });
+    std::thread packer([this, &packed] {
+      const absl::Time begin = absl::Now();
+      packed = PackFiles(spec_, node_.host, sources_);
+      steps_.Add("files", "", begin);
+    });
     std::optional<Failure> failure;
-    for (const Source& source : sources_) {
-      absl::Status written;
-      if (node_.write_smaps)
-        written = node_.write_smaps(node_.host.At(source.container.cgroup), SmapsFolder(source));
-      if (!written.ok()) failure = Because("StorageFailed", written);
-      if (failure) break;
-      failure = Refused((*guard)->Dump(source.description.container, spec_.freeze_limit + absl::Seconds(10)));
-      if (failure) break;
-    }
+    for (size_t i = 0; i < sources_.size() && !failure; ++i) failure = Dump(**guard, i);
     packer.join();
-    auto thawed = (*guard)->Thaw("the checkpoint's memory and files are read");
+    std::move(dismiss).Cancel();
+    const absl::StatusOr<GuardReply> thawed = (*guard)->Thaw("the checkpoint's memory and files are read");
+    if (copy_) copy_->Detach();
     if (thawed.ok()) status_.freeze = thawed->frozen_for;
     if (failure) return failure;
     if (!packed.ok()) return Because("FilesNotReadable", packed);
-    return Refused(thawed);
+    if (auto lost = Refused(thawed)) return lost;
+    // It had thawed before, and what was read since is of more than one moment.
+    if (thawed->reason != kThawed) return Failure{thawed->reason, thawed->message};
+    return std::nullopt;
   }
 
-  absl::Status PackTo(const std::string& folder, files::Layout layout, const std::string& path) {
-    GODWIT_ASSIGN_OR_RETURN(UniqueFd out, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
-    return files::Pack(folder, layout,
-                       [&](absl::string_view bytes) { return WriteAll(out.get(), bytes, path); })
-        .status();
-  }
-
-  // Writable layers and emptyDirs, while nothing writes to them.
-  absl::Status PackFiles() {
-    std::vector<runtime::BundleMount> mounts;
-    for (const Source& source : sources_) {
-      GODWIT_RETURN_IF_ERROR(PackTo(source.layer, files::Layout::kOverlay, source.parts.rootfs_diff));
-      mounts.insert(mounts.end(), source.container.mounts.begin(), source.container.mounts.end());
+  // While CRIU dumps, this thread copies the pages that it is to leave out.
+  std::optional<Failure> Dump(migration::Guard& guard, size_t index) {
+    const Source& source = sources_[index];
+    const std::string& name = source.description.container;
+    if (copy_) {
+      if (absl::Status hidden = HideOwned(index); !hidden.ok()) return Because("CopyFailed", hidden);
     }
-    for (const std::string& volume : spec_.empty_dirs) {
-      const std::string folder = runtime::EmptyDirFolder(mounts, spec_.pod.uid, volume);
-      if (folder.empty()) continue;
-      Source& first = sources_.front();
-      const std::string path =
-          absl::StrCat(work_, "/", first.description.container, "/volumes/", volume, ".tar");
-      GODWIT_RETURN_IF_ERROR(PackTo(node_.host.At(folder), files::Layout::kPlain, path));
-      first.parts.volumes[volume] = path;
+    if (node_.write_smaps) {
+      const absl::Time begin = absl::Now();
+      absl::Status written = node_.write_smaps(node_.host.At(source.container.cgroup), SmapsFolder(source));
+      if (!written.ok()) return Because("StorageFailed", written);
+      steps_.Add("mappings", name, begin);
+    }
+    std::optional<Failure> failure;
+    std::thread dumping([&] {
+      const absl::Time begin = absl::Now();
+      failure = Refused(guard.Dump(name, spec_.freeze_limit + absl::Seconds(10)));
+      steps_.Add("dump", name, begin);
+    });
+    absl::Status copied;
+    if (copy_) {
+      const absl::Time begin = absl::Now();
+      copied = copy_->CopyLast(index);
+      // Opened since the last look, it may have been written to meanwhile.
+      if (copied.ok()) copied = copy_->CheckPinned();
+      steps_.Add("pages", name, begin);
+    }
+    dumping.join();
+    if (failure) return failure;
+    if (!copied.ok()) return Because("CopyFailed", copied);
+    return std::nullopt;
+  }
+
+  // Which pages CRIU is to leave out must be known before its gate is opened.
+  absl::Status HideOwned(size_t index) {
+    const absl::Time begin = absl::Now();
+    GODWIT_ASSIGN_OR_RETURN(const std::string hidden, copy_->LookOwned(index));
+    const std::string path = HiddenFile(sources_[index]);
+    GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+    GODWIT_RETURN_IF_ERROR(WriteAll(file.get(), hidden, path));
+    steps_.Add("hide", sources_[index].description.container, begin);
+    return absl::OkStatus();
+  }
+
+  // The copied pages go into CRIU's images on their way into the archive.
+  absl::Status Complete(size_t index) {
+    Parts& parts = sources_[index].parts;
+    GODWIT_ASSIGN_OR_RETURN(auto lacking, copy_->Lacking(index));
+    for (const auto& [task, pages] : lacking) {
+      GODWIT_ASSIGN_OR_RETURN(criu::CompletePages plan, criu::CompletePages::Plan(parts.images, task, pages));
+      const auto complete = std::make_shared<const criu::CompletePages>(std::move(plan));
+      status_.memory_bytes += static_cast<int64_t>(memory::Bytes(pages));
+      const std::string pagemap = complete->pagemap();
+      parts.made[complete->pagemap_name()] = {
+          .bytes = static_cast<int64_t>(pagemap.size()),
+          .write = [pagemap](const TarWriter::Sink& sink) { return sink(pagemap); }};
+      parts.made[complete->pages_name()] = {
+          .bytes = complete->pages_bytes(),
+          .write = [this, index, task, complete](const TarWriter::Sink& sink) {
+            return complete->WritePages(
+                [this, index, task](uint64_t address, char* to, size_t size) {
+                  return copy_->Take(index, task, address, to, size);
+                },
+                sink);
+          }};
     }
     return absl::OkStatus();
   }
 
   std::optional<Failure> Archives() {
-    for (Source& source : sources_) {
+    for (size_t i = 0; i < sources_.size(); ++i) {
+      if (stop_) return Because("", absl::CancelledError());
+      Source& source = sources_[i];
       absl::Status sound = criu::CheckImages(source.parts.images);
-      if (!sound.ok()) return Because("DumpFailed", sound);
       auto sizes = criu::MeasureImages(source.parts.images);
       if (sizes.ok()) status_.memory_bytes += sizes->pages;
+      if (sound.ok() && copy_) sound = Complete(i);
+      if (!sound.ok()) return Because("DumpFailed", sound);
       if (!FileExists(source.parts.dump_log)) source.parts.dump_log.clear();
       source.description.checkpointed_at = status_.frozen_at;
       auto archive = WriteArchive(source.description, source.parts,
@@ -241,20 +325,32 @@ class Taker {
     return std::nullopt;
   }
 
+  // The guard's word for a thaw that was asked for.
+  static constexpr char kThawed[] = "Thawed";
+
   const CheckpointSpec& spec_;
   const Node& node_;
   const StartGuard& start_guard_;
   const std::string folder_;
   const std::string work_;
+  const std::string guards_;
+  const std::atomic<bool>& stop_;
   std::vector<Source> sources_;
+  std::optional<MemoryCopy> copy_;
+  Settling settling_;
+  Steps steps_;
   CheckpointStatus status_;
 };
 
 }  // namespace
 
+std::string GuardFolder(const Node& node, const std::string& uid) {
+  return absl::StrCat(node.guards_folder, "/", uid);
+}
+
 CheckpointStatus Take(const CheckpointSpec& spec, const Node& node, const StartGuard& start_guard,
-                      const std::string& folder) {
-  return Taker(spec, node, start_guard, folder).Run();
+                      const std::string& folder, const std::atomic<bool>& stop) {
+  return Taker(spec, node, start_guard, folder, stop).Run();
 }
 
 }  // namespace godwit::checkpoint

@@ -207,6 +207,8 @@ class Agent {
                           .criu_folder = absl::StrCat(options_.install_folder, "/criu"),
                           .guards_folder = absl::StrCat(options_.run_folder, "/guards"),
                           .criu_version = facts_->Info().criu_version,
+                          .memory = migration::RealMemory(host_.proc),
+                          .memory_for_pages = [this] { return MemoryForPages(); },
                           .write_smaps = SmapsWriter()};
     GODWIT_ASSIGN_OR_RETURN(checkpoints_, checkpoint::Checkpoints::Open(
                                               absl::StrCat(options_.state_folder, "/checkpoints"), node,
@@ -373,6 +375,8 @@ class Agent {
     Finished("checkpoint", good, status.reason);
     if (status.frozen_at != absl::Time())
       metrics_.freezes.Observe(status.freeze, "checkpoint", good ? "committed" : "aborted");
+    for (const agent_api::FreezeStep& step : status.steps)
+      metrics_.freeze_steps.Observe(step.duration, step.name);
   }
   void Rounded(const agent_api::PreCopyProgress& before, const agent_api::PreCopyProgress& now) {
     metrics_.pre_copy_rounds.With().Increment();
@@ -477,11 +481,11 @@ class Agent {
   std::unique_ptr<tls::CertificateRenewal> renewal_;
   std::unique_ptr<tls::Identity> identity_;
   std::unique_ptr<permits::PermitTable> permits_;
+  std::optional<memory::ShortSmaps> smaps_;  // none: this kernel cannot tell
   std::unique_ptr<checkpoint::Checkpoints> checkpoints_;
   std::unique_ptr<operations::Operations> operations_;
   std::unique_ptr<permits::PermitServer> permit_server_;
   std::unique_ptr<memory::PageServer> page_server_;
-  std::optional<memory::ShortSmaps> smaps_;  // none: this kernel cannot tell
   std::unique_ptr<transfer::StreamServer> streams_;
   std::unique_ptr<agent_api::ApiServer> api_;
 };

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/checkpoint/sources.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "agent/files/layer.h"
+#include "agent/runtime/mounts.h"
+#include "agent/runtime/volumes.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/status.h"
+
+namespace godwit::checkpoint {
+namespace {
+
+absl::Status Describe(const agent_api::CheckpointSpec& spec, const runtime::HostView& host,
+                      const std::string& name, Source& source) {
+  const std::string config = host.At(absl::StrCat(source.container.bundle, "/config.json"));
+  GODWIT_ASSIGN_OR_RETURN(std::string text, ReadFile(config));
+  GODWIT_RETURN_IF_ERROR(WriteFileDurably(source.parts.spec, text));
+  struct stat info;
+  if (stat(config.c_str(), &info) != 0) return ErrnoStatus(absl::StrCat("cannot stat ", config));
+  Description& d = source.description;
+  d.pod = spec.pod;
+  d.container = name;
+  d.container_id = source.container.id;
+  d.runtime = "runc";
+  d.created_at = absl::TimeFromTimespec(info.st_mtim);
+  d.pod_manifest = spec.pod_manifest;
+  GODWIT_ASSIGN_OR_RETURN(auto document, json::Parse(text));
+  const auto* annotations =
+      document.IsObject() && document.HasMember("annotations") ? &document["annotations"] : nullptr;
+  for (const char* key : {"io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"}) {
+    if (!annotations || !annotations->IsObject() || !annotations->HasMember(key)) continue;
+    const auto& value = (*annotations)[key];
+    if (value.IsString()) d.image_name = d.image_id = value.GetString();
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Source> FindSource(const agent_api::CheckpointSpec& spec, const runtime::HostView& host,
+                                  const std::string& work, const agent_api::ContainerRef& ref) {
+  Source source;
+  GODWIT_ASSIGN_OR_RETURN(source.container, runtime::FindContainer(host, ref.id));
+  if (source.container.pod_uid != spec.pod.uid) {
+    return absl::FailedPreconditionError(absl::StrCat("container ", ref.id, " belongs to the pod with UID ",
+                                                      source.container.pod_uid, ", not to ", spec.pod.uid));
+  }
+  GODWIT_ASSIGN_OR_RETURN(const std::vector<runtime::Mount> mounts,
+                          runtime::ReadMounts(host.proc, source.container.init_pid));
+  GODWIT_ASSIGN_OR_RETURN(const std::string layer, runtime::WritableLayer(mounts));
+  source.layer = host.At(layer);
+  source.folder = absl::StrCat(work, "/", ref.name);
+  source.parts.images = absl::StrCat(source.folder, "/images");
+  source.parts.rootfs_diff = absl::StrCat(source.folder, "/rootfs-diff.tar");
+  source.parts.dump_log = absl::StrCat(source.folder, "/work/dump.log");
+  source.parts.spec = absl::StrCat(source.folder, "/spec.dump");
+  for (const char* part : {"/images", "/work", "/volumes"})
+    GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(source.folder, part), 0700));
+  GODWIT_RETURN_IF_ERROR(Describe(spec, host, ref.name, source));
+  return source;
+}
+
+absl::Status PackTo(const std::string& folder, files::Layout layout, const std::string& path) {
+  GODWIT_ASSIGN_OR_RETURN(UniqueFd out, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
+  return files::Pack(folder, layout,
+                     [&](absl::string_view bytes) { return WriteAll(out.get(), bytes, path); })
+      .status();
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Source>> FindSources(const agent_api::CheckpointSpec& spec,
+                                                const runtime::HostView& host, const std::string& work) {
+  std::vector<Source> sources;
+  for (const agent_api::ContainerRef& ref : spec.containers) {
+    GODWIT_ASSIGN_OR_RETURN(Source source, FindSource(spec, host, work, ref));
+    sources.push_back(std::move(source));
+  }
+  return sources;
+}
+
+absl::Status PackFiles(const agent_api::CheckpointSpec& spec, const runtime::HostView& host,
+                       std::vector<Source>& sources) {
+  std::vector<runtime::BundleMount> mounts;
+  for (const Source& source : sources) {
+    GODWIT_RETURN_IF_ERROR(PackTo(source.layer, files::Layout::kOverlay, source.parts.rootfs_diff));
+    mounts.insert(mounts.end(), source.container.mounts.begin(), source.container.mounts.end());
+  }
+  Source& first = sources.front();
+  for (const std::string& volume : spec.empty_dirs) {
+    const std::string folder = runtime::EmptyDirFolder(mounts, spec.pod.uid, volume);
+    if (folder.empty()) continue;
+    const std::string path = absl::StrCat(first.folder, "/volumes/", volume, ".tar");
+    GODWIT_RETURN_IF_ERROR(PackTo(host.At(folder), files::Layout::kPlain, path));
+    first.parts.volumes[volume] = path;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace godwit::checkpoint
