@@ -101,6 +101,9 @@ absl::Duration Readable(absl::Duration duration);
 inline constexpr char kComplete[] = "Complete";
 // False while an agent that is needed does not answer; lastTransitionTime tells since when.
 inline constexpr char kAgentsReachable[] = "AgentsReachable";
+// Of Migrations and Checkpoints. False: memory is copied while the pod stands still (of a Migration whose
+// strategy is Auto); the message says why.
+inline constexpr char kPreCopyPossible[] = "PreCopyPossible";
 // At the end: nothing was left behind on the nodes.
 inline constexpr char kCleanedUp[] = "CleanedUp";
 

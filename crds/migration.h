@@ -68,8 +68,6 @@ constexpr std::array<std::pair<MigrationPhase, absl::string_view>, 8> JsonNames(
 
 // Condition types of a Migration, beside those of common.h.
 inline constexpr char kPreflightPassed[] = "PreflightPassed";
-// False: the strategy was Auto and memory is copied while the pod stands still; the message says why.
-inline constexpr char kPreCopyPossible[] = "PreCopyPossible";
 // Exists from Copying on. True: the predicted freeze came within the budget. False: it did not, or nothing is
 // pre-copied, and the pod is frozen nevertheless.
 inline constexpr char kConverged[] = "Converged";

@@ -62,6 +62,14 @@ class CheckpointDraft {
       conditions.Set(crds::kAgentsReachable, "True", "AllAnswer", "the agent answers");
     }
   }
+  // The archives are as good; the pod stood still for longer.
+  void FallBack(const std::string& fallback) {
+    const std::string message =
+        absl::StrCat("the memory of pod ", pod_name(), " cannot be copied while it runs: ", fallback,
+                     "; it was dumped while the pod stood still");
+    conditions.Set(crds::kPreCopyPossible, "False", "PodCannotPreCopy", message);
+    tells.push_back({.warning = true, .reason = "PodCannotPreCopy", .message = message});
+  }
   void Complete() {
     status.completion_time = k8s::WholeSeconds(now);
     status.total_duration =
@@ -69,6 +77,11 @@ class CheckpointDraft {
   }
   void Record(const agent_api::CheckpointStatus& side) {
     status.freeze = {.duration = crds::Readable(side.freeze), .frozen_at = side.frozen_at};
+    for (const agent_api::FreezeStep& step : side.steps) {
+      status.freeze.steps.push_back(
+          {.name = step.name, .container = step.container, .offset = step.offset, .duration = step.duration});
+    }
+    if (!side.fallback.empty()) FallBack(side.fallback);
     status.criu_version = side.criu_version;
     status.memory_bytes = side.memory_bytes;
     status.archives.clear();
@@ -123,7 +136,8 @@ CheckpointDecision CheckpointDraft::Pending() {
                                                    seen.preflight.status().message())});
     }
     for (const agent_api::Finding& finding : seen.preflight->findings) findings.push_back(FromAgent(finding));
-    // The images, and the archives that are made of them, lie there at the same time.
+    // Where the memory cannot be copied while the pod runs, the images, and the archives that are made of
+    // them, lie there at the same time.
     const int64_t needs = 2 * (seen.preflight->memory_bytes + seen.preflight->file_bytes);
     if (auto full = RoomMissing("NoSpace", "disk space", seen.node.name, seen.node.agent->storage_available,
                                 needs, settings.spare_bytes)) {
@@ -161,7 +175,8 @@ CheckpointDecision CheckpointDraft::Running() {
       status.manifest_digest = seen.manifest_digest;  // written before the archives are
       return Do(CheckpointStep::kTake, absl::Milliseconds(100));
     case CheckpointState::kRunning:
-      return Wait("Running", absl::StrCat("node ", seen.node.name, " writes the archives"),
+      return Wait("Running",
+                  absl::StrCat("node ", seen.node.name, " copies the pod's state and writes the archives"),
                   absl::Milliseconds(250));
     case CheckpointState::kFailed:
       Record(*seen.side);

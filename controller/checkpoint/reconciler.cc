@@ -105,6 +105,7 @@ absl::Status CheckpointReconciler::Execute(const CheckpointObserved& seen, Check
                                  .containers = ContainersOf(pod),
                                  .empty_dirs = EmptyDirsOf(pod),
                                  .freeze_limit = limit,
+                                 .pod_addresses = AddressesOf(pod),
                                  .pod_manifest = {seen.manifest}})
       .status();
 }

@@ -109,6 +109,38 @@ TEST(CheckpointTest, TheManifestsDigestIsRecordedBeforeTheStateIsTaken) {
   EXPECT_EQ(Decide(seen, kSettings, kNow).status.manifest_digest, "sha256:2");
 }
 
+TEST(CheckpointTest, TheFreezeIsToldWithItsSteps) {
+  CheckpointObserved seen = Good(CheckpointPhase::kRunning);
+  seen.side = agent_api::CheckpointStatus{
+      .state = CheckpointState::kReady,
+      .freeze = absl::Microseconds(61234),
+      .steps = {{"freeze", "", absl::ZeroDuration(), absl::Milliseconds(3)},
+                {"dump", "app", absl::Milliseconds(4), absl::Microseconds(40123)}}};
+  const CheckpointDecision decision = Decide(seen, kSettings, kNow);
+  EXPECT_EQ(decision.status.phase, CheckpointPhase::kReady);
+  EXPECT_EQ(decision.status.freeze.duration, absl::Microseconds(61200));
+  ASSERT_EQ(decision.status.freeze.steps.size(), 2u);
+  EXPECT_EQ(decision.status.freeze.steps[1],
+            (crds::FreezeStep{"dump", "app", absl::Milliseconds(4), absl::Microseconds(40123)}));
+  EXPECT_EQ(k8s::FindCondition(decision.status.conditions, crds::kPreCopyPossible), nullptr);
+  EXPECT_EQ(decision.tells.size(), 1u);
+}
+
+TEST(CheckpointTest, MemoryThatWasDumpedInTheFreezeIsToldWithTheReason) {
+  for (const CheckpointState state : {CheckpointState::kReady, CheckpointState::kFailed}) {
+    CheckpointObserved seen = Good(CheckpointPhase::kRunning);
+    seen.side = agent_api::CheckpointStatus{.state = state, .fallback = "process 12 uses io_uring"};
+    const CheckpointDecision decision = Decide(seen, kSettings, kNow);
+    const k8s::Condition* possible = k8s::FindCondition(decision.status.conditions, crds::kPreCopyPossible);
+    ASSERT_NE(possible, nullptr);
+    EXPECT_EQ(possible->status, "False");
+    EXPECT_EQ(possible->reason, "PodCannotPreCopy");
+    EXPECT_THAT(possible->message, HasSubstr("process 12 uses io_uring"));
+    ASSERT_EQ(decision.tells.size(), 2u);
+    EXPECT_EQ(decision.tells[0].reason, "PodCannotPreCopy");
+  }
+}
+
 TEST(CheckpointTest, OneAfterTheOther) {
   CheckpointObserved seen = Good(CheckpointPhase::kPending);
   seen.older = "first";

@@ -107,7 +107,7 @@ TEST(SchemaTest, CheckpointsFieldsAreThoseOfItsSchema) {
               .total_duration = absl::Seconds(1),
               .criu_version = "4",
               .memory_bytes = 1,
-              .freeze = {absl::Seconds(1), kTime, {}},
+              .freeze = {absl::Seconds(1), kTime, {{"dump", "c", absl::Seconds(1), absl::Seconds(1)}}},
               .archives = {{"c", "/p", 1, "sha256:0"}},
               .manifest_digest = "sha256:1",
               .findings = {kFinding}};
