@@ -51,6 +51,8 @@ constexpr char kConfig[] = R"({
   "capabilities": {"bounding": [$CAPS], "effective": [$CAPS], "permitted": [$CAPS]},
   "noNewPrivileges": true, "oomScoreAdj": 1000},
  "root": {"path": "rootfs"},
+ "annotations": {"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": "$ID",
+  "io.kubernetes.cri.sandbox-uid": "$POD"},
  "mounts": [
   {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
   {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
@@ -218,6 +220,8 @@ void Container::WriteConfig(const Sandbox& sandbox, const std::vector<std::strin
           Quoted({"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW",
                   "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE",
                   "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE", "CAP_SYS_ADMIN"}));
+  Replace(config, "$ID", id_);
+  Replace(config, "$POD", kPodUid);
   Replace(config, "$FOLDER", folder_);
   Replace(config, "$CGROUP", cgroup_path_);
   Replace(config, "$SANDBOX", absl::StrCat(sandbox.pid()));

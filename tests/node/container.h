@@ -38,6 +38,9 @@ struct Node {
   criu::Programs programs() const { return {runc, runc_version, criu}; }
 };
 
+// The pod of all containers, as their bundles say.
+inline constexpr char kPodUid[] = "7c9f5d1e-1111-4222-8333-444455556666";
+
 // Collects the lines that come out of a pipe.
 class Output {
  public:

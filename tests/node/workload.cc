@@ -132,6 +132,58 @@ std::string Nothing() { return "-"; }
   });
 }
 
+// Rewrites all its memory, page after page, again and again, 64 pages a line (some 50 MB/s), and with `check`
+// looks at all of it each hundredth line. What a page holds tells by which write it was written, and the
+// number of the next write what every page must hold: a page of another moment shows, and one that was never
+// checked is not left.
+[[noreturn]] void Rewrite(size_t mib, bool check) {
+  constexpr size_t kWords = 4096 / sizeof(unsigned long);
+  constexpr unsigned long kPagesALine = 64;
+  const size_t pages = mib * (1 << 20) / 4096;
+  auto* memory = static_cast<unsigned long*>(
+      mmap(nullptr, pages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (memory == MAP_FAILED) Die("mmap");
+  const auto word = [](unsigned long number, size_t i) {
+    return (number * kWords + i) * 0x9e3779b97f4a7c15u;
+  };
+  unsigned long next = 0;
+  const auto write = [&] {
+    unsigned long* page = memory + next % pages * kWords;
+    for (size_t i = 0; i < kWords; ++i) page[i] = word(next, i);
+    ++next;
+  };
+  while (next < pages) write();
+  long lines = 0;
+  Count([&]() -> std::string {
+    for (unsigned long i = 0; i < kPagesALine; ++i) write();
+    if (!check || ++lines % 100 != 0) return "unchecked";
+    for (size_t page = 0; page < pages; ++page) {
+      const unsigned long behind = (next - 1 - page) % pages;  // so many writes before the last
+      for (size_t i = 0; i < kWords; ++i) {
+        if (memory[page * kWords + i] != word(next - 1 - behind, i)) return "DAMAGED";
+      }
+    }
+    return "sound";
+  });
+}
+
+// Content that the process itself may not read, but for a moment each line.
+[[noreturn]] void Protected() {
+  constexpr size_t kBytes = 16 * 4096;
+  auto* memory =
+      static_cast<char*>(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (memory == MAP_FAILED) Die("mmap");
+  memset(memory, 'p', kBytes);
+  if (mprotect(memory, kBytes, PROT_NONE) != 0) Die("mprotect");
+  Count([&]() -> std::string {
+    if (mprotect(memory, kBytes, PROT_READ) != 0) Die("mprotect");
+    bool sound = true;
+    for (size_t at = 0; at < kBytes; ++at) sound = sound && memory[at] == 'p';
+    if (mprotect(memory, kBytes, PROT_NONE) != 0) Die("mprotect");
+    return sound ? "sound" : "DAMAGED";
+  });
+}
+
 // Memory with a guard region (MADV_GUARD_INSTALL, Linux 6.13) in its middle, as thread stacks of newer C
 // libraries have: writing there must still kill a process.
 [[noreturn]] void Guarded() {
@@ -295,6 +347,9 @@ int main(int argc, char** argv) {
   if (mode == "count") Count(Nothing);
   if (mode == "memory") Memory(argument);
   if (mode == "touch") Touch(argument);
+  if (mode == "rewrite") Rewrite(argument, /*check=*/true);
+  if (mode == "rewrite-only") Rewrite(argument, /*check=*/false);
+  if (mode == "protected") Protected();
   if (mode == "guarded") Guarded();
   if (mode == "pair") Pair();
   if (mode == "tcp") Tcp();
