@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints that other tools read, and pods that come back from them."""
 
+import re
+
 from cluster import ClusterTest, counts, kubectl, on_node, wait
 from migration_test import FILES
 
@@ -50,6 +52,35 @@ class CheckpointTest(ClusterTest):
         on_node(a, "test", "-f", path)
         kubectl("-n", self.namespace, "delete", "checkpoint", "save-saved", "--timeout=60s")
         self.assertNotEqual(on_node(a, "test", "-e", path, check=False).returncode, 0)
+
+    def wrong_pages(self, pod):
+        """Lets bench-workload compare every page with what it wrote there last."""
+        kubectl("-n", self.namespace, "exec", pod, "--", "kill", "-USR1", "1")
+        checked = wait("the memory to be verified", lambda: re.search(r"verified (\d+) wrong (\d+)", self.log(pod)), 120)
+        self.assertGreater(int(checked.group(1)), 0)
+        return int(checked.group(2))
+
+    def test_memory_that_is_rewritten_meanwhile_is_kept_as_of_one_moment(self):
+        a, b = self.nodes[:2]
+        pod = self.pod("busy", a, self.container())
+        pod["spec"]["containers"][0]["command"] = ["bench-workload", "512", "50"]
+        self.start(pod, lambda log: "beat 8 " in log)
+        self.apply(self.checkpoint("save-busy", "busy"))
+        status = self.succeeded("checkpoint", "save-busy")["status"]
+        gap = max((float(ms) for ms in re.findall(r"^gap ([\d.]+) ", self.log("busy"), re.M)), default=0.0)
+        steps = ", ".join(f"{s['name']} {s['duration']}" for s in status["freeze"]["steps"])
+        print(f"    gap the workload saw: {gap:.0f} ms, freeze in status: {status['freeze']['duration']} ({steps})")
+        self.assertNotIn("PreCopyPossible", [c["type"] for c in status["conditions"]])
+        self.assertGreaterEqual(status["memoryBytes"], 512 << 20)
+        # CRIU's own dump of so much memory takes more than a second.
+        self.assertLess(gap, 600)
+        on_node(a, "checkpointctl", "inspect", "--ps-tree", status["archives"][0]["path"])
+        self.assertEqual(self.wrong_pages("busy"), 0)
+        kubectl("-n", self.namespace, "delete", "pod", "busy", "--wait=true")
+        self.apply(self.restore("busy-back", "save-busy", b))
+        name = self.succeeded("restore", "busy-back")["status"]["podName"]
+        wait("it to go on", lambda: self.log(name).count("beat ") >= 3)
+        self.assertEqual(self.wrong_pages(name), 0)
 
     def test_two_containers_come_back(self):
         a, b = self.nodes[:2]
