@@ -240,6 +240,22 @@ struct AgentMetrics {
                            "The time within which 99 % of the pages that processes waited for were in their place; of "
                            "the slowest pager at work."};
 
+  // Post-copy, of the pods that came to this node. outcome: arrived (all pages), lost (not all: the containers
+  // concerned were killed, and started afresh).
+  Counter<1> post_copies{registry,
+                         "godwit_agent_post_copies_total",
+                         "Pods that ran here before all of their memory had come, by how that ended.",
+                         {"outcome"}};
+  Counter<0> pulled_bytes{registry, "godwit_agent_pulled_bytes_total",
+                          "Memory that pods which ran here already pulled from their sources."};
+  Counter<0> pulled_faults{registry, "godwit_agent_pulled_faults_total",
+                           "Pages that processes waited for until they had come from another node."};
+  Gauge<0> missing_bytes{registry, "godwit_agent_missing_bytes",
+                         "Memory of pods that run here which is still on the nodes that they came from."};
+  Gauge<0> pull_fault_p99{registry, "godwit_agent_pull_slow_fault_seconds",
+                          "The time within which 99 % of the pages that processes waited for had come from another "
+                          "node; of the slowest pod that pulls now."};
+
   // What lies on the node's disk.
   Gauge<0> images_bytes{registry, "godwit_agent_images_bytes",
                         "Disk space that images of migrations and restores take."};

@@ -93,16 +93,24 @@ struct RuntimeReply {
 // Over kPagesSocket: the pager asks before it listens, to be refused in time, and again when CRIU connects,
 // for the stores of all tasks (the gate is open then, so that the agent knows them). Each time it asks once,
 // and gets one line for every batch of at most kMaxPagesBatch tasks, with as many memfds beside it by
-// SCM_RIGHTS, in the order of `tasks`; `more` is true in all lines but the last. Both sides close then.
+// SCM_RIGHTS, in the order of `tasks`; `more` is true in all lines but the last. Both sides close then,
+// unless the lines say `pulled`: pages are missing, the target's agent still pulls them from the source. Then
+// each task's memfd is followed by a second one, the map of its missing pages (agent/memory/page_set.h), and
+// the connection stays: the pager sends PagerWords, the agent AgentWords. When it is cut, by the end of
+// either, the pager that then is asks again, with `resume`, and gets maps of what is missing by now; or, of
+// an agent that was restarted and has lost all that, a line with `give`: then it sends its own stores and
+// maps, in lines of the same kind.
 inline constexpr char kPagesSocket[] = "/run/godwit/pages.sock";
-inline constexpr size_t kMaxPagesBatch = 128;
+inline constexpr size_t kMaxPagesBatch = 120;
 struct PagesRequest {
   std::string sandbox_uid;
   std::string container;
+  bool resume = false;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("sandboxUID", self.sandbox_uid);
     field.Required("container", self.container);
+    field("resume", self.resume);
   }
 };
 struct PagesReply {
@@ -111,12 +119,57 @@ struct PagesReply {
   std::vector<int64_t>
       tasks;  // container pids; a memfd each: a page lies at the offset of its address, holes are zeros
   bool more = false;
+  bool pulled = false;
+  bool give = false;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("ok", self.ok);
     field("message", self.message);
     field("tasks", self.tasks);
     field("more", self.more);
+    field("pulled", self.pulled);
+    field("give", self.give);
+  }
+};
+// Whole pages of a task's store; addresses are those of the store.
+struct PageSpan {
+  int64_t task = 0;  // container pid
+  uint64_t start = 0;
+  uint64_t bytes = 0;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("task", self.task);
+    field.Required("start", self.start);
+    field.Required("bytes", self.bytes);
+  }
+  bool operator==(const PageSpan&) const = default;
+};
+inline constexpr size_t kMaxSpans = 512;  // in one word
+inline constexpr size_t kMaxWord = size_t{64} << 10;
+struct PagerWord {
+  std::vector<PageSpan> wanted;  // missing pages that a process waits for
+  int64_t faults = 0;            // so far: missing pages that were waited for
+  absl::Duration fault_p50;      // until they were installed
+  absl::Duration fault_p99;
+  bool complete = false;  // none is missing any more
+  bool ended = false;     // nor needed: the container has ended
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("wanted", self.wanted);
+    field("faults", self.faults);
+    field("faultP50", self.fault_p50);
+    field("faultP99", self.fault_p99);
+    field("complete", self.complete);
+    field("ended", self.ended);
+  }
+};
+struct AgentWord {
+  std::vector<PageSpan> arrived;  // are in the store, verified
+  std::string lost;  // not empty: the rest will never come, and why; the container is to be killed
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("arrived", self.arrived);
+    field("lost", self.lost);
   }
 };
 
@@ -156,6 +209,7 @@ struct PagerStatus {
   int64_t keeper_pid = 0;
   int64_t total_bytes = 0;      // to be filled in all
   int64_t remaining_bytes = 0;  // not filled yet
+  int64_t missing_bytes = 0;    // of post-copy: still to be pulled from the source; in remaining_bytes or not
   int64_t faults = 0;           // pages that were waited for
   absl::Duration fault_p50;     // from the fault's message to the page's installation
   absl::Duration fault_p99;
@@ -169,6 +223,7 @@ struct PagerStatus {
     field.Required("keeperPID", self.keeper_pid);
     field("totalBytes", self.total_bytes);
     field("remainingBytes", self.remaining_bytes);
+    field("missingBytes", self.missing_bytes);
     field("faults", self.faults);
     field("faultP50", self.fault_p50);
     field("faultP99", self.fault_p99);

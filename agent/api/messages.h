@@ -160,15 +160,16 @@ struct TargetSpec {
   bool operator==(const TargetSpec&) const = default;
 };
 
-// How a source copies the memory.
-enum class CopyMode { kStopAndCopy, kPreCopy };
-constexpr std::array<std::pair<CopyMode, absl::string_view>, 2> JsonNames(CopyMode) {
-  return {{{CopyMode::kStopAndCopy, "StopAndCopy"}, {CopyMode::kPreCopy, "PreCopy"}}};
+// How a source copies the memory. kPostCopy: in rounds as kPreCopy, but one is enough, and what is written after the
+// last is not sent in the freeze: the target runs without it and pulls it.
+enum class CopyMode { kStopAndCopy, kPreCopy, kPostCopy };
+constexpr std::array<std::pair<CopyMode, absl::string_view>, 3> JsonNames(CopyMode) {
+  return {{{CopyMode::kStopAndCopy, "StopAndCopy"}, {CopyMode::kPreCopy, "PreCopy"}, {CopyMode::kPostCopy, "PostCopy"}}};
 }
-// What a pre-copy does when it will not come within its freeze budget.
-enum class WhenNotConverging { kFail, kFreeze };
-constexpr std::array<std::pair<WhenNotConverging, absl::string_view>, 2> JsonNames(WhenNotConverging) {
-  return {{{WhenNotConverging::kFail, "Fail"}, {WhenNotConverging::kFreeze, "Freeze"}}};
+// What a pre-copy does when it will not come within its freeze budget. kPostCopy: it freezes, and ends as kPostCopy does.
+enum class WhenNotConverging { kFail, kFreeze, kPostCopy };
+constexpr std::array<std::pair<WhenNotConverging, absl::string_view>, 3> JsonNames(WhenNotConverging) {
+  return {{{WhenNotConverging::kFail, "Fail"}, {WhenNotConverging::kFreeze, "Freeze"}, {WhenNotConverging::kPostCopy, "PostCopy"}}};
 }
 
 // POST /v1/migrations/{uid}/source/limits: replaces those of the SourceSpec while it runs.
@@ -189,7 +190,8 @@ struct PreCopyLimits {
 
 // PUT /v1/migrations/{uid}/source: freeze, dump, send, and commit or abort with the target agent. StopAndCopy: sent when
 // the first container of the target pod waits in `create`, and freezes at once. PreCopy: sent when the target has its
-// permit; copies in rounds, says `converged` in its status, and goes on with that until it is told to switch:
+// permit; copies in rounds, says `converged` in its status, and goes on with that until it is told to switch. PostCopy: as
+// PreCopy; once the target runs the source goes on serving pages (status: `serving`), frozen, until all have arrived.
 //
 // POST /v1/migrations/{uid}/source/switch (no body): the target's first container waits in `create`; freeze when the
 // prediction fits. May be repeated. Before it a PreCopy source freezes nothing.
@@ -203,7 +205,7 @@ struct SourceSpec {
   std::string target_address;  // ip:port of its stream
   absl::Duration freeze_limit;  // the longest freeze; the source thaws by itself then (design: tightest liveness probe)
   CopyMode mode = CopyMode::kStopAndCopy;
-  PreCopyLimits limits;         // kPreCopy
+  PreCopyLimits limits;         // not kStopAndCopy
   std::vector<std::string> pod_addresses;  // fenced on the source's node while the pod stands still
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
@@ -300,7 +302,12 @@ struct SourceStatus {
   int64_t memory_bytes = 0;  // sent: page images
   int64_t file_bytes = 0;    // sent: writable layers, emptyDirs
   int64_t wire_bytes = 0;    // sent: everything, frames included
-  // With CopyMode::kPreCopy:
+  // What was left in the freeze for the target to pull, bytes; it lives here alone while `serving`, and until then the source
+  // must not be killed, nor its pod be deleted.
+  int64_t pull_bytes = 0;
+  int64_t pulled_bytes = 0;  // sent of that
+  bool serving = false;
+  // But for CopyMode::kStopAndCopy:
   bool switching = false;  // it was told to switch
   PreCopyLimits limits;    // in use: those of the SourceSpec, or what replaced them
   PreCopyProgress pre_copy;
@@ -316,10 +323,35 @@ struct SourceStatus {
     field("memoryBytes", self.memory_bytes);
     field("fileBytes", self.file_bytes);
     field("wireBytes", self.wire_bytes);
+    field("pullBytes", self.pull_bytes);
+    field("pulledBytes", self.pulled_bytes);
+    field("serving", self.serving);
     field("switching", self.switching);
     field("limits", self.limits);
     field("preCopy", self.pre_copy);
   }
+};
+
+// Memory that the target pulls from the source while it runs already.
+struct PullStatus {
+  bool pulling = false;          // some is missing, or may be; the source is needed
+  int64_t total_bytes = 0;       // was missing when the target began to run
+  int64_t missing_bytes = 0;     // is still
+  int64_t faults = 0;            // missing pages that the processes waited for
+  absl::Duration fault_p50;      // from a fault on a missing page to its installation
+  absl::Duration fault_p99;
+  std::string lost;              // not empty: it will never come, and why; the containers concerned were killed
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("pulling", self.pulling);
+    field("totalBytes", self.total_bytes);
+    field("missingBytes", self.missing_bytes);
+    field("faults", self.faults);
+    field("faultP50", self.fault_p50);
+    field("faultP99", self.fault_p99);
+    field("lost", self.lost);
+  }
+  bool operator==(const PullStatus&) const = default;
 };
 
 // GET /v1/migrations/{uid}/target and GET /v1/restores/{uid}
@@ -329,6 +361,7 @@ struct TargetStatus {
   std::string message;
   std::vector<std::string> waiting;   // containers whose `create` waits now
   std::vector<std::string> restored;  // containers that stand restored and still
+  PullStatus pull;                    // with kRunning, after a post-copy
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("state", self.state);
@@ -336,6 +369,7 @@ struct TargetStatus {
     field("message", self.message);
     field("waiting", self.waiting);
     field("restored", self.restored);
+    field("pull", self.pull);
   }
 };
 
@@ -350,9 +384,18 @@ struct AbortRequest {
   }
 };
 
-// POST /v1/migrations/{uid}/source/finish (no body): kills the frozen source with cgroup.kill; only in state Ceded with
-// target_running, else FailedPrecondition. DELETE /v1/migrations/{uid}/source, .../target: forgets a finished or aborted
-// side and removes what it wrote; the permit of a running pod stays as "fresh start" until its sandbox is gone.
+// POST /v1/migrations/{uid}/source/finish (FinishRequest, or no body): kills the frozen source with cgroup.kill; only in state
+// Ceded with target_running and not `serving`, else FailedPrecondition. DELETE /v1/migrations/{uid}/source, .../target: forgets
+// a finished or aborted side and removes what it wrote; the permit of a running pod stays as "fresh start" until its sandbox
+// is gone.
+struct FinishRequest {
+  // Also while it serves: the target's pod is gone, nobody needs its pages any more.
+  bool abandon = false;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("abandon", self.abandon);
+  }
+};
 
 // PUT /v1/checkpoints/{uid}: copy the memory, freeze, dump, thaw, then write one archive a container.
 struct CheckpointSpec {

@@ -232,7 +232,9 @@ class Api final : public ApiServer {
                 }));
     server.Post(absl::StrCat(source, "/finish"),
                 Counted("finish", [&operations](const auto& request, auto& response) {
-                  AnswerEmpty(response, operations.FinishSource(request.matches[1].str()));
+                  auto finish = json::Decode<FinishRequest>(request.body.empty() ? "{}" : request.body);
+                  if (!finish.ok()) return Answer(response, finish.status());
+                  AnswerEmpty(response, operations.FinishSource(request.matches[1].str(), *finish));
                 }));
   }
 

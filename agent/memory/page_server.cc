@@ -14,7 +14,6 @@
 #include "agent/api/host_protocol.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "base/socket.h"
 #include "base/status.h"
 
 namespace godwit::memory {
@@ -27,7 +26,7 @@ constexpr size_t kMaxRequest = 4096;
 // A pager asks and reads at once; one that does not must not keep the others waiting.
 constexpr absl::Duration kPatience = absl::Seconds(2);
 
-absl::StatusOr<PageServer::Stores> Find(LineChannel& channel, const PageServer::Lookup& lookup) {
+absl::StatusOr<PageServer::Found> Find(LineChannel& channel, const PageServer::Lookup& lookup) {
   GODWIT_ASSIGN_OR_RETURN(const std::string line, channel.ReadLine(kPatience));
   const absl::StatusOr<PagesRequest> request =
       json::Decode<PagesRequest>(line, {.max_bytes = kMaxRequest, .max_depth = 4});
@@ -35,15 +34,18 @@ absl::StatusOr<PageServer::Stores> Find(LineChannel& channel, const PageServer::
   return lookup(request->sandbox_uid, request->container);
 }
 
-absl::Status Send(LineChannel& channel, const PageServer::Stores& stores) {
+absl::Status Send(LineChannel& channel, const PageServer::Found& found) {
+  const PageServer::Stores& stores = found.stores;
+  const bool pulled = !found.maps.empty();
   size_t at = 0;
   do {
     const size_t end = std::min(stores.size(), at + agent_api::kMaxPagesBatch);
-    PagesReply reply = {.ok = true, .more = end < stores.size()};
+    PagesReply reply = {.ok = true, .more = end < stores.size(), .pulled = pulled, .give = found.give};
     std::vector<int> descriptors;
     for (; at < end; ++at) {
       reply.tasks.push_back(stores[at].first);
       descriptors.push_back(stores[at].second.get());
+      if (pulled) descriptors.push_back(found.maps[at].get());
     }
     GODWIT_RETURN_IF_ERROR(channel.WriteLine(json::Encode(reply), descriptors, kPatience));
   } while (at < stores.size());
@@ -56,15 +58,15 @@ void Serve(UniqueFd socket, const PageServer::Lookup& lookup) {
     LOG(WARNING) << Log("refused a connection that is not root's").With("uid", peer.ok() ? peer->uid : 0);
     return;
   }
-  LineChannel channel(std::move(socket), kMaxRequest);
-  const absl::StatusOr<PageServer::Stores> stores = Find(channel, lookup);
+  LineChannel channel(std::move(socket), agent_api::kMaxWord);
+  const absl::StatusOr<PageServer::Found> found = Find(channel, lookup);
   const absl::Status sent =
-      stores.ok()
-          ? Send(channel, *stores)
-          : channel.WriteLine(json::Encode(PagesReply{.message = std::string(stores.status().message())}),
-                              kPatience);
-  if (!stores.ok()) LOG(WARNING) << Log("a pager gets no pages").With(stores.status());
+      found.ok() ? Send(channel, *found)
+                 : channel.WriteLine(
+                       json::Encode(PagesReply{.message = std::string(found.status().message())}), kPatience);
+  if (!found.ok()) LOG(WARNING) << Log("a pager gets no pages").With(found.status());
   if (!sent.ok()) LOG(WARNING) << Log("a pager did not take its pages").With(sent);
+  if (found.ok() && sent.ok() && found->pull) found->pull(std::move(channel));
 }
 
 }  // namespace

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/memory/page_set.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
+#include <cerrno>
+
+#include "base/status.h"
 
 namespace godwit::memory {
 namespace {
@@ -22,6 +27,12 @@ uint64_t Mask(Pages pages, uint64_t word_first) {
   const uint64_t to = std::min(pages.end, word_first + kWordPages);
   if (from >= to) return 0;
   return (kAllPages >> (kWordPages - (to - from))) << (from - word_first);
+}
+
+absl::Status WriteChunk(int file, uint64_t number, const void* bits, size_t size) {
+  const ssize_t written = pwrite(file, bits, size, static_cast<off_t>(number * size));
+  if (written == static_cast<ssize_t>(size)) return absl::OkStatus();
+  return ErrnoStatus("cannot write a map of pages");
 }
 
 }  // namespace
@@ -99,6 +110,43 @@ Ranges PageSet::Inside(Range window) const {
     }
   }
   return out;
+}
+
+absl::Status PageSet::WriteMap(int file) const {
+  for (const auto& [number, bits] : chunks_)
+    GODWIT_RETURN_IF_ERROR(WriteChunk(file, number, bits.data(), sizeof bits));
+  return absl::OkStatus();
+}
+
+absl::Status PageSet::WriteMap(int file, Range range) const {
+  const Pages pages(range);
+  static constexpr Bits kNone{};
+  for (uint64_t number = pages.first / kChunkPages; number * kChunkPages < pages.end; ++number) {
+    const auto chunk = chunks_.find(number);
+    const Bits& bits = chunk == chunks_.end() ? kNone : chunk->second;
+    GODWIT_RETURN_IF_ERROR(WriteChunk(file, number, bits.data(), sizeof bits));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PageSet> PageSet::ReadMap(int file) {
+  PageSet set;
+  std::array<Bits, 64> block;  // a page of the file
+  for (off_t at = 0;; at += sizeof block) {
+    at = lseek(file, at, SEEK_DATA);
+    if (at < 0 && errno == ENXIO) return set;
+    if (at < 0) return ErrnoStatus("cannot search a map of pages");
+    at -= at % static_cast<off_t>(sizeof block);
+    const ssize_t got = pread(file, block.data(), sizeof block, at);
+    if (got != sizeof block) return ErrnoStatus("cannot read a map of pages");
+    for (size_t i = 0; i < block.size(); ++i) {
+      uint64_t pages = 0;
+      for (const uint64_t word : block[i]) pages += static_cast<uint64_t>(std::popcount(word));
+      if (pages == 0) continue;
+      set.chunks_[static_cast<uint64_t>(at) / sizeof(Bits) + i] = block[i];
+      set.pages_ += pages;
+    }
+  }
 }
 
 }  // namespace godwit::memory

@@ -8,6 +8,8 @@
 #include <cstdint>
 
 #include "absl/container/btree_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "agent/memory/range.h"
 
 namespace godwit::memory {
@@ -23,6 +25,15 @@ class PageSet {
   // What lies in `window`.
   Ranges Inside(Range window) const;
   uint64_t pages() const { return pages_; }
+  bool empty() const { return pages_ == 0; }
+
+  // As a map in a sparse file, a memfd: bit n % 64 of the 64-bit word n / 64, in this machine's byte order,
+  // stands for page n. `file` is as long as it may have to be (kMapBytes).
+  static constexpr int64_t kMapBytes = (int64_t{1} << 57) / 4096 / 8;
+  absl::Status WriteMap(int file) const;
+  // The bits of the pages in `range`, and of some around it.
+  absl::Status WriteMap(int file, Range range) const;
+  static absl::StatusOr<PageSet> ReadMap(int file);
 
  private:
   static constexpr uint64_t kChunkPages = 512;

@@ -42,9 +42,13 @@ struct PageStore::Task {
     all_bytes -= held.pages() * PageBytes();
   }
   absl::Status Drop(Range range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    missing.Erase(range);
     const uint64_t dropped = held.Erase(range) * PageBytes();
     if (dropped == 0) return absl::OkStatus();
     all_bytes -= dropped;
+    return Punch(range);
+  }
+  absl::Status Punch(Range range) const {
     if (fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.start),
                   static_cast<off_t>(range.bytes())) != 0) {
       return Failed("drop", pid, range.start);
@@ -57,6 +61,7 @@ struct PageStore::Task {
   std::atomic<uint64_t>& all_bytes;
   absl::Mutex mutex;
   PageSet held ABSL_GUARDED_BY(mutex);
+  PageSet missing ABSL_GUARDED_BY(mutex);  // among those held
 };
 
 std::shared_ptr<PageStore::Task> PageStore::Find(pid_t task) const {
@@ -85,23 +90,27 @@ absl::StatusOr<std::shared_ptr<PageStore::Task>> PageStore::FindOrMake(pid_t tas
   return status;
 }
 
+absl::Status PageStore::Reserve(pid_t task, uint64_t more) {
+  if (bytes_.fetch_add(more) + more <= limit_) return absl::OkStatus();
+  bytes_ -= more;
+  return absl::ResourceExhaustedError(absl::StrCat("no room for the memory of task ", task, ": ", more,
+                                                   " bytes more than the ", limit_,
+                                                   " that may be held here"));
+}
+
 absl::Status PageStore::Write(pid_t task, uint64_t address, absl::string_view bytes) {
   GODWIT_ASSIGN_OR_RETURN(std::shared_ptr<Task> found, FindOrMake(task));
   const Range range{address, address + bytes.size()};
   absl::MutexLock lock(&found->mutex);
   const uint64_t more = found->held.Missing(range) * PageBytes();
-  if (bytes_.fetch_add(more) + more > limit_) {
-    bytes_ -= more;
-    return absl::ResourceExhaustedError(absl::StrCat("no room for the memory of task ", task, ": ",
-                                                     bytes.size(), " bytes more than the ", limit_,
-                                                     " that may be held here"));
-  }
+  GODWIT_RETURN_IF_ERROR(Reserve(task, more));
   absl::Status status = WriteAt(found->file.get(), task, address, bytes);
   if (!status.ok()) {
     bytes_ -= more;
     return status;
   }
   found->held.Insert(range);
+  found->missing.Erase(range);
   return absl::OkStatus();
 }
 
@@ -127,6 +136,45 @@ absl::Status PageStore::Keep(pid_t task, const Ranges& ranges, Range window) {
   return absl::OkStatus();
 }
 
+// A range longer than all that may be held is refused before it is noted bit by bit.
+absl::Status PageStore::Miss(pid_t task, const Ranges& ranges) {
+  GODWIT_ASSIGN_OR_RETURN(std::shared_ptr<Task> found, FindOrMake(task));
+  absl::MutexLock lock(&found->mutex);
+  for (const Range& range : ranges) {
+    if (range.bytes() > limit_) return Reserve(task, range.bytes());
+    GODWIT_RETURN_IF_ERROR(Reserve(task, found->held.Missing(range) * PageBytes()));
+    found->held.Insert(range);
+    found->missing.Insert(range);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Ranges> PageStore::Arrive(pid_t task, Range range, absl::string_view bytes) {
+  const std::shared_ptr<Task> found = Find(task);
+  if (found == nullptr) return Ranges();
+  absl::MutexLock lock(&found->mutex);
+  Ranges arrived = found->missing.Inside(range);
+  for (const Range& part : arrived) {
+    GODWIT_RETURN_IF_ERROR(bytes.empty() ? found->Punch(part)
+                                         : WriteAt(found->file.get(), task, part.start,
+                                                   bytes.substr(part.start - range.start, part.bytes())));
+    found->missing.Erase(part);
+  }
+  return arrived;
+}
+
+absl::Status PageStore::Adopt(pid_t task, UniqueFd file, int map) {
+  GODWIT_ASSIGN_OR_RETURN(PageSet missing, PageSet::ReadMap(map));
+  auto adopted = std::make_shared<Task>(task, std::move(file), bytes_);
+  {
+    absl::MutexLock lock(&adopted->mutex);
+    adopted->missing = std::move(missing);
+  }
+  absl::MutexLock lock(&mutex_);
+  tasks_[task] = std::move(adopted);
+  return absl::OkStatus();
+}
+
 void PageStore::KeepTasks(const std::vector<pid_t>& tasks) {
   const absl::flat_hash_set<pid_t> kept(tasks.begin(), tasks.end());
   absl::MutexLock lock(&mutex_);
@@ -138,6 +186,35 @@ Ranges PageStore::Held(pid_t task) const {
   if (found == nullptr) return {};
   absl::MutexLock lock(&found->mutex);
   return found->held.Inside({0, kAddressEnd});
+}
+
+Ranges PageStore::Missing(pid_t task) const {
+  const std::shared_ptr<Task> found = Find(task);
+  if (found == nullptr) return {};
+  absl::MutexLock lock(&found->mutex);
+  return found->missing.Inside({0, kAddressEnd});
+}
+
+uint64_t PageStore::missing_bytes() const {
+  uint64_t bytes = 0;
+  for (const pid_t task : Tasks()) {
+    const std::shared_ptr<Task> found = Find(task);
+    if (found == nullptr) continue;
+    absl::MutexLock lock(&found->mutex);
+    bytes += found->missing.pages() * PageBytes();
+  }
+  return bytes;
+}
+
+absl::StatusOr<UniqueFd> PageStore::MapOf(pid_t task) const {
+  UniqueFd map(memfd_create("godwit-missing-pages", MFD_CLOEXEC));
+  if (!map.ok() || ftruncate(map.get(), PageSet::kMapBytes) != 0)
+    return ErrnoStatus(absl::StrCat("cannot make the map of task ", task));
+  const std::shared_ptr<Task> found = Find(task);
+  if (found == nullptr) return map;
+  absl::MutexLock lock(&found->mutex);
+  GODWIT_RETURN_IF_ERROR(found->missing.WriteMap(map.get()));
+  return map;
 }
 
 std::vector<pid_t> PageStore::Tasks() const {

@@ -3,6 +3,9 @@
 // at the offset of its address. A page that is not there reads as zeros. godwit-pager gets the memfds
 // (page_server.h) and punches what it has installed, so that memory is not held twice for long. The memory is
 // charged to the cgroup of whoever writes. Thread-safe; writes to one task wait for each other.
+//
+// In a post-copy pages may be missing: the task had them, and what the file holds of them is old, or nothing.
+// They count as held. Arrive brings them, one after the other, while the pager fills from the file.
 #pragma once
 
 #include <sys/types.h>
@@ -42,12 +45,26 @@ class PageStore {
   // itself.
   absl::Status Keep(pid_t task, const Ranges& ranges, Range window = {0, kAddressEnd})
       ABSL_LOCKS_EXCLUDED(mutex_);
+  // From now on these pages are missing. Errors as of Write.
+  absl::Status Miss(pid_t task, const Ranges& ranges) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Takes the content of those of the pages in `range` that are missing; `bytes` is all of its content, or
+  // empty for zeros. Returns which came by that: they are in the file. What is not missing is left alone.
+  absl::StatusOr<Ranges> Arrive(pid_t task, Range range, absl::string_view bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Takes over a task's file, and the map of what is missing (page_set.h), from a pager that got them of an
+  // earlier agent. What it holds is not known, and not counted.
+  absl::Status Adopt(pid_t task, UniqueFd file, int map) ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Drops every task that is not among `tasks`.
   void KeepTasks(const std::vector<pid_t>& tasks) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Pages held of a task, by address; kept in memory, not asked of the file.
+  // Pages held of a task, by address, those that are missing too; kept in memory, not asked of the file.
   Ranges Held(pid_t task) const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Tasks of which a page was written, sorted.
+  // Of them, those that are missing.
+  Ranges Missing(pid_t task) const ABSL_LOCKS_EXCLUDED(mutex_);
+  uint64_t missing_bytes() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // The same as a map (page_set.h), in a new memfd.
+  absl::StatusOr<UniqueFd> MapOf(pid_t task) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Tasks of which a page was written or is missing, sorted.
   std::vector<pid_t> Tasks() const ABSL_LOCKS_EXCLUDED(mutex_);
   uint64_t bytes() const { return bytes_; }
   // A copy of the task's descriptor, for the pager or for an archive; the file spans all addresses. NotFound
@@ -58,6 +75,8 @@ class PageStore {
   struct Task;
   std::shared_ptr<Task> Find(pid_t task) const ABSL_LOCKS_EXCLUDED(mutex_);
   absl::StatusOr<std::shared_ptr<Task>> FindOrMake(pid_t task) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Counts `more` bytes, or ResourceExhausted.
+  absl::Status Reserve(pid_t task, uint64_t more);
 
   const uint64_t limit_;
   const size_t max_tasks_;

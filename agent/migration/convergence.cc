@@ -42,6 +42,7 @@ void Convergence::Add(const RoundFigures& round) {
 }
 
 absl::Duration Convergence::PredictedFreeze() const {
+  if (pulled_) return fixed_.freeze;
   if (rounds_ < 2) return absl::InfiniteDuration();
   const double left = std::min(dirty_rate_ * absl::ToDoubleSeconds(last_.took + kToTheFreeze),
                                static_cast<double>(last_.memory_bytes));
@@ -58,8 +59,8 @@ Convergence::Verdict Convergence::Decide(absl::Duration copying,
   // No round makes the fixed part shorter.
   const bool hopeless = fixed_.freeze > limits_.freeze_budget && PredictedFreeze() <= fixed_.freeze;
   if (!late && !hopeless) return Verdict::kCopyOn;
-  return limits_.when_not_converging == agent_api::WhenNotConverging::kFreeze ? Verdict::kInsist
-                                                                              : Verdict::kGiveUp;
+  return limits_.when_not_converging == agent_api::WhenNotConverging::kFail ? Verdict::kGiveUp
+                                                                            : Verdict::kInsist;
 }
 
 }  // namespace godwit::migration

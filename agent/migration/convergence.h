@@ -35,8 +35,9 @@ FixedPart FixedPartFor(int containers);
 
 class Convergence {
  public:
-  Convergence(const agent_api::PreCopyLimits& limits, int containers)
-      : limits_(limits), fixed_(FixedPartFor(containers)) {}
+  // `pulled`: of a post-copy, which sends no page in the freeze. One round is enough for it.
+  Convergence(const agent_api::PreCopyLimits& limits, int containers, bool pulled = false)
+      : limits_(limits), fixed_(FixedPartFor(containers)), pulled_(pulled) {}
 
   void SetLimits(const agent_api::PreCopyLimits& limits) { limits_ = limits; }
   void Add(const RoundFigures& round);
@@ -46,7 +47,7 @@ class Convergence {
   int64_t throughput() const { return static_cast<int64_t>(throughput_); }
   // Before the second round, which is the first that knows a rate, there is no prediction: infinite.
   absl::Duration PredictedFreeze() const;
-  bool Fits() const { return PredictedFreeze() <= limits_.freeze_budget; }
+  bool Fits() const { return pulled_ ? rounds_ > 0 : PredictedFreeze() <= limits_.freeze_budget; }
 
   enum class Verdict {
     kCopyOn,
@@ -60,6 +61,7 @@ class Convergence {
  private:
   agent_api::PreCopyLimits limits_;
   const FixedPart fixed_;
+  const bool pulled_;
   int rounds_ = 0;
   double dirty_rate_ = 0;
   double throughput_ = 0;

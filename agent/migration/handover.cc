@@ -26,9 +26,10 @@ SourceRow Row(SourceStage stage) {
     case kAwaitingPrepared: return {kCeding, kAborting, std::nullopt, kAborting};
     case kCeding: return {kCommitting, kAborting, kAskingGuard, std::nullopt};
     case kAskingGuard: return {kCommitting, kAborting, kAskingGuard, std::nullopt};
-    case kCommitting: return {kTargetRuns, std::nullopt, kAskingTarget, kTakingBack};
+    case kCommitting: return {kServingPages, std::nullopt, kAskingTarget, kTakingBack};
     case kAskingTarget: return {kCommitting, std::nullopt, kAskingTarget, kTakingBack};
     case kTakingBack: return {kAborted, std::nullopt, kTakingBack, std::nullopt};
+    case kServingPages: return {kTargetRuns, std::nullopt, kAskingTarget, std::nullopt};
     case kTargetRuns: return {kKilling, std::nullopt, std::nullopt, std::nullopt};
     case kKilling: return {kDone, std::nullopt, kTargetRuns, std::nullopt};
     case kAborting: return {kAborted, std::nullopt, kAborting, std::nullopt};
@@ -64,6 +65,7 @@ SourceState StateOf(SourceStage stage) {
     case SourceStage::kCommitting:
     case SourceStage::kAskingTarget:
     case SourceStage::kTakingBack:
+    case SourceStage::kServingPages:
     case SourceStage::kTargetRuns:
     case SourceStage::kKilling: return SourceState::kCeded;
     case SourceStage::kDone: return SourceState::kDone;
@@ -84,6 +86,7 @@ absl::string_view NameOf(SourceStage stage) {
     case SourceStage::kCommitting: return "committing";
     case SourceStage::kAskingTarget: return "asking the target what became of the commit";
     case SourceStage::kTakingBack: return "thawing, because the target never ran";
+    case SourceStage::kServingPages: return "serving the pages that the target lacks";
     case SourceStage::kTargetRuns: return "waiting for the source's end";
     case SourceStage::kKilling: return "killing the frozen source";
     case SourceStage::kDone: return "done";
@@ -111,6 +114,9 @@ std::optional<TargetStage> Next(TargetStage stage, TargetEvent event) {
       if (event == TargetEvent::kFailed) return kAborting;
       return std::nullopt;
     case kCommitting:  // RUNNING may be on the disk: there is no way back
+      if (event == TargetEvent::kDone) return kPulling;
+      return std::nullopt;
+    case kPulling:
       if (event == TargetEvent::kDone) return kRunning;
       return std::nullopt;
     case kAborting:
@@ -130,6 +136,7 @@ TargetState StateOf(TargetStage stage) {
     case TargetStage::kAborting: return TargetState::kOpen;
     case TargetStage::kPrepared:
     case TargetStage::kCommitting: return TargetState::kPrepared;
+    case TargetStage::kPulling:
     case TargetStage::kRunning: return TargetState::kRunning;
     case TargetStage::kAborted: return TargetState::kAborted;
   }
@@ -142,6 +149,7 @@ absl::string_view NameOf(TargetStage stage) {
     case TargetStage::kPreparing: return "preparing";
     case TargetStage::kPrepared: return "prepared";
     case TargetStage::kCommitting: return "committing";
+    case TargetStage::kPulling: return "running, and pulling pages";
     case TargetStage::kRunning: return "running";
     case TargetStage::kAborting: return "destroying the copy";
     case TargetStage::kAborted: return "aborted";

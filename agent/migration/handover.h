@@ -4,7 +4,9 @@
 //
 // Which stages stand for which states of the journals (docs/design/handover.md) is in StateOf. The one rule
 // behind the tables: a source that may have ceded is thawed only by kTargetAborted, and a target that may
-// have told PREPARED runs only after kCommit and says ABORTED only when its copy can never run.
+// have told PREPARED runs only after kCommit and says ABORTED only when its copy can never run. And of a
+// post-copy: the source, which then holds the only copy of some pages, comes to kTargetRuns, where alone it
+// may be killed, only by the target's word that none is missing.
 #pragma once
 
 #include <optional>
@@ -25,7 +27,8 @@ enum class SourceStage {
   kCommitting,        // ceded; COMMIT is sent, RUNNING is awaited
   kAskingTarget,      // ceded; the connection is gone: connects again and asks
   kTakingBack,        // ceded; the target said that it never ran: thaws
-  kTargetRuns,        // the frozen source waits for its end
+  kServingPages,      // ceded, the target runs, and pulls what was left in the freeze
+  kTargetRuns,        // the frozen source waits for its end; nobody needs its memory
   kKilling,
   kDone,
   kAborting,  // not ceded: thaws, tells the target
@@ -50,8 +53,9 @@ enum class TargetStage {
   kPreparing,   // all stand restored; PREPARED is being written
   kPrepared,    // waits for the source's verdict
   kCommitting,  // RUNNING is being written, then permits are spent and the copies are thawed
-  kRunning,
-  kAborting,  // permits are ended, copies destroyed, ABORTED written
+  kPulling,     // running; what the source left in the freeze is pulled from it
+  kRunning,     // and needs the source no more
+  kAborting,    // permits are ended, copies destroyed, ABORTED written
   kAborted,
 };
 

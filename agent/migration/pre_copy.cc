@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/migration/pre_copy.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "agent/memory/task_status.h"
+#include "agent/runtime/cgroup.h"
+#include "base/file.h"
 #include "base/status.h"
 
 namespace godwit::migration {
@@ -32,7 +38,26 @@ MemoryNode RealMemory(const std::string& proc) {
                                     memory::Tracker::Attach(proc, cgroup));
             return std::make_unique<RealTracked>(std::move(tracker));
           },
-          .read = transfer::ReadTaskMemory};
+          .read = transfer::ReadTaskMemory,
+          .tasks = [proc](const std::string& cgroup) -> absl::StatusOr<std::map<pid_t, pid_t>> {
+            GODWIT_ASSIGN_OR_RETURN(const std::vector<pid_t> pids, runtime::ProcessesInCgroup(cgroup));
+            std::map<pid_t, pid_t> tasks;
+            for (const pid_t pid : pids) {
+              GODWIT_ASSIGN_OR_RETURN(const memory::TaskStatus status, memory::ReadTaskStatus(proc, pid));
+              tasks[status.container_pid] = pid;
+            }
+            return tasks;
+          },
+          .open = [proc](pid_t pid) -> absl::StatusOr<MemoryNode::ReadOne> {
+            const std::string path = absl::StrCat(proc, "/", pid, "/mem");
+            GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, O_RDONLY));
+            return [path, memory = std::make_shared<UniqueFd>(std::move(file))](
+                       uint64_t address, char* to, size_t size) -> absl::StatusOr<size_t> {
+              const ssize_t got = pread(memory->get(), to, size, static_cast<off_t>(address));
+              if (got < 0) return ErrnoStatus(absl::StrFormat("cannot read %s at 0x%x", path, address));
+              return static_cast<size_t>(got);
+            };
+          }};
 }
 
 PreCopy::PreCopy(std::vector<Container> containers, const MemoryNode& node, transfer::TokenBucket* bucket)
@@ -133,7 +158,23 @@ absl::StatusOr<std::string> PreCopy::LookOwned(size_t container) {
   return hidden;
 }
 
-absl::Status PreCopy::SendLast(size_t container, absl::Time deadline) {
+// What the target has of these pages is old, or in doubt.
+absl::StatusOr<int64_t> PreCopy::LeaveLast(Part& part, const memory::Look& look, absl::Time deadline) {
+  std::map<pid_t, memory::Ranges> unacknowledged;
+  if (again_) {
+    for (auto& [task, pages] : part.sender->Unacknowledged()) unacknowledged[task] = std::move(pages);
+  }
+  int64_t left = 0;
+  for (const memory::TaskPages& task : look.tasks) {
+    const memory::Ranges pages =
+        memory::Intersection(memory::Union(task.dirty, unacknowledged[task.container_pid]), task.populated);
+    GODWIT_RETURN_IF_ERROR(part.sender->MissPages(task.container_pid, pages, deadline));
+    left += static_cast<int64_t>(memory::Bytes(pages));
+  }
+  return left;
+}
+
+absl::StatusOr<int64_t> PreCopy::SendLast(size_t container, bool leave, absl::Time deadline) {
   Part& part = parts_[container];
   absl::StatusOr<memory::Look> look = part.memory->Last();
   if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
@@ -143,14 +184,20 @@ absl::Status PreCopy::SendLast(size_t container, absl::Time deadline) {
     task.dirty = memory::Intersection(task.dirty, owned);
     task.populated = memory::Intersection(task.populated, owned);
   }
-  if (again_) GODWIT_RETURN_IF_ERROR(SendAgain(part, *look, deadline));
-  GODWIT_RETURN_IF_ERROR(SendLook(part, *look, deadline));
+  int64_t left = 0;
+  if (leave) {
+    GODWIT_ASSIGN_OR_RETURN(left, LeaveLast(part, *look, deadline));
+  } else {
+    if (again_) GODWIT_RETURN_IF_ERROR(SendAgain(part, *look, deadline));
+    GODWIT_RETURN_IF_ERROR(SendLook(part, *look, deadline));
+  }
   std::vector<pid_t> tasks;
   for (const memory::TaskPages& task : look->tasks) {
     GODWIT_RETURN_IF_ERROR(part.sender->KeepPages(task.container_pid, task.populated, deadline));
     tasks.push_back(task.container_pid);
   }
-  return part.sender->KeepTasks(tasks, deadline);
+  GODWIT_RETURN_IF_ERROR(part.sender->KeepTasks(tasks, deadline));
+  return left;
 }
 
 }  // namespace godwit::migration

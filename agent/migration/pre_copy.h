@@ -35,6 +35,11 @@ struct MemoryNode {
   // Attaches to the tasks of a cgroup2 folder; FailedPrecondition when they cannot be tracked.
   std::function<absl::StatusOr<std::unique_ptr<TrackedMemory>>(const std::string& cgroup)> track;
   transfer::PageSender::Read read;
+  // The tasks of a cgroup2 folder: pids here, by their pids inside the container.
+  std::function<absl::StatusOr<std::map<pid_t, pid_t>>(const std::string& cgroup)> tasks;
+  // Opens the memory of a task. When that ends the reader finds nothing any more, whoever gets its pid then.
+  using ReadOne = std::function<absl::StatusOr<size_t>(uint64_t address, char* to, size_t size)>;
+  std::function<absl::StatusOr<ReadOne>(pid_t task)> open;
 };
 // The real one. `proc` with the host's process ids.
 MemoryNode RealMemory(const std::string& proc);
@@ -61,9 +66,10 @@ class PreCopy {
   void Acknowledge();
 
   // The containers stand still. What CRIU is to leave out (criu_environment.h: kHiddenPagesVariable); then,
-  // while it dumps, the last pages and what the memory is made of.
+  // while it dumps, the last pages and what the memory is made of. `leave`: the pages are not sent but named,
+  // for the target to pull; returns how many bytes they are, else 0.
   absl::StatusOr<std::string> LookOwned(size_t container);
-  absl::Status SendLast(size_t container, absl::Time deadline);
+  absl::StatusOr<int64_t> SendLast(size_t container, bool leave, absl::Time deadline);
 
   // Memory that would be lost: it is written behind the tracker's back. OK when there is none.
   absl::Status CheckPinned() const;
@@ -79,6 +85,7 @@ class PreCopy {
   };
   absl::Status SendLook(Part& part, const memory::Look& look, absl::Time deadline);
   absl::Status SendAgain(Part& part, const memory::Look& look, absl::Time deadline);
+  absl::StatusOr<int64_t> LeaveLast(Part& part, const memory::Look& look, absl::Time deadline);
 
   const MemoryNode node_;
   std::vector<Part> parts_;

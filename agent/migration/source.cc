@@ -113,7 +113,8 @@ agent_api::SourceStatus Source::status() const {
     status.freeze = absl::Now() - *freeze_begin_;
   }
   if (status.message.empty()) status.message = hint_;
-  if (spec_.mode == agent_api::CopyMode::kPreCopy) {
+  status.serving = serves_;
+  if (spec_.mode != agent_api::CopyMode::kStopAndCopy) {
     status.switching = switch_;
     status.limits = limits_;
   }
@@ -127,7 +128,7 @@ bool Source::final() const {
 
 // `what` is too late, or makes no sense, unless the source still copies.
 absl::Status Source::CheckCopies(absl::string_view what) const {
-  if (spec_.mode == agent_api::CopyMode::kPreCopy && StateOf(stage_) == SourceState::kOpen)
+  if (spec_.mode != agent_api::CopyMode::kStopAndCopy && StateOf(stage_) == SourceState::kOpen)
     return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("migration ", spec_.migration.uid, ": ", what,
@@ -175,10 +176,13 @@ absl::Status Source::Abort(const std::string& reason, const std::string& message
   return absl::OkStatus();
 }
 
-absl::Status Source::Finish(absl::Duration limit) {
+absl::Status Source::Finish(absl::Duration limit, bool abandon) {
   absl::MutexLock lock(&mutex_);
   if (stage_ == SourceStage::kDone) return absl::OkStatus();
-  if (stage_ != SourceStage::kTargetRuns && stage_ != SourceStage::kKilling) {
+  const bool target_runs = status_.target_running && StateOf(stage_) == SourceState::kCeded;
+  abandon_ = abandon_ || (abandon && target_runs);
+  const bool recovered = stage_ == SourceStage::kTargetRuns || stage_ == SourceStage::kKilling;
+  if (!recovered && !(target_runs && (!serves_ || abandon_))) {
     return absl::FailedPreconditionError(
         absl::StrCat("migration ", spec_.migration.uid,
                      ": the source is only killed once the target runs; now: ", NameOf(stage_)));
@@ -245,6 +249,7 @@ std::optional<SourceEvent> Source::Perform(SourceStage stage) {
     case SourceStage::kCommitting: return Commit();
     case SourceStage::kAskingTarget: return AskTarget();
     case SourceStage::kTakingBack: return TakeBack();
+    case SourceStage::kServingPages: return ServePages();
     case SourceStage::kTargetRuns: return AwaitFinish();
     case SourceStage::kKilling: return Kill();
     case SourceStage::kAborting: return Thaw();
@@ -367,6 +372,7 @@ SourceEvent Source::Commit() {
   std::shared_ptr<transfer::Stream> stream;
   {
     absl::MutexLock lock(&mutex_);
+    if (abandon_) return SourceEvent::kDone;
     stream = stream_;
   }
   if (!stream->Send(FrameType::kCommit, {}, After(kReachLimit)).ok()) return SourceEvent::kUnknown;
@@ -383,18 +389,31 @@ SourceEvent Source::Commit() {
       return SourceEvent::kTargetAborted;
     }
     if (!heard_.running.has_value()) return SourceEvent::kUnknown;
-    status_.target_running = true;
     timings = *heard_.running;
+    serves_ = timings.missing;
+  }
+  NoteRunning(timings, begin);
+  return SourceEvent::kDone;
+}
+
+// Once: a target that pulls says RUNNING over each new stream.
+void Source::NoteRunning(const transfer::Timings& timings, absl::Time begin) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (std::exchange(status_.target_running, true)) return;
   }
   AddStep("commit", "", begin);
   AddTargetSteps(timings);
   EndFreeze(timings.thawed_ago);
   if (node_.froze) node_.froze(status());
-  return SourceEvent::kDone;
 }
 
 // Ceded, and the connection is gone: asks for ever, for only the target knows which copy is to run.
 SourceEvent Source::AskTarget() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (abandon_) return SourceEvent::kDone;
+  }
   transfer::HelloOk answer;
   const absl::Status status = OpenStream(HelloFor(/*ask=*/true, /*resume=*/false), kReachLimit, &answer);
   if (status.ok()) {

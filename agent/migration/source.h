@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The source side of one migration: copy memory in rounds while the pod runs, freeze by the guard, dump and
-// send the rest, cede, and hear that the target runs. Reads as its table (handover.h): one thread performs
-// one stage after another; API calls only leave word for it.
+// send the rest, cede, hear that the target runs, and serve what it pulls then. Reads as its table
+// (handover.h): one thread performs one stage after another; API calls only leave word for it.
 //
 //   <folder>/spec.json       what was asked for          <folder>/journal     OPEN by the agent, the rest by
 //   the guard <folder>/guard.json      what the guard was told     <folder>/guard.sock, guard.log,
 //   <container>/{images,work}
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -25,6 +26,7 @@
 #include "agent/migration/file_rounds.h"
 #include "agent/migration/guard_port.h"
 #include "agent/migration/handover.h"
+#include "agent/migration/page_service.h"
 #include "agent/migration/pod_on_node.h"
 #include "agent/migration/pre_copy.h"
 #include "agent/transfer/file_sender.h"
@@ -84,15 +86,16 @@ class Source {
   bool final() const ABSL_LOCKS_EXCLUDED(mutex_);
   const agent_api::SourceSpec& spec() const { return spec_; }
 
-  // Of a source that copies in rounds (CopyMode::kPreCopy). Each leaves word and may be repeated;
+  // Of a source that copies in rounds (not CopyMode::kStopAndCopy). Each leaves word and may be repeated;
   // FailedPrecondition for a source of another mode, and for one that has gone on or aborted without it.
   // The target's first container waits: freeze when the prediction fits.
   absl::Status Switch() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status SetLimits(const agent_api::PreCopyLimits& limits) ABSL_LOCKS_EXCLUDED(mutex_);
   // Leaves word to thaw and abort. FailedPrecondition once the decision is made. OK when aborted already.
   absl::Status Abort(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Kills the frozen source and waits for its end. FailedPrecondition unless ceded with the target running.
-  absl::Status Finish(absl::Duration limit) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Kills the frozen source and waits for its end. FailedPrecondition unless ceded with the target running,
+  // and while it still serves pages, unless these are `abandon`ed: their pod is gone.
+  absl::Status Finish(absl::Duration limit, bool abandon = false) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   Source(agent_api::SourceSpec spec, std::string folder, SourceNode node)
@@ -112,6 +115,7 @@ class Source {
   SourceEvent Cede();
   SourceEvent AskGuard();
   SourceEvent Commit();
+  void NoteRunning(const transfer::Timings& timings, absl::Time begin);
   SourceEvent AskTarget();
   SourceEvent TakeBack();
   std::optional<SourceEvent> AwaitFinish();
@@ -137,6 +141,13 @@ class Source {
   std::optional<absl::Duration> Switching() const ABSL_LOCKS_EXCLUDED(mutex_);
   void TellProgress(const Convergence& convergence, const RoundFigures& round, int64_t number,
                     Convergence::Verdict verdict);
+
+  // Serving what the target pulls, in source_serve.cc.
+  SourceEvent ServePages();
+  absl::Status SendSome(PageService& service, bool* all) ABSL_LOCKS_EXCLUDED(mutex_);
+  void TellPagesLost(transfer::Stream& stream, const absl::Status& why);
+  std::optional<SourceEvent> LookAround(bool idle) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status HearMissing(const transfer::Frame& frame) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Connecting and sending, in source_send.cc.
   SourceEvent Connect();
@@ -173,7 +184,11 @@ class Source {
     bool prepared = false;
     std::optional<transfer::Timings> running;
     std::optional<transfer::Reason> aborted;
-    absl::Status lost;  // not OK: the stream ended
+    std::deque<transfer::TaskRanges> missing;  // listed; taken off by the thread
+    bool listed = false;                       // all of it
+    std::deque<transfer::TaskRanges> wanted;   // taken off by the thread
+    std::optional<transfer::MissingEnd> over;  // none is missing any more
+    absl::Status lost;                         // not OK: the stream ended
   };
 
   const agent_api::SourceSpec spec_;
@@ -182,6 +197,7 @@ class Source {
   // The thread's own.
   PodOnNode pod_;
   std::unique_ptr<PreCopy> pre_copy_;                           // nullptr: CRIU's dump has the memory
+  bool leave_pages_ = false;                                    // the last pages, for the target to pull
   std::vector<std::unique_ptr<transfer::FileSender>> senders_;  // as pod_.parts
   std::optional<FileRounds> files_;
   std::optional<agent_api::GuardSpec> guard_spec_;
@@ -204,6 +220,8 @@ class Source {
   std::optional<absl::Time> switched_at_ ABSL_GUARDED_BY(mutex_);
   agent_api::PreCopyLimits limits_ ABSL_GUARDED_BY(mutex_);
   bool finish_ ABSL_GUARDED_BY(mutex_) = false;
+  bool abandon_ ABSL_GUARDED_BY(mutex_) = false;
+  bool serves_ ABSL_GUARDED_BY(mutex_) = false;  // the target lacks pages, as it said last
   absl::Status finish_result_ ABSL_GUARDED_BY(mutex_);
   std::string hint_ ABSL_GUARDED_BY(mutex_);  // what it is waiting for, when that takes long
   std::optional<absl::Time> freeze_begin_ ABSL_GUARDED_BY(mutex_);

@@ -37,7 +37,7 @@ constexpr absl::Duration kGateLimit = absl::Seconds(20);  // for the target's re
 SourceEvent Source::Copy() {
   MakeSenders();
   absl::Status status = AwaitFilled();
-  if (status.ok()) status = spec_.mode == CopyMode::kPreCopy ? CopyInRounds() : Arm();
+  if (status.ok()) status = spec_.mode == CopyMode::kStopAndCopy ? Arm() : CopyInRounds();
   if (status.ok()) status = AwaitGate();
   if (status.ok()) status = StillWanted();
   return status.ok() ? SourceEvent::kDone : Fail(status, "CopyFailed");
@@ -115,7 +115,8 @@ absl::Status Source::CopyInRounds() {
 
   const absl::Time begin = absl::Now();
   bool armed = false;
-  Convergence convergence(spec_.limits, static_cast<int>(pod_.parts.size()));
+  const bool pulled = spec_.mode == CopyMode::kPostCopy;
+  Convergence convergence(spec_.limits, static_cast<int>(pod_.parts.size()), pulled);
   for (int64_t number = 1;; ++number) {
     absl::StatusOr<RoundFigures> round = SendRound(number);
     if (!round.ok()) {
@@ -125,9 +126,11 @@ absl::Status Source::CopyInRounds() {
       continue;
     }
     convergence.Add(*round);
+    bool pull_when_not = false;
     {
       absl::MutexLock lock(&mutex_);
       convergence.SetLimits(limits_);
+      pull_when_not = limits_.when_not_converging == agent_api::WhenNotConverging::kPostCopy;
     }
     AwaitSwitch(absl::ZeroDuration());
     const Convergence::Verdict verdict = convergence.Decide(absl::Now() - begin, Switching());
@@ -142,6 +145,7 @@ absl::Status Source::CopyInRounds() {
       AwaitSwitch(std::max(kShortestPause, kPauseFactor * round->took));
       continue;
     }
+    leave_pages_ = pulled || (pull_when_not && verdict == Convergence::Verdict::kInsist);
     if (armed) return absl::OkStatus();
     GODWIT_RETURN_IF_ERROR(pre_copy_->CheckPinned());
     GODWIT_RETURN_IF_ERROR(SendFileRound());
@@ -152,12 +156,12 @@ absl::Status Source::CopyInRounds() {
 }
 
 absl::Status Source::NotConverging(const Convergence& convergence, int64_t rounds) {
-  const std::string message =
-      absl::StrCat("after ", rounds, " rounds the freeze is predicted at ",
-                   absl::FormatDuration(absl::Trunc(convergence.PredictedFreeze(), absl::Milliseconds(1))),
-                   ", more than spec.freezeBudget; the pod writes ", convergence.dirty_rate() >> 20,
-                   " MiB/s and the link takes ", convergence.throughput() >> 20,
-                   " MiB/s. A larger freezeBudget, or whenNotConverging: Freeze, would let it move");
+  const std::string message = absl::StrCat(
+      "after ", rounds, " rounds the freeze is predicted at ",
+      absl::FormatDuration(absl::Trunc(convergence.PredictedFreeze(), absl::Milliseconds(1))),
+      ", more than spec.freezeBudget; the pod writes ", convergence.dirty_rate() >> 20,
+      " MiB/s and the link takes ", convergence.throughput() >> 20,
+      " MiB/s. A larger freezeBudget, or whenNotConverging: Freeze or PostCopy, would let it move");
   FailBecause("NotConverging", message);
   return absl::AbortedError(message);
 }

@@ -108,6 +108,12 @@ void Source::Listen(std::shared_ptr<transfer::Stream> stream) {
         if (round.ok()) heard_.round = round->number;
         break;
       }
+      case FrameType::kMissing:
+      case FrameType::kMissingEnd:
+      case FrameType::kWanted:
+        status = HearMissing(*frame);
+        if (!status.ok()) stream->Shutdown();
+        break;
       case FrameType::kAtGate: heard_.at_gate = true; break;
       case FrameType::kPrepared: heard_.prepared = true; break;
       case FrameType::kRunning: {
@@ -231,7 +237,12 @@ absl::Status Source::WriteSmaps(size_t index) {
 
 absl::Status Source::SendPages(size_t index) {
   const absl::Time begin = absl::Now();
-  GODWIT_RETURN_IF_ERROR(pre_copy_->SendLast(index, FreezeDeadline() + kTellLimit));
+  GODWIT_ASSIGN_OR_RETURN(const int64_t left,
+                          pre_copy_->SendLast(index, leave_pages_, FreezeDeadline() + kTellLimit));
+  {
+    absl::MutexLock lock(&mutex_);
+    status_.pull_bytes += left;
+  }
   AddStep("pages", pod_.parts[index].container.name, begin);
   // Opened since the last look, it may have been written to meanwhile.
   return pre_copy_->CheckPinned();

@@ -66,6 +66,7 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Recover(std::string folder, Targ
   if (copies.ok()) {
     GODWIT_ASSIGN_OR_RETURN(Copies read, json::Decode<Copies>(*copies));
     target->copies_ = std::move(read.copies);
+    target->TakeUpPulls();
   }
   {
     absl::MutexLock lock(&target->mutex_);
@@ -106,8 +107,10 @@ Target::Target(TargetRequest request, std::string folder, TargetNode node, Bring
       bring_(std::move(bring)),
       journal_(std::move(journal)) {
   const uint64_t limit = node_.memory_for_pages ? node_.memory_for_pages() : 0;
-  for (const std::string& container : request_.containers)
+  for (const std::string& container : request_.containers) {
     stores_[container] = std::make_unique<memory::PageStore>(limit);
+    pulls_[container] = MakePull(container, /*known=*/true);
+  }
 }
 
 Target::~Target() {
@@ -119,6 +122,7 @@ Target::~Target() {
   }
   if (stream != nullptr) stream->Shutdown();
   if (thread_.joinable()) thread_.join();
+  pulls_.clear();
 }
 
 // --- what is asked from outside
@@ -134,6 +138,7 @@ agent_api::TargetStatus Target::status() const {
       status.message = abort_->message;
     }
   }
+  if (status.state == TargetState::kRunning) status.pull = PullNow();
   if (status.state == TargetState::kOpen) status.waiting = node_.permits->Waiting(request_.uid);
   if (status.state == TargetState::kOpen) status.restored = node_.permits->Standing(request_.uid);
   if (status.state == TargetState::kPrepared || status.state == TargetState::kRunning)
@@ -151,7 +156,7 @@ absl::Status Target::Abort(const std::string& reason, const std::string& message
   {
     absl::MutexLock lock(&mutex_);
     if (stage_ == TargetStage::kAborting || stage_ == TargetStage::kAborted) return absl::OkStatus();
-    if (stage_ == TargetStage::kCommitting || stage_ == TargetStage::kRunning) {
+    if (stage_ == TargetStage::kCommitting || StateOf(stage_) == TargetState::kRunning) {
       return absl::FailedPreconditionError(
           absl::StrCat("migration ", request_.uid, " is committed on this node: too late to abort"));
     }
@@ -224,6 +229,7 @@ std::optional<TargetEvent> Target::Perform(TargetStage stage) {
     case TargetStage::kPreparing: return Prepare();
     case TargetStage::kPrepared: return AwaitVerdict();
     case TargetStage::kCommitting: return Commit();
+    case TargetStage::kPulling: return AwaitPages();
     case TargetStage::kAborting: return EndCopy();
     case TargetStage::kRunning:
     case TargetStage::kAborted: return std::nullopt;
@@ -311,7 +317,10 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
     const absl::Time standing = absl::Now();
     GODWIT_RETURN_IF_ERROR(node_.permits->Confirm(request_.uid, container, kConfirmLimit));
     AddStep("confirm", container, standing);
-    copies_.push_back({container, restored->claim.cgroup});
+    copies_.push_back({.container = container,
+                       .cgroup = restored->claim.cgroup,
+                       .container_id = restored->claim.container_id,
+                       .missing = static_cast<int64_t>(stores_.at(container)->missing_bytes())});
     LOG(INFO) << Log("restored, standing still")
                      .With("migration", request_.uid)
                      .With("container", container)
@@ -392,7 +401,8 @@ absl::Status Target::MakeReady(const permits::Claim& claim, const FilesToApply& 
 // What PREPARED will speak of, this container included: a file that is written durably is not for the freeze.
 absl::Status Target::WriteCopies(const permits::Claim& claim) const {
   Copies copies{copies_};
-  copies.copies.push_back({claim.container, claim.cgroup});
+  copies.copies.push_back(
+      {.container = claim.container, .cgroup = claim.cgroup, .container_id = claim.container_id});
   return WriteFileDurably(absl::StrCat(folder_, "/copies.json"), json::Encode(copies));
 }
 
@@ -425,10 +435,16 @@ absl::Status Target::AddPages(const std::string& container, const std::string& i
   return absl::OkStatus();
 }
 
-absl::StatusOr<memory::PageServer::Stores> Target::Pages(const std::string& container) const {
+absl::StatusOr<memory::PageServer::Found> Target::Pages(const std::string& container) const {
   const auto store = stores_.find(container);
   if (store == stores_.end() || final())
     return absl::NotFoundError(absl::StrCat("no memory of container ", container, " is kept here"));
+  bool pulled = store->second->missing_bytes() > 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    pulled = pulled || pulled_.contains(container);
+  }
+  if (pulled) return pulls_.at(container)->Open();
   memory::PageServer::Stores pages;
   for (const pid_t task : store->second->Tasks()) {
     GODWIT_ASSIGN_OR_RETURN(UniqueFd file, store->second->FileOf(task));
@@ -452,6 +468,9 @@ absl::Status Target::CheckCopies() {
 TargetEvent Target::Prepare() {
   const absl::Time begin = absl::Now();
   absl::Status status = CheckCopies();
+  const bool pulls = std::any_of(copies_.begin(), copies_.end(), [](const Copy& copy) { return copy.missing > 0; });
+  if (status.ok() && pulls)  // known since the freeze
+    status = WriteFileDurably(absl::StrCat(folder_, "/copies.json"), json::Encode(Copies{copies_}));
   if (status.ok()) status = WriteState(TargetState::kPrepared);
   AddStep("prepare", "", begin);
   if (!status.ok()) {
@@ -504,6 +523,7 @@ std::optional<TargetEvent> Target::Commit() {
     for (const Copy& copy : copies_) GODWIT_RETURN_IF_ERROR(node_.thaw(copy.cgroup));
     return absl::OkStatus();
   };
+  BeginPulling();
   if (!insist(run)) return std::nullopt;
   AddStep("commit", "", begin);
   {
@@ -561,7 +581,7 @@ void Target::Tell(FrameType type) {
   if (stream == nullptr) return;
   absl::Status status;
   switch (type) {
-    case FrameType::kRunning: return TellRunning(*stream);
+    case FrameType::kRunning: return TellRunning(stream);
     case FrameType::kAbort: status = stream->SendMessage(type, reason, After(kTellLimit)); break;
     default: status = stream->Send(type, {}, After(kTellLimit)); break;
   }
@@ -570,14 +590,16 @@ void Target::Tell(FrameType type) {
     LOG(WARNING) << Log("the source was not told").With("migration", request_.uid).With(status);
 }
 
-void Target::TellRunning(transfer::Stream& stream) {
+void Target::TellRunning(const std::shared_ptr<transfer::Stream>& stream) {
   transfer::Timings timings;
   {
     absl::MutexLock lock(&mutex_);
     timings.steps = steps_;
     if (thawed_.has_value()) timings.thawed_ago = absl::Now() - *thawed_;
+    timings.missing = !pulled_.empty();
+    told_ = stream;  // before it is: whoever ends the pulling now tells it that, too
   }
-  const absl::Status status = stream.SendMessage(FrameType::kRunning, timings, After(kTellLimit));
+  const absl::Status status = stream->SendMessage(FrameType::kRunning, timings, After(kTellLimit));
   if (!status.ok())
     LOG(WARNING) << Log("the source was not told").With("migration", request_.uid).With(status);
 }

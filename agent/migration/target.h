@@ -5,7 +5,7 @@
 //
 //   <folder>/spec.json      what was asked for            <folder>/journal    OPEN, PREPARED, RUNNING or
 //   ABORTED <folder>/copies.json    the restored containers <folder>/<container>/{images,work,rootfs-*.tar},
-//   volumes/*.tar
+//   volumes/*.tar   <folder>/pulled  exists when a post-copy's pages are all there
 #pragma once
 
 #include <functional>
@@ -28,6 +28,7 @@
 #include "agent/memory/page_store.h"
 #include "agent/migration/handover.h"
 #include "agent/migration/pod_on_node.h"
+#include "agent/migration/pull.h"
 #include "agent/permits/permit_table.h"
 #include "agent/runtime/quick_moves.h"
 #include "agent/transfer/file_receiver.h"
@@ -57,6 +58,12 @@ struct TargetNode {
       apply_files;
   std::function<absl::Status(const std::string& cgroup)> thaw;  // paths below the cgroup2 mount, as in Claim
   std::function<absl::Status(const std::string& cgroup)> stands;  // OK: it is there and frozen
+  std::function<absl::Status(const std::string& cgroup)> kill;    // a copy whose memory is lost
+  // Whether a pager fills this container still, as far as the disk tells.
+  std::function<bool(const std::string& container_id)> pager_lives;
+  // How long a running copy waits for a source, or a pager, that is not connected, before its missing memory
+  // counts as lost.
+  absl::Duration pull_limit = absl::Minutes(10);
   std::string cgroup_procs;  // of the agent's own cgroup, for runtime::QuickMoves; empty: do without
   // Destroys what the permits of a pod on the disk say may be left of its copies: after a restart in the
   // middle of an abort.
@@ -64,6 +71,7 @@ struct TargetNode {
   std::function<void(const transfer::ReceivedTotals&, int64_t stream_bytes)> received;  // metrics
   std::function<void(const absl::Status&)> stream_failed;                               // metrics
   std::function<void(bool restore, const agent_api::TargetStatus&, absl::Duration create_wait)> finished;
+  std::function<void(const agent_api::PullStatus&)> pulled;  // metrics: at the end of a post-copy's pulling
 };
 
 // Brings the state of all containers, by name, for a restore; empty for a migration, whose state comes over a
@@ -107,7 +115,7 @@ class Target {
   absl::Status Abort(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // The memory that a container of this target's pod is to be filled from; NotFound when there is none.
-  absl::StatusOr<memory::PageServer::Stores> Pages(const std::string& container) const;
+  absl::StatusOr<memory::PageServer::Found> Pages(const std::string& container) const;
 
   // Answers a source's HELLO and serves its stream to the end; one thread a stream.
   void Serve(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello)
@@ -117,10 +125,14 @@ class Target {
   struct Copy {
     std::string container;
     std::string cgroup;
+    std::string container_id;
+    int64_t missing = 0;  // bytes of its memory that it begins to run without
     template <class Self, class V>
     static void Fields(Self& self, V& field) {
       field.Required("container", self.container);
       field.Required("cgroup", self.cgroup);
+      field("containerID", self.container_id);
+      field("missing", self.missing);
     }
     bool operator==(const Copy&) const = default;
   };
@@ -154,18 +166,37 @@ class Target {
   std::optional<TargetEvent> AwaitVerdict();
   std::optional<TargetEvent> Commit();
   TargetEvent EndCopy();
+
+  // Pulling what a post-copy left with the source, in target_pull.cc.
+  std::unique_ptr<Pull> MakePull(const std::string& container, bool known);
+  void TakeUpPulls();
+  void BeginPulling();
+  std::optional<TargetEvent> AwaitPages();
+  std::set<std::string> Pulled() const ABSL_LOCKS_EXCLUDED(mutex_);
+  bool PullsOver() const;
+  std::string WhyLost() const ABSL_LOCKS_EXCLUDED(mutex_);
+  void LosePages(const std::string& why) ABSL_LOCKS_EXCLUDED(mutex_);
+  bool KillLost();
+  void EndPulling(const std::string& why) ABSL_LOCKS_EXCLUDED(mutex_);
+  void List() ABSL_LOCKS_EXCLUDED(mutex_);
+  void SendWanted(const transfer::TaskRanges& pages) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status TakeArriving(const transfer::Frame& frame, transfer::PageReceiver& receiver);
+  agent_api::PullStatus PullNow() const ABSL_LOCKS_EXCLUDED(mutex_);
+  std::map<std::string, memory::PageStore*> Stores() const;
+
   absl::Status CheckCopies();
   absl::Status WriteState(agent_api::TargetState state);
-  void TellRunning(transfer::Stream& stream);
+  void TellRunning(const std::shared_ptr<transfer::Stream>& stream) ABSL_LOCKS_EXCLUDED(mutex_);
   void Tell(transfer::FrameType type);
   void TellAtGate(const std::string& container);
 
-  absl::Status ServeState(transfer::Stream& stream);
+  absl::Status ServeState(const std::shared_ptr<transfer::Stream>& stream);
   absl::Status ReceiveState(transfer::Stream& stream);
   absl::Status TakeStateFrame(transfer::Stream& stream, const transfer::Frame& frame);
   absl::Status AwaitResumption(const absl::Status& cut) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status CheckCut() const ABSL_LOCKS_EXCLUDED(mutex_);
-  void ServeVerdict(transfer::Stream& stream);
+  void ServeVerdict(const std::shared_ptr<transfer::Stream>& stream);
+  absl::Status HearVerdict(const std::shared_ptr<transfer::Stream>& stream);
   void NoteFiles() ABSL_LOCKS_EXCLUDED(mutex_);
   FilesToApply FilesOf(const std::string& container) const;
   absl::StatusOr<transfer::ReceiveRules> Rules() const;
@@ -192,6 +223,7 @@ class Target {
   std::map<std::string, std::unique_ptr<memory::PageStore>> stores_;  // by container; thread-safe themselves
   std::set<std::string>
       applied_volumes_;  // once a pod: a container that stands restored has their files open
+  std::map<std::string, std::unique_ptr<Pull>> pulls_;  // by container, as stores_; thread-safe themselves
 
   mutable absl::Mutex mutex_;
   TargetStage stage_ ABSL_GUARDED_BY(mutex_) = TargetStage::kRestoring;
@@ -210,6 +242,15 @@ class Target {
   std::optional<absl::Time> first_frame_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Time> thawed_ ABSL_GUARDED_BY(mutex_);
   std::vector<agent_api::FreezeStep> steps_ ABSL_GUARDED_BY(mutex_);
+  // Of a post-copy. The containers that run without some of their memory; empty: none.
+  std::set<std::string> pulled_ ABSL_GUARDED_BY(mutex_);
+  int64_t pull_bytes_ ABSL_GUARDED_BY(mutex_) = 0;                    // were missing when they began to run
+  std::shared_ptr<transfer::Stream> told_ ABSL_GUARDED_BY(mutex_);    // the last over which RUNNING was said
+  std::shared_ptr<transfer::Stream> listed_ ABSL_GUARDED_BY(mutex_);  // and what is missing
+  // Since when there is no stream; InfiniteFuture while there is one.
+  absl::Time alone_since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  std::string pages_lost_ ABSL_GUARDED_BY(mutex_);          // why
+  agent_api::PullStatus pull_end_ ABSL_GUARDED_BY(mutex_);  // once it is over
   std::thread thread_;
 };
 

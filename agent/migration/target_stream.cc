@@ -63,6 +63,7 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
     if (!refused) {
       if (!hello.ask) bringing_ = Bringing::kServed;
       stream_ = stream;
+      alone_since_ = absl::InfiniteFuture();
     }
   }
   if (refused) {
@@ -72,10 +73,10 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
     return;
   }
   if (hello.ask) {
-    if (stream->SendMessage(FrameType::kHelloOk, answer, After(kAnswerLimit)).ok()) ServeVerdict(*stream);
+    if (stream->SendMessage(FrameType::kHelloOk, answer, After(kAnswerLimit)).ok()) ServeVerdict(stream);
     return;
   }
-  absl::Status status = ServeState(*stream);
+  absl::Status status = ServeState(stream);
   // Cancelled: hung up by the stream that goes on for it.
   if (absl::IsUnavailable(status) || absl::IsCancelled(status)) status = AwaitResumption(status);
   if (status.ok()) return;
@@ -120,24 +121,23 @@ absl::StatusOr<transfer::ReceiveRules> Target::Rules() const {
       .max_bytes = free - kReserve};
 }
 
-absl::Status Target::ServeState(transfer::Stream& stream) {
+absl::Status Target::ServeState(const std::shared_ptr<transfer::Stream>& stream) {
   if (!files_.has_value()) {
     absl::StatusOr<transfer::ReceiveRules> rules = Rules();
     if (!rules.ok())
-      return Refuse(stream, ReasonOf(rules.status(), "StorageFailed"), std::string(rules.status().message()));
+      return Refuse(*stream, ReasonOf(rules.status(), "StorageFailed"),
+                    std::string(rules.status().message()));
     files_.emplace(*std::move(rules));
-    std::map<std::string, memory::PageStore*> stores;
-    for (const auto& [container, store] : stores_) stores[container] = store.get();
-    pages_.emplace(std::move(stores));
+    pages_.emplace(Stores());
   }
   files_->Clear();  // of a stream that was cut: its files come anew
   GODWIT_RETURN_IF_ERROR(
-      stream.SendMessage(FrameType::kHelloOk, transfer::HelloOk{TargetState::kOpen}, After(kAnswerLimit)));
-  GODWIT_RETURN_IF_ERROR(ReceiveState(stream));
+      stream->SendMessage(FrameType::kHelloOk, transfer::HelloOk{TargetState::kOpen}, After(kAnswerLimit)));
+  GODWIT_RETURN_IF_ERROR(ReceiveState(*stream));
   if (node_.received) {
     transfer::ReceivedTotals totals = files_->totals();
     totals.page_bytes += pages_->page_bytes();
-    node_.received(totals, stream.bytes_received());
+    node_.received(totals, stream->bytes_received());
   }
   ServeVerdict(stream);
   return absl::OkStatus();
@@ -166,7 +166,8 @@ absl::Status Target::ReceiveState(transfer::Stream& stream) {
 absl::Status Target::TakeStateFrame(transfer::Stream& stream, const transfer::Frame& frame) {
   switch (frame.type) {
     case FrameType::kPages:
-    case FrameType::kKeepPages: in_rounds_ = true; return pages_->Take(frame);
+    case FrameType::kKeepPages:
+    case FrameType::kMissing: in_rounds_ = true; return pages_->Take(frame);
     case FrameType::kRoundEnd: {
       GODWIT_ASSIGN_OR_RETURN(transfer::Round round, transfer::DecodeMessage<transfer::Round>(frame));
       in_rounds_ = true;
@@ -210,39 +211,54 @@ FilesToApply Target::FilesOf(const std::string& container) const {
 
 // The frames that decide. A connection that ends here decides nothing once PREPARED is written; before that
 // the source cannot have ceded, and Abort takes its silence for its end.
-void Target::ServeVerdict(transfer::Stream& stream) {
+void Target::ServeVerdict(const std::shared_ptr<transfer::Stream>& stream) {
+  const absl::Status end = HearVerdict(stream);
+  stream->Shutdown();
+  bool open = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    open = stage_ == TargetStage::kRestoring && !abort_.has_value() && !stop_;
+    if (stream_ == stream) alone_since_ = absl::Now();
+  }
+  if (open)
+    (void)Abort(
+        "ConnectionLost",
+        absl::StrCat("the connection to the source node broke before all was restored: ", end.message()));
+}
+
+absl::Status Target::HearVerdict(const std::shared_ptr<transfer::Stream>& stream) {
+  transfer::PageReceiver receiver(Stores());  // of this stream's thread
+  transfer::Frame frame;                      // its memory is used again and again
   for (;;) {
-    absl::StatusOr<transfer::Frame> frame = stream.Receive(After(kLook));
-    if (absl::IsDeadlineExceeded(frame.status())) {
+    const absl::Status received = stream->Receive(frame, After(kLook));
+    if (absl::IsDeadlineExceeded(received)) {
       absl::MutexLock lock(&mutex_);
-      if (stop_) return;
+      if (stop_) return absl::CancelledError("the agent ends");
       continue;
     }
-    if (!frame.ok()) {
-      bool open = false;
-      {
-        absl::MutexLock lock(&mutex_);
-        open = stage_ == TargetStage::kRestoring && !abort_.has_value() && !stop_;
-      }
-      if (open)
-        (void)Abort("ConnectionLost",
-                    absl::StrCat("the connection to the source node broke before all was restored: ",
-                                 frame.status().message()));
-      return;
-    }
+    GODWIT_RETURN_IF_ERROR(received);
     bool running = false;
-    switch (frame->type) {
+    switch (frame.type) {
       case FrameType::kCommit: {
         absl::MutexLock lock(&mutex_);
         commit_ = true;
-        running = stage_ == TargetStage::kRunning;
+        running = StateOf(stage_) == TargetState::kRunning;
+        break;
+      }
+      case FrameType::kPages:
+        if (absl::Status taken = TakeArriving(frame, receiver); !taken.ok()) {
+          LOG(WARNING) << Log("pages were not taken").With("migration", request_.uid).With(taken);
+          return taken;
+        }
+        break;
+      case FrameType::kPagesLost: {
+        GODWIT_ASSIGN_OR_RETURN(const auto why, transfer::DecodeMessage<transfer::Reason>(frame));
+        LosePages(absl::StrCat("the source node cannot give them any more: ", why.message));
         break;
       }
       case FrameType::kAbort: {
-        absl::StatusOr<transfer::Reason> reason = transfer::DecodeMessage<transfer::Reason>(*frame);
-        if (!reason.ok()) return;
-        if (absl::Status status =
-                Abort(reason->reason, absl::StrCat("the source aborted: ", reason->message));
+        GODWIT_ASSIGN_OR_RETURN(const auto reason, transfer::DecodeMessage<transfer::Reason>(frame));
+        if (absl::Status status = Abort(reason.reason, absl::StrCat("the source aborted: ", reason.message));
             !status.ok()) {
           LOG(ERROR)
               << Log("the source aborted what it had ceded").With("migration", request_.uid).With(status);
@@ -252,8 +268,8 @@ void Target::ServeVerdict(transfer::Stream& stream) {
       default:
         LOG(WARNING) << Log("unexpected frame")
                             .With("migration", request_.uid)
-                            .With("type", FrameTypeName(frame->type));
-        return;
+                            .With("type", FrameTypeName(frame.type));
+        return absl::InvalidArgumentError("an unexpected frame");
     }
     if (running) TellRunning(stream);
   }

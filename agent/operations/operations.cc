@@ -191,7 +191,7 @@ absl::Status Operations::ForgetTarget(const std::string& uid) {
 absl::StatusOr<SourceStatus> Operations::PutSource(const SourceSpec& spec) {
   const std::string& uid = spec.migration.uid;
   if (spec.containers.empty()) return absl::InvalidArgumentError("a migration of no container");
-  if (spec.mode == agent_api::CopyMode::kPreCopy) GODWIT_RETURN_IF_ERROR(Check(spec.limits));
+  if (spec.mode != agent_api::CopyMode::kStopAndCopy) GODWIT_RETURN_IF_ERROR(Check(spec.limits));
   const std::string folder = MigrationFolder(uid, "source");
   return Begin(sources_, uid, spec, folder, [](const Source& source) { return source.spec(); },
                [&] { return Source::Start(spec, folder, options_.source); });
@@ -219,9 +219,9 @@ absl::Status Operations::AbortSource(const std::string& uid, const AbortRequest&
   return source == nullptr ? None("migration", uid) : source->Abort(why.reason, why.message);
 }
 
-absl::Status Operations::FinishSource(const std::string& uid) {
+absl::Status Operations::FinishSource(const std::string& uid, const agent_api::FinishRequest& request) {
   auto source = Find(sources_, uid);
-  return source == nullptr ? None("migration", uid) : source->Finish(kKillLimit);
+  return source == nullptr ? None("migration", uid) : source->Finish(kKillLimit, request.abandon);
 }
 
 absl::Status Operations::ForgetSource(const std::string& uid) {
@@ -265,7 +265,7 @@ absl::Status Operations::ForgetRestore(const std::string& uid) {
 
 // --- the rest ------------------------------------------------------------------------------------------------------
 
-absl::StatusOr<memory::PageServer::Stores> Operations::FindPages(const std::string& sandbox_uid, const std::string& container) const {
+absl::StatusOr<memory::PageServer::Found> Operations::FindPages(const std::string& sandbox_uid, const std::string& container) const {
   std::shared_ptr<Target> found;
   {
     absl::MutexLock lock(&targets_.mutex);
@@ -274,7 +274,10 @@ absl::StatusOr<memory::PageServer::Stores> Operations::FindPages(const std::stri
     }
   }
   if (found == nullptr) return absl::NotFoundError(absl::StrCat("no memory of pod ", sandbox_uid, " is kept on this node"));
-  return found->Pages(container);
+  absl::StatusOr<memory::PageServer::Found> pages = found->Pages(container);
+  if (pages.ok() && pages->pull)
+    pages->pull = [found, pull = std::move(pages->pull)](LineChannel channel) { pull(std::move(channel)); };
+  return pages;
 }
 
 void Operations::ServeMigration(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello) {
@@ -307,6 +310,15 @@ Operations::Working Operations::Count() const {
     for (const auto& [uid, target] : sides.by_uid) in_work += !target->final();
     return in_work;
   };
+  {
+    absl::MutexLock lock(&targets_.mutex);
+    for (const auto& [uid, target] : targets_.by_uid) {
+      const agent_api::PullStatus pull = target->status().pull;
+      if (!pull.pulling) continue;
+      working.missing_bytes += pull.missing_bytes;
+      working.slow_fault = std::max(working.slow_fault, pull.fault_p99);
+    }
+  }
   working.targets = count(targets_);
   working.restores = count(restores_);
   return working;

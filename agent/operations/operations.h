@@ -57,7 +57,7 @@ class Operations {
   absl::Status SwitchSource(const std::string& uid);
   absl::Status SetSourceLimits(const std::string& uid, const agent_api::PreCopyLimits& limits);
   absl::Status AbortSource(const std::string& uid, const agent_api::AbortRequest& why);
-  absl::Status FinishSource(const std::string& uid);
+  absl::Status FinishSource(const std::string& uid, const agent_api::FinishRequest& request = {});
   absl::Status ForgetSource(const std::string& uid);
 
   absl::StatusOr<agent_api::TargetStatus> PutRestore(const agent_api::RestoreSpec& spec);
@@ -67,7 +67,7 @@ class Operations {
 
   // The memory that a container of a pod with a permit of this node is to be filled from; NotFound when there is none
   // for exactly that pod.
-  absl::StatusOr<memory::PageServer::Stores> FindPages(const std::string& sandbox_uid, const std::string& container) const;
+  absl::StatusOr<memory::PageServer::Found> FindPages(const std::string& sandbox_uid, const std::string& container) const;
 
   // Serves a source's stream whose HELLO has been read; returns at its end.
   void ServeMigration(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello);
@@ -79,6 +79,8 @@ class Operations {
     int frozen = 0;  // sources whose pod stands still
     int64_t dirty_rate = 0;           // of all that are pre-copied now, bytes a second
     absl::Duration predicted_freeze;  // the longest of them
+    int64_t missing_bytes = 0;        // of pods that run here and pull them still
+    absl::Duration slow_fault;        // on them: 99 % of each pod's were served within
   };
   Working Count() const;
   // Bytes on the disk under our folders.

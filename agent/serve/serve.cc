@@ -292,6 +292,13 @@ class Agent {
     node.stands = [cgroup_root](const std::string& cgroup) {
       return permits::CheckStandsFrozen(cgroup_root, cgroup);
     };
+    node.kill = [cgroup_root](const std::string& cgroup) {
+      return permits::KillCgroup(cgroup_root, cgroup, kKillLimit);
+    };
+    node.pager_lives = [this](const std::string& container_id) {
+      return memory::StillFilled(host_.At(agent_api::kPagersFolder), {container_id});
+    };
+    node.pulled = [this](const agent_api::PullStatus& pull) { Pulled(pull); };
     node.destroy_left_copies = [this, cgroup_root](const std::string& sandbox_uid) -> absl::Status {
       GODWIT_ASSIGN_OR_RETURN(
           auto stored,
@@ -395,6 +402,11 @@ class Agent {
                                                                                  : "aborted";
     metrics_.pre_copies.With(outcome).Increment();
   }
+  void Pulled(const agent_api::PullStatus& pull) {
+    metrics_.post_copies.With(pull.lost.empty() ? "arrived" : "lost").Increment();
+    metrics_.pulled_bytes.With().Increment(static_cast<double>(pull.total_bytes - pull.missing_bytes));
+    metrics_.pulled_faults.With().Increment(static_cast<double>(pull.faults));
+  }
   // A part of what is free, so that the node's own pods keep some; memory that does not fit ends the
   // migration.
   uint64_t MemoryForPages() const { return static_cast<uint64_t>(MemoryAvailable(host_.proc) * kPagesShare); }
@@ -443,6 +455,8 @@ class Agent {
       metrics_.frozen_pods.With().Set(working.frozen);
       metrics_.pre_copy_dirty_rate.With().Set(static_cast<double>(working.dirty_rate));
       metrics_.pre_copy_predicted_freeze.With().Set(absl::ToDoubleSeconds(working.predicted_freeze));
+      metrics_.missing_bytes.With().Set(static_cast<double>(working.missing_bytes));
+      metrics_.pull_fault_p99.With().Set(absl::ToDoubleSeconds(working.slow_fault));
       FeedPagers();
       const auto checkpoints = checkpoints_->Count();
       metrics_.operations.With("checkpoint").Set(checkpoints.running);

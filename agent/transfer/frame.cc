@@ -23,7 +23,8 @@ size_t PayloadLimit(FrameType type) {
   switch (type) {
     case FrameType::kFileData: return kMaxPayloadBytes;
     case FrameType::kPages:
-    case FrameType::kKeepPages: return kMaxPagesPayloadBytes;
+    case FrameType::kKeepPages:
+    case FrameType::kMissing: return kMaxPagesPayloadBytes;
     default: return kMaxMessageBytes;
   }
 }
@@ -49,6 +50,10 @@ absl::string_view FrameTypeName(FrameType type) {
     case FrameType::kRoundEnd: return "ROUND_END";
     case FrameType::kRoundOk: return "ROUND_OK";
     case FrameType::kAtGate: return "AT_GATE";
+    case FrameType::kMissing: return "MISSING";
+    case FrameType::kMissingEnd: return "MISSING_END";
+    case FrameType::kWanted: return "WANTED";
+    case FrameType::kPagesLost: return "PAGES_LOST";
   }
   return "unknown";
 }

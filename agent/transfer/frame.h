@@ -19,10 +19,11 @@ namespace godwit::transfer {
 inline constexpr uint32_t kFrameMagic = 0x54574447;  // "GDWT" in little endian
 inline constexpr uint8_t kFrameVersion = 1;
 inline constexpr size_t kFrameHeaderBytes = 24;
-inline constexpr size_t kMaxDataBytes = 1u << 20;                             // file content in one FILE_DATA
-inline constexpr size_t kMaxPayloadBytes = kMaxDataBytes + 64;                // of a FILE_DATA
-inline constexpr size_t kMaxPagesPayloadBytes = kMaxDataBytes + (64u << 10);  // of PAGES and KEEP_PAGES
-inline constexpr size_t kMaxMessageBytes = 64u << 10;                         // JSON payloads
+inline constexpr size_t kMaxDataBytes = 1u << 20;               // file content in one FILE_DATA
+inline constexpr size_t kMaxPayloadBytes = kMaxDataBytes + 64;  // of a FILE_DATA
+inline constexpr size_t kMaxPagesPayloadBytes =
+    kMaxDataBytes + (64u << 10);                       // of PAGES, KEEP_PAGES and MISSING
+inline constexpr size_t kMaxMessageBytes = 64u << 10;  // JSON payloads, and WANTED
 
 enum class FrameType : uint8_t {
   kHello = 1,
@@ -42,6 +43,11 @@ enum class FrameType : uint8_t {
   kRoundEnd = 15,   // all pages of a round were sent
   kRoundOk = 16,    // and have arrived
   kAtGate = 17,     // a restore waits for nothing but the state
+  // Post-copy:
+  kMissing = 18,     // pages of a task that the target has yet to get
+  kMissingEnd = 19,  // all that are missing were listed; or: none is any more
+  kWanted = 20,      // missing pages that a process waits for
+  kPagesLost = 21,   // the source cannot give them any more
 };
 
 // "HELLO", "FILE_DATA", ...; for messages.

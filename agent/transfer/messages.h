@@ -134,14 +134,29 @@ struct AtGate {
 struct Timings {
   std::vector<agent_api::FreezeStep> steps;
   absl::Duration thawed_ago;  // from the last thaw to the sending of this message
+  bool missing = false;       // pages are missing, and are listed next: the source is to serve them
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field("steps", self.steps);
     field("thawedAgo", self.thawed_ago);
+    field("missing", self.missing);
   }
 };
 
-// ABORT and REFUSED.
+// MISSING_END, from the target: the MISSING frames since RUNNING have listed all; `bytes` in all. With 0 bytes
+// nothing is missing any more, and the source is not needed; `lost` then says that it came to that because
+// what was missing cannot be had.
+struct MissingEnd {
+  int64_t bytes = 0;
+  std::string lost;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("bytes", self.bytes);
+    field("lost", self.lost);
+  }
+};
+
+// ABORT, REFUSED and PAGES_LOST.
 //   ABORT from the source: it has decided ABORTED. ABORT from the target: ABORTED is in its journal, its copy
 //   never runs. REFUSED: the answer to a HELLO that cannot be accepted; it decides nothing.
 struct Reason {

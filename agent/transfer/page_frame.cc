@@ -129,6 +129,17 @@ absl::StatusOr<KeepPages> TakeTasks(Reader& reader, const Start& start) {
   return keep;
 }
 
+// As many ranges as `start` counts, between `from` and `to`.
+absl::StatusOr<memory::Ranges> TakeRanges(Reader& reader, const Start& start, uint64_t from, uint64_t to) {
+  memory::Ranges ranges;
+  for (uint32_t i = 0; i < start.count; ++i) {
+    GODWIT_ASSIGN_OR_RETURN(PageRun run, TakeRun(reader, from, to, 0));
+    memory::Append(ranges, run.range);
+    from = run.range.end;
+  }
+  return ranges;
+}
+
 absl::StatusOr<KeepPages> TakeWindow(Reader& reader, const Start& start) {
   KeepPages keep{.container = std::string(start.container), .container_pid = start.container_pid};
   if (reader.left().size() != 2 * sizeof(uint64_t) + start.count * kRunBytes) {
@@ -141,12 +152,7 @@ absl::StatusOr<KeepPages> TakeWindow(Reader& reader, const Start& start) {
       keep.window.end > memory::kAddressEnd) {
     return Broken(absl::StrFormat("a window from 0x%x to 0x%x", keep.window.start, keep.window.end));
   }
-  uint64_t at = keep.window.start;
-  for (uint32_t i = 0; i < start.count; ++i) {
-    GODWIT_ASSIGN_OR_RETURN(PageRun run, TakeRun(reader, at, keep.window.end, 0));
-    memory::Append(keep.ranges, run.range);
-    at = run.range.end;
-  }
+  GODWIT_ASSIGN_OR_RETURN(keep.ranges, TakeRanges(reader, start, keep.window.start, keep.window.end));
   return keep;
 }
 
@@ -219,6 +225,47 @@ absl::StatusOr<KeepPages> DecodeKeepPages(absl::string_view payload) {
                           TakeStart(reader, std::max(kMaxKeptRanges, memory::PageStore::kMaxTasks)));
   if (start.encoding != 0 || start.content_bytes != 0) return Broken("a KEEP_PAGES frame with content");
   return start.container_pid == 0 ? TakeTasks(reader, start) : TakeWindow(reader, start);
+}
+
+std::string EncodeTaskRanges(const TaskRanges& task) {
+  std::string payload;
+  payload.reserve(kStartBytes + task.container.size() + task.ranges.size() * kRunBytes);
+  AppendStart(payload, {.container_pid = task.container_pid,
+                        .count = static_cast<uint32_t>(task.ranges.size()),
+                        .container = task.container});
+  for (const memory::Range& range : task.ranges) AppendRun(payload, range, 0);
+  return payload;
+}
+
+absl::StatusOr<TaskRanges> DecodeTaskRanges(absl::string_view payload) {
+  Reader reader(payload);
+  GODWIT_ASSIGN_OR_RETURN(Start start, TakeStart(reader, kMaxKeptRanges));
+  if (start.container_pid == 0) return Broken("missing pages of task 0");
+  if (start.encoding != 0 || start.content_bytes != 0) return Broken("a list of missing pages with content");
+  if (reader.left().size() != start.count * kRunBytes) {
+    return Broken("a list of missing pages of the wrong length");
+  }
+  TaskRanges task{.container = std::string(start.container), .container_pid = start.container_pid};
+  GODWIT_ASSIGN_OR_RETURN(task.ranges, TakeRanges(reader, start, 0, memory::kAddressEnd));
+  return task;
+}
+
+std::vector<std::string> EncodeMissing(const TaskRanges& task) {
+  std::vector<std::string> payloads;
+  TaskRanges part{.container = task.container, .container_pid = task.container_pid};
+  const auto end = [&] {
+    payloads.push_back(EncodeTaskRanges(part));
+    part.ranges.clear();
+  };
+  for (memory::Range left : task.ranges) {
+    while (left.start < left.end) {
+      if (part.ranges.size() == kMaxKeptRanges) end();
+      part.ranges.push_back({left.start, std::min(left.end, left.start + kMaxRunBytes)});
+      left.start = part.ranges.back().end;
+    }
+  }
+  if (!part.ranges.empty()) end();
+  return payloads;
 }
 
 }  // namespace godwit::transfer

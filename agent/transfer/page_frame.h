@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The binary payloads of PAGES and KEEP_PAGES frames (docs/stream.md). Pure. What is decoded here comes from
-// the network: it is bounded, and InvalidArgument says which rule was broken.
+// The binary payloads of PAGES, KEEP_PAGES, MISSING and WANTED frames (docs/stream.md). Pure. What is decoded
+// here comes from the network: it is bounded, and InvalidArgument says which rule was broken.
 #pragma once
 
 #include <sys/types.h>
@@ -20,7 +20,7 @@ enum class Encoding : uint8_t { kRaw = 0, kLz4 = 1, kZstd = 2 };
 
 inline constexpr size_t kMaxContainerName = 128;
 inline constexpr size_t kMaxPagesRuns = 4096;             // in one PAGES frame
-inline constexpr size_t kMaxKeptRanges = 65536;           // in one KEEP_PAGES frame
+inline constexpr size_t kMaxKeptRanges = 65536;           // in one KEEP_PAGES or MISSING frame
 inline constexpr pid_t kMaxContainerPid = (1 << 22) - 1;  // the kernel's PID_MAX_LIMIT
 
 // Pages that follow each other, all of them content or all of them zeros.
@@ -57,5 +57,20 @@ struct KeepPages {
 
 std::string EncodeKeepPages(const KeepPages& keep);
 absl::StatusOr<KeepPages> DecodeKeepPages(absl::string_view payload);
+
+// MISSING and WANTED: pages of one task, by address. A range is at most kMaxRunBytes long.
+struct TaskRanges {
+  std::string container;
+  pid_t container_pid = 0;
+  memory::Ranges ranges;
+};
+
+std::string EncodeTaskRanges(const TaskRanges& task);
+absl::StatusOr<TaskRanges> DecodeTaskRanges(absl::string_view payload);
+
+// Far below what a run's 32 bits of pages can say.
+inline constexpr uint64_t kMaxRunBytes = uint64_t{1} << 32;
+// The payloads of as many MISSING frames as these ranges take.
+std::vector<std::string> EncodeMissing(const TaskRanges& task);
 
 }  // namespace godwit::transfer

@@ -3,7 +3,6 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "agent/transfer/page_frame.h"
 #include "base/status.h"
 
 namespace godwit::transfer {
@@ -12,6 +11,7 @@ absl::Status PageReceiver::Take(const Frame& frame) {
   switch (frame.type) {
     case FrameType::kPages: return TakePages(frame.payload);
     case FrameType::kKeepPages: return TakeKeepPages(frame.payload);
+    case FrameType::kMissing: return TakeMissing(frame.payload);
     default:
       return absl::InvalidArgumentError(absl::StrCat("the peer broke the stream's rules: a ",
                                                      FrameTypeName(frame.type), " frame among pages"));
@@ -41,6 +41,28 @@ absl::Status PageReceiver::TakePages(absl::string_view payload) {
     page_bytes_ += static_cast<int64_t>(run.range.bytes());
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<TaskRanges> PageReceiver::TakeArriving(const Frame& frame) {
+  GODWIT_ASSIGN_OR_RETURN(const Pages pages, DecodePages(frame.payload));
+  GODWIT_ASSIGN_OR_RETURN(memory::PageStore * store, StoreOf(pages.container));
+  GODWIT_ASSIGN_OR_RETURN(absl::string_view content,
+                          decompressor_.Decode(pages.encoding, pages.encoded, pages.content_bytes));
+  TaskRanges arrived{.container = pages.container, .container_pid = pages.container_pid};
+  for (const PageRun& run : pages.runs) {
+    const absl::string_view own = run.zero ? "" : content.substr(0, run.range.bytes());
+    content.remove_prefix(own.size());
+    GODWIT_ASSIGN_OR_RETURN(const memory::Ranges part, store->Arrive(pages.container_pid, run.range, own));
+    for (const memory::Range& range : part) memory::Append(arrived.ranges, range);
+    page_bytes_ += static_cast<int64_t>(own.size());
+  }
+  return arrived;
+}
+
+absl::Status PageReceiver::TakeMissing(absl::string_view payload) {
+  GODWIT_ASSIGN_OR_RETURN(const TaskRanges task, DecodeTaskRanges(payload));
+  GODWIT_ASSIGN_OR_RETURN(memory::PageStore * store, StoreOf(task.container));
+  return store->Miss(task.container_pid, task.ranges);
 }
 
 absl::Status PageReceiver::TakeKeepPages(absl::string_view payload) {

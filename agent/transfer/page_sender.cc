@@ -31,9 +31,8 @@ namespace {
 using memory::Range;
 using memory::Ranges;
 
-constexpr size_t kReadBytes = 256u << 10;      // small enough to be hashed while it is in the cache
-constexpr uint64_t kMaxRunBytes = 1ull << 32;  // far below what a run's 32 bits of pages can say
-constexpr int64_t kSampleEvery = 32;           // of this many frames with content, one is sampled
+constexpr size_t kReadBytes = 256u << 10;  // small enough to be hashed while it is in the cache
+constexpr int64_t kSampleEvery = 32;       // of this many frames with content, one is sampled
 constexpr size_t kSampleBytes = 64u << 10;
 
 bool IsZero(const char* page, size_t size) { return page[0] == 0 && memcmp(page, page + 1, size - 1) == 0; }
@@ -121,6 +120,13 @@ class PageSender::Impl {
     }
     keep.window.end = memory::kAddressEnd;
     return stream_->Send(FrameType::kKeepPages, {EncodeKeepPages(keep)}, deadline);
+  }
+
+  absl::Status MissPages(pid_t container_pid, const Ranges& missing, absl::Time deadline) {
+    const TaskRanges task{.container = container_, .container_pid = container_pid, .ranges = missing};
+    for (const std::string& payload : EncodeMissing(task))
+      GODWIT_RETURN_IF_ERROR(stream_->Send(FrameType::kMissing, {payload}, deadline));
+    return absl::OkStatus();
   }
 
   absl::Status KeepTasks(const std::vector<pid_t>& container_pids, absl::Time deadline) {
@@ -303,6 +309,9 @@ absl::Status PageSender::Send(pid_t task, pid_t container_pid, const Ranges& pag
 }
 absl::Status PageSender::KeepPages(pid_t container_pid, const Ranges& populated, absl::Time deadline) {
   return impl_->KeepPages(container_pid, populated, deadline);
+}
+absl::Status PageSender::MissPages(pid_t container_pid, const Ranges& missing, absl::Time deadline) {
+  return impl_->MissPages(container_pid, missing, deadline);
 }
 absl::Status PageSender::KeepTasks(const std::vector<pid_t>& container_pids, absl::Time deadline) {
   return impl_->KeepTasks(container_pids, deadline);

@@ -56,6 +56,9 @@ class PageSender {
   // After the last look: `populated` is all that the task has (KEEP_PAGES, as many frames as it takes). What
   // the target holds of it beyond is dropped there.
   absl::Status KeepPages(pid_t container_pid, const memory::Ranges& populated, absl::Time deadline);
+  // The same for a post-copy, before KeepPages: these pages the target gets later (MISSING, as many frames as
+  // it takes).
+  absl::Status MissPages(pid_t container_pid, const memory::Ranges& missing, absl::Time deadline);
   // After all of a container's KeepPages: these are its tasks, others are dropped at the target (one
   // KEEP_PAGES).
   absl::Status KeepTasks(const std::vector<pid_t>& container_pids, absl::Time deadline);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/transfer/stream.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -21,6 +23,7 @@ namespace {
 
 // A TLS record is at most 16 KiB; the socket is given and asked for many at a time.
 constexpr size_t kSocketBytes = 128u << 10;
+constexpr int kShortQueueBytes = 256 << 10;
 
 // Puts the session on the socket, with a buffer on either side.
 bool Join(SSL* ssl, int socket) {
@@ -97,6 +100,11 @@ void Stream::Shutdown() {
   const uint64_t one = 1;
   (void)!write(wake_.get(), &one, sizeof(one));
   shutdown(socket_.get(), SHUT_WR);
+}
+
+void Stream::KeepQueueShort() {
+  const int bytes = kShortQueueBytes;
+  setsockopt(socket_.get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);  // only a matter of speed
 }
 
 absl::Status Stream::AwaitSocket(short events, absl::Time deadline) {

@@ -57,6 +57,10 @@ class Stream {
   // Ends both directions; whoever waits in Send or Receive returns Cancelled. Safe from any thread.
   void Shutdown();
 
+  // From now on little is queued here before it is on the wire, so that what is sent next is not held up by
+  // it.
+  void KeepQueueShort();
+
   // A number for a file to be sent that no other on this stream has.
   uint32_t NextFileId() { return ++last_file_id_; }
 

@@ -13,8 +13,6 @@
 namespace godwit::pager {
 namespace {
 
-// A fault waits for at most one: some 50 microseconds.
-constexpr uint64_t kChunk = uint64_t{128} << 10;
 // Less is not worth the call; more would keep those who search the store waiting.
 constexpr uint64_t kPunchAtLeast = uint64_t{1} << 20;
 constexpr uint64_t kPunchAtMost = uint64_t{2} << 20;
@@ -22,42 +20,104 @@ constexpr int kMessagePauseMs = 1;
 constexpr absl::Duration kMemoryPause = absl::Milliseconds(20);
 // For a task that has begun to change its mappings to be through with it.
 constexpr absl::Duration kChangePatience = absl::Minutes(1);
+// When all is filled but what is missing: how long before the caller may look around.
+constexpr absl::Duration kArrivalPause = absl::Milliseconds(100);
 
 }  // namespace
 
-Pager::Source* Pager::NextSource() {
+// What has come late goes first: somebody waited for it, or waits for what is near. nullopt: all is filled.
+std::optional<Pager::Work> Pager::NextWork() {
   absl::MutexLock lock(&mutex_);
+  bool all = true;
   for (const auto& source : sources_) {
-    if (!source->done) return source.get();
+    if (source->arrived.empty()) continue;
+    memory::Range& first = source->arrived.front();
+    const memory::Range range = {first.start, std::min(first.end, first.start + kChunk)};
+    first.start = range.end;
+    if (first.start == first.end) {
+      source->arrived.pop_front();
+      --arrivals_;
+    }
+    return Work{.source = source.get(), .arrived = range};
   }
-  return nullptr;
+  for (const auto& source : sources_) {
+    if (!source->done && !source->passed) return Work{.source = source.get()};
+    all = all && source->done;
+  }
+  if (all) return std::nullopt;
+  return Work{};
 }
 
 absl::StatusOr<bool> Pager::FillNext(const std::atomic<bool>& stop) {
-  Source* const source = NextSource();
-  if (source == nullptr) return false;
-  if (source->filled >= source->run.end) {
-    GODWIT_ASSIGN_OR_RETURN(const std::optional<memory::Range> run, source->store.NextRun(source->filled));
-    if (!run.has_value()) {
-      GODWIT_RETURN_IF_ERROR(FinishSource(*source));
-      return true;
-    }
-    source->run = *run;
-    source->filled = run->start;
+  const std::optional<Work> work = NextWork();
+  if (!work.has_value()) return false;
+  if (work->source == nullptr) {
+    absl::MutexLock lock(&mutex_);
+    const auto some = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return arrivals_ > 0; };
+    mutex_.AwaitWithTimeout(absl::Condition(&some), kArrivalPause);
+    return true;
   }
-  const memory::Range chunk = {source->filled, std::min(source->run.end, source->filled + kChunk)};
-  GODWIT_ASSIGN_OR_RETURN(const char* const pages, source->store.Map(chunk));
-  GODWIT_RETURN_IF_ERROR(FillEverywhere(*source, chunk, pages, stop));
-  if (stop) return true;
-  source->filled = chunk.end;
-  source->may_be_punched = source->store.mapped_from();
+  GODWIT_RETURN_IF_ERROR(work->arrived.has_value() ? FillArrived(*work->source, *work->arrived, stop)
+                                                   : FillInOrder(*work->source, stop));
   return true;
 }
 
-absl::Status Pager::FinishSource(Source& source) {
+absl::Status Pager::FillInOrder(Source& source, const std::atomic<bool>& stop) {
+  if (source.filled >= source.run.end) {
+    GODWIT_ASSIGN_OR_RETURN(const std::optional<memory::Range> run, source.store.NextRun(source.filled));
+    if (!run.has_value()) {
+      source.may_be_punched = source.filled.load();
+      source.passed = true;
+      return EndIfFilled(source);
+    }
+    source.run = *run;
+    source.filled = run->start;
+  }
+  memory::Range chunk = {source.filled, std::min(source.run.end, source.filled + kChunk)};
+  chunk = WithoutLate(source, chunk);
+  if (chunk.bytes() > 0) {
+    GODWIT_ASSIGN_OR_RETURN(const char* const pages, source.store.Map(chunk));
+    GODWIT_RETURN_IF_ERROR(FillEverywhere(source, chunk, pages, stop));
+    if (stop) return absl::OkStatus();
+  }
+  source.filled = chunk.end;
+  source.may_be_punched = source.store.mapped_from();
+  return absl::OkStatus();
+}
+
+// The beginning of the chunk, up to what is late; where that is its beginning, an empty range at its end.
+memory::Range Pager::WithoutLate(Source& source, memory::Range chunk) {
   absl::MutexLock lock(&mutex_);
+  const memory::Ranges late = source.late.Inside(chunk);
+  if (late.empty()) return chunk;
+  if (late[0].start > chunk.start) return memory::Range{chunk.start, late[0].start};
+  return memory::Range{late[0].end, late[0].end};
+}
+
+// Where the filling in order has not come yet, it finds what has arrived in its place.
+absl::Status Pager::FillArrived(Source& source, memory::Range offsets, const std::atomic<bool>& stop) {
+  const memory::Range behind = {offsets.start, std::clamp(source.filled.load(), offsets.start, offsets.end)};
+  for (uint64_t at = behind.start; at < behind.end;) {
+    GODWIT_ASSIGN_OR_RETURN(const std::optional<memory::Range> run, source.store.NextRun(at));
+    if (!run.has_value() || run->start >= behind.end) break;  // zeros
+    const memory::Range chunk = {run->start, std::min(run->end, behind.end)};
+    GODWIT_RETURN_IF_ERROR(source.store.ReadAt(chunk.start, arrived_buffer_.get(), chunk.bytes()));
+    GODWIT_RETURN_IF_ERROR(FillEverywhere(source, chunk, arrived_buffer_.get(), stop));
+    if (stop) return absl::OkStatus();
+    at = chunk.end;
+  }
+  if (behind.bytes() > 0) GODWIT_RETURN_IF_ERROR(source.store.Punch(behind));
+  {
+    absl::MutexLock lock(&mutex_);
+    source.late.Erase(offsets);
+  }
+  return EndIfFilled(source);
+}
+
+absl::Status Pager::EndIfFilled(Source& source) {
+  absl::MutexLock lock(&mutex_);
+  if (!source.passed || !source.late.empty()) return absl::OkStatus();
   for (const auto& space : source.spaces) GODWIT_RETURN_IF_ERROR(Forget(*space));
-  source.may_be_punched = source.filled.load();
   source.done = true;
   return absl::OkStatus();
 }
@@ -150,7 +210,13 @@ absl::StatusOr<bool> Pager::PunchNext() {
     if (!held.has_value() || *held >= end) continue;
     const memory::Range range = {*held, std::min(end, *held + kPunchAtMost)};
     if (range.bytes() < kPunchAtLeast && !done) continue;
-    GODWIT_RETURN_IF_ERROR(source->store.Punch(range));
+    memory::Ranges late;  // is given back when it is filled
+    {
+      absl::MutexLock lock(&mutex_);
+      late = source->late.Inside(range);
+    }
+    for (const memory::Range& part : memory::Difference({range}, late))
+      GODWIT_RETURN_IF_ERROR(source->store.Punch(part));
     source->punched = range.end;
     return true;
   }

@@ -92,7 +92,8 @@ std::set<int> Ledger::Descriptors() const {
   for (const Record& record : absl::Span<const Record>(First(), head_->count.load() + 1)) {
     switch (record.kind) {
       case RecordKind::kNone: break;
-      case RecordKind::kStore: in_use.insert(record.fd); break;
+      case RecordKind::kStore:
+      case RecordKind::kMap: in_use.insert(record.fd); break;
       case RecordKind::kTask: in_use.insert(TaskDescriptor(record)); break;
       case RecordKind::kMessage:
         if (record.message.event == UFFD_EVENT_FORK)

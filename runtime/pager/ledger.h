@@ -31,6 +31,7 @@ enum class RecordKind : uint32_t {
   kTask,     // CRIU's word: pid, then a userfaultfd in `control`; pid 0 or no descriptor: not come yet
   kMessage,  // read from the userfaultfd fd; event 0: not come yet
   kClosed,   // fd is no longer a task's, and about to be closed
+  kMap,      // the map of pid's missing pages is in fd (agent/memory/page_set.h); kept up to date
 };
 
 struct Record {

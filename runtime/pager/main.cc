@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -97,9 +98,19 @@ absl::Status Serve(const PagerSpec& spec, const detached::Ready& ready) {
   return served;
 }
 
+// Whether this is the end of a connection that was made to `path`.
+bool ConnectedTo(int fd, const std::string& path) {
+  sockaddr_un peer = {};
+  socklen_t size = sizeof peer;
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &size) != 0 || peer.sun_family != AF_UNIX)
+    return false;
+  return path == absl::string_view(peer.sun_path, strnlen(peer.sun_path, sizeof peer.sun_path));
+}
+
 // What an earlier pager has left open: it listens at a socket, or CRIU is connected to one. Closes what is
-// neither a socket nor in use: the leash too, which is no more than a help.
-absl::StatusOr<Links> TakeLinks(const std::set<int>& in_use) {
+// neither a socket nor in use: the leash too, which is no more than a help; and its connection to the agent,
+// in the middle of whose lines it may have died.
+absl::StatusOr<Links> TakeLinks(const PagerSpec& spec, const std::set<int>& in_use) {
   Links links;
   GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListFolder("/proc/self/fd"));
   for (const std::string& name : names) {
@@ -109,6 +120,7 @@ absl::StatusOr<Links> TakeLinks(const std::set<int>& in_use) {
     int listens = 0;
     socklen_t size = sizeof listens;
     if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0) continue;
+    if (ConnectedTo(fd, spec.pages_socket)) continue;
     (listens != 0 ? links.listener : links.criu) = std::move(owned);
   }
   return links;
@@ -117,7 +129,7 @@ absl::StatusOr<Links> TakeLinks(const std::set<int>& in_use) {
 absl::StatusOr<std::unique_ptr<Server>> TakeOver(const PagerSpec& spec, std::unique_ptr<Ledger> ledger) {
   std::set<int> in_use = ledger->Descriptors();
   in_use.insert(ledger->fd());
-  GODWIT_ASSIGN_OR_RETURN(Links links, TakeLinks(in_use));
+  GODWIT_ASSIGN_OR_RETURN(Links links, TakeLinks(spec, in_use));
   return Server::Make(spec, std::move(ledger), std::move(links));
 }
 

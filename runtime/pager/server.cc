@@ -61,7 +61,9 @@ absl::Status Server::Prepare() {
   for (const UniqueFd* link : {&links_.leash, &links_.listener, &links_.criu}) {
     if (link->ok()) Watch(link->get(), EPOLLIN);
   }
-  pager_ = std::make_unique<Pager>(*ledger_, [this](int uffd) { Watch(uffd, EPOLLIN); });
+  pager_ = std::make_unique<Pager>(
+      *ledger_, [this](int uffd) { Watch(uffd, EPOLLIN); }, [this] { pull_->Wake(); });
+  pull_ = std::make_unique<PullLink>(spec_, *pager_);
   WriteStatus();
   return absl::OkStatus();
 }
@@ -77,6 +79,7 @@ absl::Status Server::Run() {
   while (more.ok() && *more) more = Step();
   StopThreads();
   if (!more.ok()) KillContainer(more.status());
+  pull_.reset();  // the agent hears of it while the status file is there still
   milestones_.finished = true;
   if (!milestones_.failed) unlink(spec_.status.c_str());
   unlink(spec_.socket.c_str());
@@ -89,7 +92,11 @@ absl::StatusOr<bool> Server::Begin() {
   if (milestones_.pagers > kMaxPagers)
     return absl::InternalError(absl::StrCat(kMaxPagers, " pagers of this container have died"));
   GODWIT_RETURN_IF_ERROR(pager_->Recover(links_.criu.get()));
-  if (links_.criu.ok() && !milestones_.stores_known) GODWIT_RETURN_IF_ERROR(GetStores());
+  if (links_.criu.ok() && !milestones_.stores_known) {
+    GODWIT_RETURN_IF_ERROR(GetStores());
+  } else if (pager_->missing()) {
+    GODWIT_RETURN_IF_ERROR(StartPulling(std::nullopt));
+  }
   return milestones_.criu_gone ? WatchCgroup() : true;
 }
 
@@ -124,6 +131,7 @@ absl::StatusOr<bool> Server::Dispatch(int fd, absl::Duration since) {
                      .With("took", absl::Nanoseconds(NowNs() - milestones_.thawed_ns));
     return false;
   }
+  if (fd == pull_->failed_event()) return pull_->failure();
   if (links_.listener.ok() && fd == links_.listener.get()) {
     GODWIT_RETURN_IF_ERROR(Accept());
   } else if (keeper_ != nullptr && fd == keeper_->pidfd()) {
@@ -169,8 +177,15 @@ absl::Status Server::Accept() {
 
 // Only now the agent knows all tasks: CRIU restores, so that the source stands still.
 absl::Status Server::GetStores() {
-  GODWIT_ASSIGN_OR_RETURN(auto stores, AskForPages(spec_));
-  return pager_->SetStores(std::move(stores));
+  GODWIT_ASSIGN_OR_RETURN(AgentPages pages, AskForPages(spec_));
+  GODWIT_RETURN_IF_ERROR(pager_->SetStores(std::move(pages.stores)));
+  return pages.pull.has_value() ? StartPulling(std::move(pages.pull)) : absl::OkStatus();
+}
+
+absl::Status Server::StartPulling(std::optional<LineChannel> channel) {
+  GODWIT_RETURN_IF_ERROR(pull_->Start(std::move(channel)));
+  Watch(pull_->failed_event(), EPOLLIN);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<bool> Server::HearCriu() {
@@ -300,6 +315,7 @@ void Server::WriteStatus(const absl::Status& failure) {
       .keeper_pid = keeper_pid_,
       .total_bytes = milestones_.total_bytes,
       .remaining_bytes = progress->remaining_bytes,
+      .missing_bytes = progress->missing_bytes,
       .faults = progress->faults,
       .fault_p50 = progress->fault_p50,
       .fault_p99 = progress->fault_p99,

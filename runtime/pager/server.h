@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <semaphore>
 #include <string>
 #include <thread>
@@ -21,6 +22,7 @@
 #include "runtime/pager/keeper.h"
 #include "runtime/pager/ledger.h"
 #include "runtime/pager/pager.h"
+#include "runtime/pager/pull_link.h"
 
 namespace godwit::pager {
 
@@ -58,6 +60,7 @@ class Server {
 
   absl::Status Accept();
   absl::Status GetStores();
+  absl::Status StartPulling(std::optional<LineChannel> channel);
   absl::Status StartFilling();
   void RestartKeeper();
   void Fill();
@@ -74,6 +77,7 @@ class Server {
   UniqueFd epoll_, end_signal_;
   UniqueFd filled_event_;  // readable when the filling thread has ended
   std::unique_ptr<Pager> pager_;
+  std::unique_ptr<PullLink> pull_;  // of a post-copy
   std::unique_ptr<Keeper> keeper_;
   std::atomic<pid_t> keeper_pid_{0};
   absl::Mutex status_mutex_;

@@ -14,6 +14,7 @@
 #include "agent/transfer/file_receiver.h"
 #include "agent/transfer/frame.h"
 #include "agent/transfer/messages.h"
+#include "agent/transfer/page_frame.h"
 #include "agent/transfer/stream.h"
 #include "base/file.h"
 
@@ -31,6 +32,8 @@ void ReadAs(const Frame& frame) {
   (void)DecodeMessage<Round>(frame);
   (void)DecodeMessage<Timings>(frame);
   (void)DecodeMessage<Reason>(frame);
+  (void)DecodeMessage<MissingEnd>(frame);
+  (void)DecodeTaskRanges(frame.payload);
 }
 
 void FromTheWire(absl::string_view bytes) {

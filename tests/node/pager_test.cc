@@ -36,6 +36,8 @@
 #include "agent/criu/protobuf.h"
 #include "agent/guard/client.h"
 #include "agent/memory/page_server.h"
+#include "agent/memory/page_set.h"
+#include "agent/memory/page_store.h"
 #include "agent/runtime/freezer.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -167,11 +169,9 @@ class PagerTest : public testing::Test {
     auto server = memory::PageServer::Start(
         spec_.pages_socket,
         [this](const std::string& sandbox,
-               const std::string& container) -> absl::StatusOr<memory::PageServer::Stores> {
+               const std::string& container) -> absl::StatusOr<memory::PageServer::Found> {
           if (sandbox != "sandbox" || container != "main") return absl::NotFoundError("no such container");
-          memory::PageServer::Stores stores;
-          for (const auto& [pid, store] : stores_) stores.emplace_back(pid, UniqueFd(dup(store)));
-          return stores;
+          return Find();
         });
     EXPECT_TRUE(server.ok()) << server.status();
     pages_ = *std::move(server);
@@ -186,6 +186,11 @@ class PagerTest : public testing::Test {
     EXPECT_FALSE(FileExists(spec_.socket));
     pages_.reset();
     RemoveTree(folder_).IgnoreError();
+  }
+  virtual absl::StatusOr<memory::PageServer::Found> Find() {
+    memory::PageServer::Stores stores;
+    for (const auto& [pid, store] : stores_) stores.emplace_back(pid, UniqueFd(dup(store)));
+    return stores;
   }
 
   void Freeze(const std::string& value) {
@@ -514,6 +519,317 @@ TEST_F(PagerTest, WithoutPagesForTheContainerItDoesNotStart) {
   ASSERT_TRUE(WriteFileDurably(folder_ + "/spec", json::Encode(spec_)).ok());
   const auto started = RunOrError({Node::Get().pager, "--spec", folder_ + "/spec"});
   EXPECT_THAT(started.status().ToString(), HasSubstr("no such container"));
+}
+
+// Pages are missing: this is the agent that pulls them.
+class PullTest : public PagerTest {
+ protected:
+  PullTest() : memory_(32768) {}
+  ~PullTest() override {
+    runtime::KillCgroup(spec_.cgroup, absl::Seconds(10)).IgnoreError();
+    WaitForEnd();
+    HangUp();
+    pages_.reset();
+    for (std::thread& thread : listeners_) thread.join();
+  }
+
+  memory::Range Offsets(size_t first, size_t end) const {
+    return {memory_.address() + first * kPage, memory_.address() + end * kPage};
+  }
+  // What the store has of them is old.
+  void Miss(size_t first, size_t end) {
+    memory_.Write(first, std::string((end - first) * kPage, '!'));
+    absl::MutexLock lock(&mutex_);
+    agent_.Insert(Offsets(first, end));
+  }
+  // Those of them that are missing: others the pager may have given back.
+  void Arrive(size_t first, size_t end) {
+    for (size_t page = first; page < end; ++page) {
+      if (!IsMissing(page)) continue;
+      if (page % 10 < 8) {
+        memory_.Write(page, Memory::Content(page));
+      } else {
+        const memory::Range own = Offsets(page, page + 1);
+        EXPECT_EQ(fallocate(memory_.store(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                            static_cast<off_t>(own.start), kPage),
+                  0);
+      }
+    }
+    absl::MutexLock lock(&mutex_);
+    agent_.Erase(Offsets(first, end));
+    const memory::Range range = Offsets(first, end);
+    if (channel_ != nullptr)
+      channel_
+          ->WriteLine(json::Encode(agent_api::AgentWord{.arrived = {{kPid, range.start, range.bytes()}}}),
+                      kLong)
+          .IgnoreError();
+  }
+  void HangUp() {
+    absl::MutexLock lock(&mutex_);
+    if (channel_ != nullptr) channel_->Shutdown();
+  }
+  bool IsMissing(size_t page) {
+    absl::MutexLock lock(&mutex_);
+    return agent_.Missing(Offsets(page, page + 1)) == 0;
+  }
+  bool Wants(size_t page) {
+    absl::MutexLock lock(&mutex_);
+    return wanted_.Missing(Offsets(page, page + 1)) == 0;
+  }
+  agent_api::PagerWord last_word() {
+    absl::MutexLock lock(&mutex_);
+    return last_;
+  }
+
+  absl::StatusOr<memory::PageServer::Found> Find() override {
+    absl::MutexLock lock(&mutex_);
+    memory::PageServer::Found found;
+    if (refuses_) return absl::NotFoundError("this agent knows nothing of it");
+    found.give = forgot_;
+    if (!forgot_) {
+      found.stores.emplace_back(kPid, UniqueFd(dup(memory_.store())));
+      UniqueFd map(memfd_create("map", MFD_CLOEXEC));
+      EXPECT_EQ(ftruncate(map.get(), memory::PageSet::kMapBytes), 0);
+      EXPECT_TRUE(agent_.WriteMap(map.get()).ok());
+      found.maps.push_back(std::move(map));
+    }
+    found.pull = [this](LineChannel channel) {
+      absl::MutexLock attach(&mutex_);
+      channel_ = std::make_shared<LineChannel>(std::move(channel));
+      ++connections_;
+      listeners_.emplace_back([this, own = channel_] { Listen(*own); });
+    };
+    return found;
+  }
+  void Listen(LineChannel& channel) {
+    if (forgot_) TakeBack(channel);
+    for (;;) {
+      const auto line = channel.ReadLine(absl::InfiniteDuration());
+      if (!line.ok()) return;
+      const auto word = json::Decode<agent_api::PagerWord>(*line);
+      ASSERT_TRUE(word.ok()) << word.status();
+      absl::MutexLock lock(&mutex_);
+      last_ = *word;
+      for (const agent_api::PageSpan& span : word->wanted)
+        wanted_.Insert({span.start, span.start + span.bytes});
+    }
+  }
+  void TakeBack(LineChannel& channel) {
+    channel.AcceptDescriptors(kMaxDescriptors);
+    const auto given = json::Decode<agent_api::PagesReply>(channel.ReadLine(kLong).value_or(""));
+    ASSERT_TRUE(given.ok()) << given.status();
+    ASSERT_EQ(given->tasks, std::vector<int64_t>{kPid});
+    auto files = channel.TakeDescriptors(2);
+    ASSERT_TRUE(files.ok()) << files.status();
+    absl::MutexLock lock(&mutex_);
+    agent_ = *memory::PageSet::ReadMap((*files)[1].get());
+    gave_ = true;
+  }
+  // A thread that reads a page, and whether it has.
+  void Touch(size_t page) {
+    touchers_.emplace_back([this, page] {
+      if (!memory_.IsRight(memory_.at(page), page)) ++wrong_;
+      ++touched_;
+    });
+  }
+  void JoinTouchers() {
+    for (std::thread& thread : touchers_) thread.join();
+    touchers_.clear();
+    EXPECT_EQ(wrong_, 0);
+  }
+
+  Memory memory_;
+  absl::Mutex mutex_;
+  memory::PageSet agent_, wanted_;
+  agent_api::PagerWord last_;
+  std::shared_ptr<LineChannel> channel_;
+  std::vector<std::thread> listeners_, touchers_;
+  std::atomic<int> connections_{0}, wrong_{0}, touched_{0};
+  std::atomic<bool> forgot_{false}, gave_{false}, refuses_{false};
+};
+
+TEST_F(PullTest, ThreadsWaitForMissingPagesAndForNoOthers) {
+  Miss(1000, 3000);
+  Miss(20000, 20100);
+  Miss(32768 - 16, 32768);
+  Restore(memory_);
+  EXPECT_TRUE(memory_.IsRight(memory_.at(999), 999)) << "its neighbour is missing";
+  Thaw();
+  Touch(1504);
+  Touch(20000);
+  EXPECT_TRUE(Eventually([&] { return Wants(1504) && Wants(20000); }));
+  EXPECT_FALSE(Wants(2999));
+  EXPECT_EQ(memory_.FirstWrong(0, 1000), -1);
+  EXPECT_EQ(memory_.FirstWrong(3000, 20000), -1);
+  EXPECT_EQ(touched_, 0);
+  Arrive(1504, 1505);
+  EXPECT_TRUE(Eventually([&] { return touched_ == 1; }));
+  EXPECT_GE(Status()->missing_bytes, static_cast<int64_t>(2000 * kPage));
+  Arrive(1000, 3000);
+  Arrive(20000, 20100);
+  JoinTouchers();
+  EXPECT_FALSE(Ended());
+  Arrive(32768 - 16, 32768);
+  WaitForEnd();
+  EXPECT_TRUE(last_word().complete);
+  EXPECT_GE(last_word().faults, 2);
+  EXPECT_GT(last_word().fault_p99, absl::ZeroDuration());
+  EXPECT_EQ(memory_.FirstWrong(), -1);
+  EXPECT_EQ(memory_.StoredBytes(), 0);
+  EXPECT_FALSE(FileExists(spec_.status));
+}
+
+TEST_F(PullTest, PagesThatComeInAnyOrderAreAllFilled) {
+  for (size_t page = 0; page < 32768; page += 64) Miss(page, page + 40);
+  Restore(memory_);
+  Thaw();
+  std::vector<size_t> order;
+  for (size_t page = 0; page < 32768; page += 64) order.push_back(page);
+  std::shuffle(order.begin(), order.end(), std::mt19937(7));
+  for (const size_t page : order) Arrive(page, page + 40);
+  WaitForEnd();
+  EXPECT_EQ(memory_.FirstWrong(), -1);
+  EXPECT_EQ(memory_.StoredBytes(), 0);
+}
+
+TEST_F(PullTest, WhatATaskDoesWithMissingPagesIsDoneToThemWhenTheyCome) {
+  Miss(1000, 9000);
+  Restore(memory_);
+  Thaw();
+  Touch(1100);  // where it lies now it will not be
+  EXPECT_TRUE(Eventually([&] { return Wants(1100); }));
+  // Moved, with a thread that waits in them: it sees what is there then.
+  void* const moved =
+      mremap(memory_.at(2000), 1000 * kPage, 1000 * kPage, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
+  ASSERT_NE(moved, MAP_FAILED);
+  // Dropped.
+  ASSERT_EQ(madvise(memory_.at(4000), 500 * kPage, MADV_DONTNEED), 0);
+  EXPECT_TRUE(Memory::IsZero(memory_.at(4100))) << "a page that was dropped is waited for by nobody";
+  // Inherited.
+  const pid_t child = ForkAndCompare(
+      memory_, [](size_t page) { return (page >= 2000 && page < 3000) || (page >= 4000 && page < 4500); });
+  Arrive(1000, 9000);
+  JoinTouchers();
+  ExpectRight(child);
+  WaitForEnd();
+  for (size_t page = 0; page < 1000; ++page)
+    ASSERT_TRUE(memory_.IsRight(static_cast<char*>(moved) + page * kPage, 2000 + page)) << page;
+  for (size_t page = 2000; page < 3000; ++page) ASSERT_TRUE(Memory::IsZero(memory_.at(page))) << page;
+  for (size_t page = 4000; page < 4500; ++page) ASSERT_TRUE(Memory::IsZero(memory_.at(page))) << page;
+  EXPECT_EQ(memory_.FirstWrong(0, 2000), -1);
+  EXPECT_EQ(memory_.FirstWrong(3000, 4000), -1);
+  EXPECT_EQ(memory_.FirstWrong(4500, 32768), -1);
+  munmap(moved, 1000 * kPage);
+}
+
+TEST_F(PullTest, AThreadThatWaitsWhereAPageIsDroppedOrMovedGoesOn) {
+  Miss(1000, 1100);
+  Restore(memory_);
+  Thaw();
+  std::atomic<int> zeros{0};
+  std::vector<std::thread> threads;
+  for (const size_t page : {1010, 1050}) {
+    threads.emplace_back([&, page] { zeros += Memory::IsZero(memory_.at(page)) ? 1 : 0; });
+  }
+  EXPECT_TRUE(Eventually([&] { return Wants(1010) && Wants(1050); }));
+  ASSERT_EQ(madvise(memory_.at(1010), kPage, MADV_DONTNEED), 0);
+  void* const moved = mremap(memory_.at(1050), kPage, kPage, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
+  ASSERT_NE(moved, MAP_FAILED);
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(zeros, 2);
+  Arrive(1000, 1100);
+  WaitForEnd();
+  EXPECT_TRUE(memory_.IsRight(static_cast<char*>(moved), 1050));
+  EXPECT_TRUE(Memory::IsZero(memory_.at(1010)));
+  munmap(moved, kPage);
+}
+
+TEST_F(PullTest, AKilledPagerIsReplacedWhilePagesAreMissing) {
+  Miss(1000, 30000);
+  Restore(memory_);
+  Thaw();
+  Touch(5004);
+  EXPECT_TRUE(Eventually([&] { return Wants(5004); }));
+  pid_t pager = NextPid(&PagerStatus::pager_pid, 0);
+  for (int killed = 0; killed < 4; ++killed) {
+    const int connections = connections_;
+    kill(pager, SIGKILL);
+    Arrive(1000 + 1000 * killed, 1000 + 1000 * killed + 500);  // told to nobody, perhaps
+    pager = NextPid(&PagerStatus::pager_pid, pager);
+    EXPECT_TRUE(Eventually([&] { return connections_ > connections; }));
+    EXPECT_EQ(memory_.FirstWrong(0, 1000), -1);
+  }
+  EXPECT_EQ(touched_, 0);
+  {
+    absl::MutexLock lock(&mutex_);
+    wanted_ = {};
+  }
+  HangUp();
+  EXPECT_TRUE(Eventually([&] { return Wants(5004); })) << "what is waited for is asked for anew";
+  for (size_t page = 1000; page < 30000; page += 100) Arrive(page, page + 100);
+  JoinTouchers();
+  WaitForEnd();
+  EXPECT_EQ(memory_.FirstWrong(), -1);
+  EXPECT_EQ(memory_.StoredBytes(), 0);
+}
+
+TEST_F(PullTest, AnAgentThatWasRestartedIsGivenWhatIsMissing) {
+  Miss(1000, 3000);
+  Restore(memory_);
+  Thaw();
+  Arrive(1000, 1500);
+  EXPECT_TRUE(Eventually(
+      [&] { return Status().ok() && Status()->missing_bytes == 1500 * static_cast<int64_t>(kPage); }));
+  {
+    absl::MutexLock lock(&mutex_);
+    agent_ = {};
+    forgot_ = true;
+  }
+  HangUp();
+  EXPECT_TRUE(Eventually([&] { return gave_.load(); }));
+  {
+    absl::MutexLock lock(&mutex_);
+    EXPECT_EQ(agent_.Inside({0, memory::kAddressEnd}), (memory::Ranges{Offsets(1500, 3000)}));
+  }
+  Touch(2001);
+  EXPECT_TRUE(Eventually([&] { return Wants(2001); }));
+  Arrive(1500, 3000);
+  JoinTouchers();
+  WaitForEnd();
+  EXPECT_EQ(memory_.FirstWrong(), -1);
+}
+
+TEST_F(PullTest, PagesThatAreLostKillTheContainerAndSayWhy) {
+  Miss(1000, 3000);
+  Restore(memory_);
+  Thaw();
+  EXPECT_TRUE(Eventually([&] { return connections_ > 1; })) << "the first only asked whether there is anything";
+  {
+    absl::MutexLock lock(&mutex_);
+    ASSERT_TRUE(
+        channel_->WriteLine(json::Encode(agent_api::AgentWord{.lost = "the source burned down"}), kLong)
+            .ok());
+  }
+  EXPECT_TRUE(Eventually([&] {
+    const auto status = Status();
+    return status.ok() && status->failed;
+  }));
+  EXPECT_THAT(Status()->message, HasSubstr("never received: the source burned down"));
+  EXPECT_FALSE(TaskRuns());
+  WaitForEnd();
+  EXPECT_TRUE(last_word().ended);
+}
+
+TEST_F(PullTest, AContainerThatEndsNeedsNothingMore) {
+  Miss(1000, 3000);
+  Restore(memory_);
+  Thaw();
+  EXPECT_TRUE(Eventually([&] { return connections_ > 1; })) << "the first only asked whether there is anything";
+  ASSERT_TRUE(runtime::KillCgroup(spec_.cgroup, absl::Seconds(10)).ok());
+  WaitForEnd();
+  EXPECT_TRUE(last_word().ended);
+  EXPECT_FALSE(last_word().complete);
+  EXPECT_FALSE(FileExists(spec_.status));
 }
 
 // A container whose memory CRIU leaves to the pager: a dump's images, with what is in the store made unusable

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/memory/page_set.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <random>
 #include <set>
 
@@ -58,6 +61,26 @@ TEST(PageSetTest, AgreesWithASetOfSinglePages) {
     }
     ASSERT_EQ(set.Inside(Pages(first / 2, end + 100)), expected);
   }
+}
+
+TEST(PageSetTest, AMapSaysTheSame) {
+  PageSet set;
+  for (const Range& range : {Pages(0, 1), Pages(511, 514), Pages(70'000, 140'000)}) set.Insert(range);
+  set.Insert({kAddressEnd - kPage, kAddressEnd});
+  UniqueFd file(memfd_create("map", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(file.get(), PageSet::kMapBytes), 0);
+  EXPECT_TRUE(PageSet::ReadMap(file.get())->empty());
+  ASSERT_TRUE(set.WriteMap(file.get()).ok());
+  absl::StatusOr<PageSet> read = PageSet::ReadMap(file.get());
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->Inside({0, kAddressEnd}), set.Inside({0, kAddressEnd}));
+  EXPECT_EQ(read->pages(), set.pages());
+  // A part of it, brought up to date.
+  set.Erase(Pages(512, 100'000));
+  ASSERT_TRUE(set.WriteMap(file.get(), Pages(512, 100'000)).ok());
+  read = PageSet::ReadMap(file.get());
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->Inside({0, kAddressEnd}), set.Inside({0, kAddressEnd}));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "agent/memory/page_set.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -182,6 +183,68 @@ TEST(PageStoreTest, WritersToManyTasksAndWhoeverDropsThemDoNotLoseCount) {
   uint64_t held = 0;
   for (const pid_t task : store.Tasks()) held += Bytes(store.Held(task));
   EXPECT_EQ(store.bytes(), held);
+}
+
+TEST(PageStoreTest, MissingPagesCountAsHeldAndComeOnce) {
+  PageStore store(kLimit);
+  ASSERT_TRUE(store.Write(7, 10 * kPage, Content('o', 4)).ok());
+  ASSERT_TRUE(store.Miss(7, {Pages(12, 16), Pages(20, 21)}).ok());
+  EXPECT_THAT(store.Held(7), ElementsAre(Pages(10, 16), Pages(20, 21)));
+  EXPECT_THAT(store.Missing(7), ElementsAre(Pages(12, 16), Pages(20, 21)));
+  EXPECT_EQ(store.missing_bytes(), 5 * kPage);
+  EXPECT_EQ(store.bytes(), 7 * kPage);
+  absl::StatusOr<UniqueFd> map = store.MapOf(7);
+  ASSERT_TRUE(map.ok()) << map.status();
+  EXPECT_EQ(PageSet::ReadMap(map->get())->Inside({0, kAddressEnd}), store.Missing(7));
+  // Only what is missing is taken of what comes.
+  absl::StatusOr<Ranges> arrived = store.Arrive(7, Pages(10, 14), Content('n', 4));
+  ASSERT_TRUE(arrived.ok()) << arrived.status();
+  EXPECT_THAT(*arrived, ElementsAre(Pages(12, 14)));
+  EXPECT_EQ(ReadAt(store, 7, Pages(10, 14)), Content('o', 2) + Content('n', 2));
+  EXPECT_THAT(*store.Arrive(7, Pages(10, 14), Content('x', 4)), IsEmpty());
+  EXPECT_THAT(*store.Arrive(8, Pages(10, 14), Content('x', 4)), IsEmpty()) << "of a task that is not there";
+  EXPECT_THAT(*store.Arrive(7, Pages(0, 100), ""), ElementsAre(Pages(14, 16), Pages(20, 21)));
+  EXPECT_EQ(ReadAt(store, 7, Pages(12, 16)), Content('n', 2) + Content(0, 2));
+  EXPECT_EQ(store.missing_bytes(), 0u);
+}
+
+TEST(PageStoreTest, ZerosThatComeReplaceWhatWasThere) {
+  PageStore store(kLimit);
+  ASSERT_TRUE(store.Write(7, 10 * kPage, Content('o', 4)).ok());
+  ASSERT_TRUE(store.Miss(7, {Pages(11, 13)}).ok());
+  EXPECT_THAT(*store.Arrive(7, Pages(11, 13), ""), ElementsAre(Pages(11, 13)));
+  EXPECT_EQ(ReadAt(store, 7, Pages(10, 14)), Content('o') + Content(0, 2) + Content('o'));
+  EXPECT_EQ(Taken(store, 7), 2 * kPage);
+}
+
+TEST(PageStoreTest, NoMoreCanBeMissedThanThereIsRoomFor) {
+  PageStore store(8 * kPage);
+  ASSERT_TRUE(store.Write(7, 0, Content('a', 4)).ok());
+  EXPECT_TRUE(store.Miss(7, {Pages(2, 8)}).ok());
+  EXPECT_EQ(store.Miss(7, {Pages(20, 21)}).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(store.Miss(8, {{0, kAddressEnd}}).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(store.Arrive(7, Pages(2, 8), Content('b', 6)).ok()) << "its room was kept";
+}
+
+TEST(PageStoreTest, WhatIsDroppedIsNotMissing) {
+  PageStore store(kLimit);
+  ASSERT_TRUE(store.Miss(7, {Pages(2, 8)}).ok());
+  ASSERT_TRUE(store.Keep(7, {Pages(4, 6)}).ok());
+  EXPECT_THAT(store.Missing(7), ElementsAre(Pages(4, 6)));
+  ASSERT_TRUE(store.Zero(7, Pages(4, 5)).ok());
+  ASSERT_TRUE(store.Write(7, 5 * kPage, Content('a')).ok());
+  EXPECT_THAT(store.Missing(7), IsEmpty());
+}
+
+TEST(PageStoreTest, AnotherAgentsFilesAreTakenOver) {
+  PageStore first(kLimit);
+  ASSERT_TRUE(first.Write(7, 10 * kPage, Content('o', 4)).ok());
+  ASSERT_TRUE(first.Miss(7, {Pages(12, 14)}).ok());
+  PageStore second(kLimit);
+  ASSERT_TRUE(second.Adopt(7, *first.FileOf(7), first.MapOf(7)->get()).ok());
+  EXPECT_THAT(second.Missing(7), ElementsAre(Pages(12, 14)));
+  EXPECT_TRUE(second.Arrive(7, Pages(12, 14), Content('n', 2)).ok());
+  EXPECT_EQ(ReadAt(first, 7, Pages(10, 14)), Content('o', 2) + Content('n', 2));
 }
 
 }  // namespace

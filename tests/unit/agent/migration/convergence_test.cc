@@ -44,6 +44,24 @@ TEST(ConvergenceTest, TheFirstRoundPredictsNothing) {
   EXPECT_EQ(convergence.Decide(absl::Hours(1), kNotYet), Verdict::kCopyOn);
 }
 
+TEST(ConvergenceTest, WhatIsPulledNeedsOneRoundAndIsNotInTheFreeze) {
+  Convergence convergence(Limits(absl::Milliseconds(100)), 2, /*pulled=*/true);
+  EXPECT_EQ(convergence.Decide(absl::ZeroDuration(), kNotYet), Verdict::kCopyOn);
+  convergence.Add({.took = absl::Seconds(9),
+                   .memory_bytes = 900 * kMiB,
+                   .dirty_bytes = 900 * kMiB,
+                   .sent_bytes = 900 * kMiB});
+  EXPECT_EQ(convergence.Decide(absl::ZeroDuration(), kNotYet), Verdict::kFreeze) << "whatever the budget";
+  EXPECT_EQ(convergence.PredictedFreeze(), FixedPartFor(2).freeze);
+}
+
+TEST(ConvergenceTest, WhatDoesNotConvergeAndMayBePulledIsFrozen) {
+  const Convergence convergence =
+      After(8, 400e6, 100e6, 1024 * kMiB, Limits(absl::Milliseconds(100), WhenNotConverging::kPostCopy));
+  EXPECT_EQ(convergence.Decide(absl::Seconds(59), kNotYet), Verdict::kCopyOn);
+  EXPECT_EQ(convergence.Decide(absl::Seconds(61), kNotYet), Verdict::kInsist);
+}
+
 TEST(ConvergenceTest, APodThatWritesSlowerThanTheLinkFitsWhateverItsSize) {
   for (const int64_t memory : {64 * kMiB, 512 * kMiB, 8192 * kMiB}) {
     const Convergence convergence = After(6, 50e6, 1e9, memory, Limits(absl::Milliseconds(100)));

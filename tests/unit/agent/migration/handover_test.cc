@@ -62,6 +62,10 @@ TEST(SourceTableTest, TheSourceIsKilledOnlyAfterTheTargetRuns) {
         EXPECT_EQ(stage, SourceStage::kTargetRuns);
       }
       if (next == SourceStage::kTargetRuns && stage != SourceStage::kKilling) {
+        EXPECT_EQ(stage, SourceStage::kServingPages) << "none is missing: the target has said so";
+        EXPECT_EQ(event, SourceEvent::kDone);
+      }
+      if (next == SourceStage::kServingPages) {
         EXPECT_EQ(stage, SourceStage::kCommitting);
         EXPECT_EQ(event, SourceEvent::kDone);
       }
@@ -109,8 +113,11 @@ TEST(TargetTableTest, RunsOnlyAfterTheCommitAndNeverAfterItStopsHalfway) {
         EXPECT_EQ(stage, TargetStage::kPrepared);
         EXPECT_EQ(event, TargetEvent::kCommit);
       }
-      if (next == TargetStage::kRunning) {
+      if (next == TargetStage::kPulling) {
         EXPECT_EQ(stage, TargetStage::kCommitting);
+      }
+      if (next == TargetStage::kRunning) {
+        EXPECT_EQ(stage, TargetStage::kPulling);
       }
       if (next == TargetStage::kAborted) {
         EXPECT_EQ(stage, TargetStage::kAborting);
@@ -152,7 +159,8 @@ bool SourceRuns(SourceStage stage) {
          stage == SourceStage::kAborting || stage == SourceStage::kAborted;
 }
 bool TargetRuns(TargetStage stage) {
-  return stage == TargetStage::kCommitting || stage == TargetStage::kRunning;
+  return stage == TargetStage::kCommitting || stage == TargetStage::kPulling ||
+         stage == TargetStage::kRunning;
 }
 
 // May this event happen, given what the other side is?
@@ -164,11 +172,14 @@ bool Possible(const Both& both, SourceEvent event) {
                both.target == TargetStage::kAborted;
       break;
     case SourceStage::kCommitting:
-      if (event == SourceEvent::kDone) return both.target == TargetStage::kRunning;
+      if (event == SourceEvent::kDone) return StateOf(both.target) == TargetState::kRunning;
       break;
     case SourceStage::kAskingTarget:
       if (event == SourceEvent::kDone)
-        return both.target == TargetStage::kPrepared || both.target == TargetStage::kRunning;
+        return both.target == TargetStage::kPrepared || StateOf(both.target) == TargetState::kRunning;
+      break;
+    case SourceStage::kServingPages:  // that none is missing
+      if (event == SourceEvent::kDone) return both.target == TargetStage::kRunning;
       break;
     default: break;
   }
@@ -202,6 +213,9 @@ TEST(BothTablesTest, NeverTwoRunWhateverHappensInWhateverOrder) {
   EXPECT_TRUE(seen.contains({SourceStage::kAborted, TargetStage::kAborted}));
   EXPECT_FALSE(seen.contains({SourceStage::kDone, TargetStage::kAborted}))
       << "the source killed, the target never ran";
+  EXPECT_TRUE(seen.contains({SourceStage::kServingPages, TargetStage::kPulling}));
+  EXPECT_FALSE(seen.contains({SourceStage::kKilling, TargetStage::kPulling}))
+      << "the source killed, the target needs its pages";
   EXPECT_GT(seen.size(), 40u);
 }
 

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -25,6 +27,8 @@
 #include "agent/migration/target.h"
 #include "agent/permits/permit_table.h"
 #include "base/file.h"
+#include "base/json.h"
+#include "base/socket.h"
 #include "gtest/gtest.h"
 #include "tests/unit/agent/tls/test_authority.h"
 
@@ -113,19 +117,32 @@ class FakeMemory {
     return pages_;
   }
   MemoryNode Node() {
-    return {.track = [this](const std::string&) -> absl::StatusOr<std::unique_ptr<TrackedMemory>> {
-              if (!pinned.empty()) return absl::FailedPreconditionError(pinned);
-              return std::make_unique<Tracked>(*this);
-            },
-            .read = [this](pid_t, uint64_t address, char* to, size_t size) -> absl::StatusOr<size_t> {
-              absl::MutexLock lock(&mutex_);
-              for (size_t at = 0; at < size; ++at)
-                to[at] = static_cast<char>(pages_[(address + at - kStart) / memory::PageBytes()]);
-              return size;
-            }};
+    return {
+        .track = [this](const std::string&) -> absl::StatusOr<std::unique_ptr<TrackedMemory>> {
+          if (!pinned.empty()) return absl::FailedPreconditionError(pinned);
+          return std::make_unique<Tracked>(*this);
+        },
+        .read = [this](pid_t, uint64_t address, char* to, size_t size) { return Read(address, to, size); },
+        .tasks = [](const std::string&) -> absl::StatusOr<std::map<pid_t, pid_t>> {
+          return std::map<pid_t, pid_t>{{1, 4242}};
+        },
+        .open = [this](pid_t) -> absl::StatusOr<MemoryNode::ReadOne> {
+          return [this](uint64_t address, char* to, size_t size) { return Read(address, to, size); };
+        }};
+  }
+  absl::StatusOr<size_t> Read(uint64_t address, char* to, size_t size) {
+    if (before_read) before_read();
+    if (gone) return absl::NotFoundError("task 4242 is gone");
+    absl::MutexLock lock(&mutex_);
+    for (size_t at = 0; at < size; ++at)
+      to[at] = static_cast<char>(pages_[(address + at - kStart) / memory::PageBytes()]);
+    return size;
   }
 
   std::function<void(int round)> before_round;  // the pod goes on meanwhile; counted from 1
+  std::function<void()> before_last;            // what it wrote last before it stood still
+  std::function<void()> before_read;
+  std::atomic<bool> gone = false;  // its tasks were killed
   std::string pinned;
 
  private:
@@ -138,7 +155,10 @@ class FakeMemory {
       return memory_.Look(round_ == 1);
     }
     absl::StatusOr<memory::Look> Owned() override { return memory_.OwnedLook(); }
-    absl::StatusOr<memory::Look> Last() override { return memory_.Look(round_ == 0); }
+    absl::StatusOr<memory::Look> Last() override {
+      if (memory_.before_last) memory_.before_last();
+      return memory_.Look(round_ == 0);
+    }
     std::vector<memory::Pinned> FindPinned() const override { return {}; }
 
    private:
@@ -395,6 +415,131 @@ class FakeRuntime : public permits::RuntimePeer, public std::enable_shared_from_
   std::optional<agent_api::RuntimeReply> last_ ABSL_GUARDED_BY(mutex_);
   bool killed_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_ ABSL_GUARDED_BY(mutex_);
+};
+
+// A pager of the only container, whose only task is 1: it has the store, waits for what is missing of it, and
+// says when that has come.
+class FakePager {
+ public:
+  explicit FakePager(absl::StatusOr<memory::PageServer::Found> found) {
+    EXPECT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(found->stores.size(), 1u);
+    EXPECT_EQ(found->maps.size(), 1u);
+    store_ = std::move(found->stores.at(0).second);
+    map_ = std::move(found->maps.at(0));
+    {
+      absl::MutexLock lock(&mutex_);
+      missing_ = *memory::PageSet::ReadMap(map_.get());
+      began_with_ = missing_.pages();
+    }
+    Connect(*found);
+  }
+  ~FakePager() { HangUp(); }
+
+  // As one that lost its agent does: what this one knows counts, or what is missing here.
+  void Resume(absl::StatusOr<memory::PageServer::Found> found) {
+    ASSERT_TRUE(found.ok()) << found.status();
+    HangUp();
+    gave_ = found->give;
+    absl::MutexLock lock(&mutex_);
+    if (!found->give) {
+      const memory::PageSet still = *memory::PageSet::ReadMap(found->maps.at(0).get());
+      for (const memory::Range& range : memory::Difference(missing_.Inside({0, memory::kAddressEnd}),
+                                                           still.Inside({0, memory::kAddressEnd})))
+        missing_.Erase(range);
+    }
+    Connect(*found);
+    if (!found->give) return;
+    UniqueFd map(memfd_create("map", MFD_CLOEXEC));
+    EXPECT_EQ(ftruncate(map.get(), memory::PageSet::kMapBytes), 0);
+    EXPECT_TRUE(missing_.WriteMap(map.get()).ok());
+    const agent_api::PagesReply given{.ok = true, .tasks = {1}, .pulled = true};
+    EXPECT_TRUE(channel_->WriteLine(json::Encode(given), {store_.get(), map.get()}, absl::Seconds(5)).ok());
+  }
+  void HangUp() {
+    if (channel_ != nullptr) channel_->Shutdown();
+    if (thread_.joinable()) thread_.join();
+    channel_ = nullptr;
+  }
+
+  void Want(size_t page) { Say({.wanted = {{1, Address(page), memory::PageBytes()}}, .faults = 1}); }
+  void End() { Say({.ended = true}); }
+  bool Has(size_t page) {
+    absl::MutexLock lock(&mutex_);
+    return missing_.Missing({Address(page), Address(page) + memory::PageBytes()}) == 1;
+  }
+  size_t missing() {
+    absl::MutexLock lock(&mutex_);
+    return missing_.pages();
+  }
+  size_t began_with() {
+    absl::MutexLock lock(&mutex_);
+    return began_with_;
+  }
+  // The pages in the order in which they came.
+  std::vector<size_t> order() {
+    absl::MutexLock lock(&mutex_);
+    return order_;
+  }
+  std::string lost() {
+    absl::MutexLock lock(&mutex_);
+    return lost_;
+  }
+  bool gave() const { return gave_; }
+  bool Await(const std::function<bool()>& condition) {
+    for (const absl::Time end = absl::Now() + absl::Seconds(30); absl::Now() < end;
+         absl::SleepFor(absl::Milliseconds(2))) {
+      if (condition()) return true;
+    }
+    return false;
+  }
+  // The first byte of each page.
+  std::vector<uint8_t> Content(size_t pages) {
+    std::vector<uint8_t> content(pages);
+    for (size_t page = 0; page < pages; ++page)
+      EXPECT_EQ(pread(store_.get(), &content[page], 1, static_cast<off_t>(Address(page))), 1);
+    return content;
+  }
+
+ private:
+  static uint64_t Address(size_t page) { return FakeMemory::kStart + page * memory::PageBytes(); }
+  void Connect(const memory::PageServer::Found& found) {
+    int ends[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+    channel_ = std::make_shared<LineChannel>(UniqueFd(ends[0]));
+    found.pull(LineChannel(UniqueFd(ends[1])));
+    thread_ = std::thread([this, channel = channel_] { Listen(*channel); });
+  }
+  void Say(const agent_api::PagerWord& word) {
+    EXPECT_TRUE(channel_->WriteLine(json::Encode(word), absl::Seconds(5)).ok());
+  }
+  void Listen(LineChannel& channel) {
+    for (;;) {
+      const absl::StatusOr<std::string> line = channel.ReadLine(absl::InfiniteDuration());
+      if (!line.ok()) return;
+      const auto word = json::Decode<agent_api::AgentWord>(*line);
+      ASSERT_TRUE(word.ok()) << word.status();
+      absl::MutexLock lock(&mutex_);
+      for (const agent_api::PageSpan& span : word->arrived) {
+        if (missing_.Erase({span.start, span.start + span.bytes}) == 0) continue;
+        for (uint64_t at = span.start; at < span.start + span.bytes; at += memory::PageBytes())
+          order_.push_back((at - FakeMemory::kStart) / memory::PageBytes());
+      }
+      if (!word->lost.empty()) lost_ = word->lost;
+      const agent_api::PagerWord last{.faults = 1, .complete = missing_.empty(), .ended = !lost_.empty()};
+      if (last.complete || last.ended) (void)channel.WriteLine(json::Encode(last), absl::Seconds(5));
+    }
+  }
+
+  UniqueFd store_, map_;
+  std::atomic<bool> gave_ = false;
+  std::shared_ptr<LineChannel> channel_;
+  absl::Mutex mutex_;
+  memory::PageSet missing_ ABSL_GUARDED_BY(mutex_);
+  size_t began_with_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<size_t> order_ ABSL_GUARDED_BY(mutex_);
+  std::string lost_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;
 };
 
 }  // namespace godwit::migration

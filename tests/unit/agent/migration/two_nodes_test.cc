@@ -70,6 +70,13 @@ class TwoNodesTest : public testing::Test {
                 },
             .thaw = [this](const std::string& cgroup) { return world_.CopyRuns(cgroup); },
             .stands = [this](const std::string& cgroup) { return world_.Stands(cgroup); },
+            .kill =
+                [this](const std::string& cgroup) {
+                  world_.CopyDies(cgroup);
+                  return absl::OkStatus();
+                },
+            .pager_lives = [this](const std::string&) { return pager_lives_.load(); },
+            .pull_limit = pull_limit_,
             .destroy_left_copies =
                 [this](const std::string&) {
                   world_.CopyDies("/kubepods/app");
@@ -273,6 +280,8 @@ class TwoNodesTest : public testing::Test {
   absl::Status check_images_;
   std::atomic<bool> unreachable_ = false;
   std::atomic<bool> filling_ = false;
+  std::atomic<bool> pager_lives_ = true;
+  absl::Duration pull_limit_ = absl::Minutes(10);
   std::unique_ptr<permits::PermitTable> permits_;
   absl::Mutex mutex_;
   std::vector<std::string> applied_ ABSL_GUARDED_BY(mutex_);
@@ -342,12 +351,12 @@ TEST_F(TwoNodesTest, ARestartedContainerOfAMovedPodStartsAfresh) {
 
 // What a pager would fill the restored task from: the first byte of each page.
 std::vector<uint8_t> PagesOf(const Target& target) {
-  absl::StatusOr<memory::PageServer::Stores> stores = target.Pages("app");
-  if (!stores.ok() || stores->size() != 1 || stores->front().first != 1) return {};
+  absl::StatusOr<memory::PageServer::Found> found = target.Pages("app");
+  if (!found.ok() || found->stores.size() != 1 || found->stores.front().first != 1) return {};
   std::vector<uint8_t> content(3000);
   for (size_t page = 0; page < content.size(); ++page) {
     const off_t offset = static_cast<off_t>(FakeMemory::kStart + page * memory::PageBytes());
-    if (pread(stores->front().second.get(), &content[page], 1, offset) < 0) return {};
+    if (pread(found->stores.front().second.get(), &content[page], 1, offset) < 0) return {};
   }
   return content;
 }
@@ -753,6 +762,258 @@ TEST_F(TwoNodesTest, ATargetAgentThatEndsPreparedWaitsForTheVerdictAndRuns) {
   RecoverTarget();
   AwaitTarget(TargetState::kRunning);
   EXPECT_EQ(world_.copies(true), 1);
+}
+
+// --- post-copy
+
+class PostCopyTest : public TwoNodesTest {
+ protected:
+  static constexpr size_t kDirty = 2500;  // pages that are written after the last round, 100 and on
+
+  // Moves the pod up to the commit; its pages stay on the source until Release.
+  void Move(agent_api::CopyMode mode = agent_api::CopyMode::kPostCopy,
+            agent_api::PreCopyLimits limits = {.freeze_budget = absl::Milliseconds(100),
+                                               .pre_copy_timeout = absl::Seconds(20)}) {
+    for (size_t page = 0; page < 3000; ++page) memory_.Write(page, static_cast<uint8_t>(page % 251 + 1));
+    behaviour_.after_cede = [this] { held_ = true; };
+    memory_.before_read = [this] {
+      absl::MutexLock lock(&mutex_);
+      auto released = [this] { return !held_; };
+      mutex_.Await(absl::Condition(&released));
+      if (on_read_) on_read_();
+    };
+    behaviour_.dump = [](const agent_api::GuardContainer& container) {
+      return WriteFileDurably(absl::StrCat(container.images, "/inventory.img"), "x");
+    };
+    memory_.before_last = [this] {
+      for (size_t page = 100; page < 100 + kDirty; ++page)
+        memory_.Write(page, static_cast<uint8_t>(page % 13 == 0 ? 0 : page % 241 + 2));
+    };
+    StartTarget();
+    agent_api::SourceSpec spec = Spec({"app"});
+    spec.mode = mode;
+    spec.limits = limits;
+    StartWith(spec);
+    AwaitSource(
+        [](const SourceStatus& status) { return status.pre_copy.converged || status.pre_copy.gave_up; });
+    FakeRuntime& app = Create("app");
+    app.before_restored = [this] { pager_ = std::make_unique<FakePager>(target()->Pages("app")); };
+    ASSERT_TRUE(source_->Switch().ok());
+    AwaitSource(TargetRuns);
+    ASSERT_NE(pager_, nullptr);
+  }
+  void Release() {
+    absl::MutexLock lock(&mutex_);
+    held_ = false;
+  }
+  void ExpectAllArrives() {
+    EXPECT_TRUE(pager_->Await([&] { return pager_->missing() == 0; })) << pager_->missing();
+    EXPECT_EQ(pager_->Content(3000), memory_.Content());
+    AwaitSource([](const SourceStatus& status) { return !status.serving; });
+    EXPECT_FALSE(target()->status().pull.pulling);
+    EXPECT_EQ(target()->status().pull.lost, "");
+    EXPECT_EQ(target()->status().pull.missing_bytes, 0);
+    EXPECT_TRUE(target()->final());
+    EXPECT_TRUE(source_->Finish(absl::Seconds(20)).ok());
+    EXPECT_TRUE(world_.source_killed());
+    EXPECT_EQ(world_.copies(true), 1);
+  }
+  ~PostCopyTest() override {
+    Release();
+    source_.reset();  // it uses what is here
+  }
+
+  std::atomic<bool> held_ = false;
+  std::function<void()> on_read_;  // once released, with mutex_ held; to be set before
+  std::unique_ptr<FakePager> pager_;
+};
+
+bool Serves(const SourceStatus& status) { return status.serving; }
+
+TEST_F(PostCopyTest, APodRunsBeforeItsLastPagesAreThereAndTheSourceLivesUntilTheyAre) {
+  Move();
+  const int64_t left = static_cast<int64_t>(kDirty * memory::PageBytes());
+  EXPECT_EQ(world_.copies(true), 1);
+  EXPECT_EQ(pager_->began_with(), kDirty);
+  const SourceStatus serving = AwaitSource(Serves);
+  EXPECT_EQ(serving.state, SourceState::kCeded);
+  EXPECT_EQ(serving.pull_bytes, left);
+  EXPECT_GT(serving.freeze, absl::ZeroDuration());
+  EXPECT_GE(serving.pre_copy.rounds, 1);
+  const absl::Status refused = source_->Finish(absl::Seconds(1));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("serving the pages that the target lacks"));
+  EXPECT_FALSE(world_.source_killed());
+  const TargetStatus running = AwaitTarget(TargetState::kRunning);
+  EXPECT_TRUE(running.pull.pulling);
+  EXPECT_EQ(running.pull.total_bytes, left);
+  EXPECT_EQ(running.pull.missing_bytes, left);
+  EXPECT_FALSE(target()->final());
+  EXPECT_EQ(target()->Abort("Cancelled", "").code(), absl::StatusCode::kFailedPrecondition);
+  {
+    absl::MutexLock lock(&mutex_);
+    EXPECT_EQ(memory::Bytes(added_[1]), 3000 * memory::PageBytes())
+        << "CRIU leaves the missing ones to the pager";
+    EXPECT_EQ(froze_.size(), 1u);
+  }
+  Release();
+  ExpectAllArrives();
+  EXPECT_EQ(source_->status().pulled_bytes, left);
+  EXPECT_EQ(target()->status().pull.faults, 1);
+}
+
+TEST_F(PostCopyTest, APageThatIsWaitedForComesBeforeAllOthers) {
+  Move();
+  pager_->Want(2400);
+  absl::SleepFor(absl::Milliseconds(200));  // it is on its way when the source begins to read
+  Release();
+  ExpectAllArrives();
+  const std::vector<size_t> order = pager_->order();
+  const auto place = std::find(order.begin(), order.end(), 2400) - order.begin();
+  EXPECT_LE(place, 64) << "one batch was being read";
+  const auto next = std::find(order.begin(), order.end(), 2401) - order.begin();
+  EXPECT_LE(next, place + 1) << "and its neighbours are next";
+}
+
+TEST_F(PostCopyTest, ACutConnectionIsMadeAgainAndTheRestIsPulled) {
+  Move();
+  int reads = 0;
+  on_read_ = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    ++reads;
+    if (reads == 3 || reads == 9) stream_->Shutdown();
+  };
+  Release();
+  ExpectAllArrives();
+  absl::MutexLock lock(&mutex_);
+  EXPECT_EQ(streams_, 3);
+  EXPECT_EQ(froze_.size(), 1u) << "a freeze counts once";
+}
+
+TEST_F(PostCopyTest, AnAgentOfTheSourceThatIsRestartedServesOn) {
+  Move();
+  AwaitSource(Serves);
+  on_read_ = [] { absl::SleepFor(absl::Milliseconds(30)); };  // of some forty
+  Release();
+  source_.reset();
+  EXPECT_FALSE(world_.source_runs());
+  EXPECT_GT(pager_->missing(), 0u);
+  source_ = *Source::Recover(folder_ + "/source", Source1());
+  ExpectAllArrives();
+}
+
+TEST_F(PostCopyTest, AnAgentOfTheTargetThatIsRestartedTakesTheMemoryBackFromThePager) {
+  Move();
+  unreachable_ = true;
+  DropTarget();
+  EndRuntimes();
+  MakePermits();
+  RecoverTarget();
+  Release();
+  AwaitTarget(TargetState::kRunning);
+  EXPECT_TRUE(target()->status().pull.pulling);
+  unreachable_ = false;
+  pager_->Resume(target()->Pages("app"));
+  EXPECT_TRUE(pager_->gave());
+  ExpectAllArrives();
+  // And once more: what is over is not pulled again.
+  DropTarget();
+  MakePermits();
+  RecoverTarget();
+  AwaitTarget(TargetState::kRunning);
+  EXPECT_FALSE(target()->status().pull.pulling);
+}
+
+TEST_F(PostCopyTest, APagerThatTakesOverIsToldWhatHasCome) {
+  Move();
+  pager_->HangUp();
+  Release();
+  EXPECT_TRUE(pager_->Await([&] { return target()->status().pull.missing_bytes == 0; }));
+  EXPECT_TRUE(source_->status().serving) << "the pager has not said that it has all";
+  EXPECT_EQ(pager_->missing(), kDirty);
+  pager_->Resume(target()->Pages("app"));
+  EXPECT_EQ(pager_->missing(), 0u);
+  pager_->End();
+  AwaitSource([](const SourceStatus& status) { return !status.serving; });
+  EXPECT_EQ(pager_->Content(3000), memory_.Content());
+}
+
+TEST_F(PostCopyTest, PagesThatTheSourceCannotReadAnyMoreEndTheCopyWithAReason) {
+  Move();
+  memory_.gone = true;
+  Release();
+  EXPECT_TRUE(pager_->Await([&] { return !pager_->lost().empty(); }));
+  EXPECT_THAT(pager_->lost(), HasSubstr("task 4242 is gone"));
+  AwaitSource([](const SourceStatus& status) { return !status.serving; });
+  const TargetStatus status = target()->status();
+  EXPECT_EQ(status.state, TargetState::kRunning);
+  EXPECT_THAT(status.pull.lost, HasSubstr("bytes of memory are lost: the source node cannot give them"));
+  EXPECT_EQ(status.pull.missing_bytes, static_cast<int64_t>(kDirty * memory::PageBytes()));
+  EXPECT_TRUE(source_->Finish(absl::Seconds(20)).ok());
+}
+
+TEST_F(PostCopyTest, ASourceThatNeverComesBackIsGivenUpAtTheLimit) {
+  pull_limit_ = absl::Seconds(2);
+  Move();
+  unreachable_ = true;
+  CutStream();
+  EXPECT_TRUE(pager_->Await([&] { return !pager_->lost().empty(); }));
+  EXPECT_THAT(pager_->lost(), HasSubstr("node n1, which has them, broke and did not come back within 2s"));
+  EXPECT_TRUE(pager_->Await([&] { return target()->final(); }));
+  EXPECT_EQ(source_->status().state, SourceState::kCeded) << "it does not know";
+  EXPECT_TRUE(source_->status().serving) << "nor may anybody kill it";
+  EXPECT_FALSE(world_.source_runs()) << "and never runs beside what the target has done";
+  EXPECT_EQ(source_->Finish(absl::Seconds(1)).code(), absl::StatusCode::kFailedPrecondition);
+  unreachable_ = false;
+  Release();
+  EXPECT_TRUE(pager_->Await([&] { return source_->Finish(absl::Seconds(20)).ok(); }));
+  EXPECT_TRUE(world_.source_killed());
+}
+
+TEST_F(PostCopyTest, AContainerThatEndsNeedsItsPagesNoMore) {
+  Move();
+  pager_->End();
+  EXPECT_TRUE(pager_->Await([&] { return target()->final(); }));
+  Release();
+  AwaitSource([](const SourceStatus& status) { return !status.serving; });
+  EXPECT_EQ(target()->status().pull.lost, "");
+  EXPECT_TRUE(source_->Finish(absl::Seconds(20)).ok());
+}
+
+TEST_F(PostCopyTest, AnAbandonedSourceEndsThoughItsTargetIsGoneForGood) {
+  Move();
+  unreachable_ = true;
+  CutStream();
+  Release();
+  EXPECT_EQ(source_->Finish(absl::Seconds(1)).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(source_->Finish(absl::Seconds(20), /*abandon=*/true).ok());
+  EXPECT_TRUE(world_.source_killed());
+}
+
+TEST_F(PostCopyTest, APreCopyThatDoesNotConvergeLeavesTheRestToBePulled) {
+  Move(agent_api::CopyMode::kPreCopy, {.freeze_budget = absl::Milliseconds(1),
+                                       .pre_copy_timeout = absl::Seconds(20),
+                                       .when_not_converging = agent_api::WhenNotConverging::kPostCopy});
+  EXPECT_TRUE(source_->status().pre_copy.gave_up);
+  EXPECT_EQ(pager_->began_with(), kDirty);
+  Release();
+  ExpectAllArrives();
+}
+
+TEST_F(PostCopyTest, BeforeTheDecisionItAbortsAsAnyOther) {
+  memory_.before_last = [this] { memory_.Write(7, 7); };
+  StartTarget();
+  agent_api::SourceSpec spec = Spec({"app"});
+  spec.mode = agent_api::CopyMode::kPostCopy;
+  spec.limits = {.freeze_budget = absl::Milliseconds(100), .pre_copy_timeout = absl::Seconds(20)};
+  StartWith(spec);
+  AwaitSource(Converged);
+  CreateStuck("app");
+  ASSERT_TRUE(source_->Switch().ok());
+  AwaitSource(SourceState::kFrozen);
+  ASSERT_TRUE(source_->Abort("Cancelled", "a person cancelled it").ok());
+  EXPECT_EQ(AwaitSource(SourceState::kAborted).reason, "Cancelled");
+  AwaitTarget(TargetState::kAborted);
+  ExpectRunsOnlyOnSource();
 }
 
 // --- restores from checkpoints

@@ -220,5 +220,61 @@ TEST(PageFrameTest, TaskZeroIsNotInAListOfTasks) {
   EXPECT_THAT(DecodeKeepPages(payload).status().message(), HasSubstr("task 0"));
 }
 
+TEST(PageFrameTest, MissingPagesGoAndComeBack) {
+  const TaskRanges task{
+      .container = "app", .container_pid = 7, .ranges = {{16 * kPage, 18 * kPage}, {32 * kPage, 33 * kPage}}};
+  const auto read = DecodeTaskRanges(EncodeTaskRanges(task));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->container, "app");
+  EXPECT_EQ(read->container_pid, 7);
+  EXPECT_EQ(read->ranges, task.ranges);
+}
+
+TEST(PageFrameTest, AListOfMissingPagesTakesAsManyFramesAsItNeeds) {
+  TaskRanges task{.container = "app", .container_pid = 7};
+  EXPECT_TRUE(EncodeMissing(task).empty());
+  for (uint64_t page = 0; page < 2 * kMaxKeptRanges + 2; page += 2)
+    task.ranges.push_back({page * kPage, (page + 1) * kPage});
+  task.ranges.push_back({uint64_t{1} << 40, (uint64_t{1} << 40) + kMaxRunBytes + kPage});
+  const std::vector<std::string> payloads = EncodeMissing(task);
+  EXPECT_EQ(payloads.size(), 2u);
+  memory::Ranges all;
+  for (const std::string& payload : payloads) {
+    EXPECT_LE(payload.size(), kMaxPagesPayloadBytes);
+    const auto read = DecodeTaskRanges(payload);
+    ASSERT_TRUE(read.ok()) << read.status();
+    for (const memory::Range& range : read->ranges) memory::Append(all, range);
+  }
+  EXPECT_EQ(all, task.ranges);
+}
+
+class RefusedMissingTest : public testing::TestWithParam<Refusal> {};
+
+TEST_P(RefusedMissingTest, SaysWhichRuleWasBroken) {
+  std::string payload = EncodeTaskRanges({.container = "app",
+                                          .container_pid = 7,
+                                          .ranges = {{16 * kPage, 18 * kPage}, {32 * kPage, 33 * kPage}}});
+  ASSERT_TRUE(DecodeTaskRanges(payload).ok());
+  GetParam().change(payload);
+  const absl::Status status = DecodeTaskRanges(payload).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(), HasSubstr(GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, RefusedMissingTest,
+    testing::Values(
+        Refusal{"TaskZero", Put<uint32_t>(0, 0), "missing pages of task 0"},
+        Refusal{"Encoded", Put<uint8_t>(4, 1), "with content"},
+        Refusal{"Content", Put<uint32_t>(12, 1), "with content"},
+        Refusal{"Cut", Cut(kWindowAt + 20), "of the wrong length"},
+        Refusal{"More", [](std::string& payload) { payload.push_back('x'); }, "of the wrong length"},
+        Refusal{"Count", Put<uint32_t>(8, 65537), "65537 entries"},
+        Refusal{"NoPage", Put<uint64_t>(kWindowAt, 1), "which is no page's"},
+        Refusal{"Empty", Put<uint32_t>(kWindowAt + 8, 0), "a run of no pages"},
+        Refusal{"BeyondAll", Put<uint64_t>(kWindowAt + 12, uint64_t{1} << 58), "which are not between"},
+        Refusal{"OutOfOrder", Put<uint64_t>(kWindowAt + 12, 0), "which are not between"}),
+    [](const auto& info) { return info.param.name; });
+
 }  // namespace
 }  // namespace godwit::transfer

@@ -138,5 +138,27 @@ TEST_F(PageReceiverTest, TooManyPagesAndTooManyTasksAreResourceExhausted) {
   EXPECT_THAT(many.message(), HasSubstr("more than 3 tasks"));
 }
 
+TEST_F(PageReceiverTest, MissingPagesAreNotedAndOnlyTheyAreTakenWhenTheyArrive) {
+  ASSERT_TRUE(receiver_.Take(DataFrame("app", 7, 10, Content('o', 4))).ok());
+  const TaskRanges missing{.container = "app", .container_pid = 7, .ranges = {PageRange(11, 13)}};
+  ASSERT_TRUE(receiver_.Take({FrameType::kMissing, EncodeTaskRanges(missing)}).ok());
+  EXPECT_THAT(app_.Missing(7), ElementsAre(PageRange(11, 13)));
+  const std::string content = Content('n', 2);
+  const absl::StatusOr<TaskRanges> arrived =
+      receiver_.TakeArriving(PagesFrame({.container = "app",
+                                         .container_pid = 7,
+                                         .runs = {{PageRange(10, 12), false}, {PageRange(12, 14), true}},
+                                         .content_bytes = content.size(),
+                                         .encoded = content}));
+  ASSERT_TRUE(arrived.ok()) << arrived.status();
+  EXPECT_THAT(arrived->ranges, ElementsAre(PageRange(11, 13)));
+  EXPECT_EQ(ByteAt(app_, 7, 10), 'o');
+  EXPECT_EQ(ByteAt(app_, 7, 11), 'n');
+  EXPECT_EQ(ByteAt(app_, 7, 12), 0);
+  EXPECT_EQ(ByteAt(app_, 7, 13), 'o');
+  EXPECT_THAT(app_.Missing(7), IsEmpty());
+  EXPECT_FALSE(receiver_.TakeArriving(DataFrame("other", 7, 1, Content('a', 1))).ok());
+}
+
 }  // namespace
 }  // namespace godwit::transfer

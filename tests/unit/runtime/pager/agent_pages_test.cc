@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agent/memory/page_server.h"
+#include "base/json.h"
 #include "base/socket.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -72,12 +73,70 @@ TEST_F(AgentPagesTest, EveryTasksFileArrivesAlsoInManyBatches) {
   ASSERT_TRUE(server.ok()) << server.status();
   const auto stores = AskForPages(spec_);
   ASSERT_TRUE(stores.ok()) << stores.status();
-  ASSERT_EQ(stores->size(), 300u);
-  for (const auto& [pid, file] : *stores) {
+  ASSERT_EQ(stores->stores.size(), 300u);
+  EXPECT_FALSE(stores->pull.has_value());
+  for (const TaskStore& task : stores->stores) {
     char text[32];
-    const ssize_t size = pread(file.get(), text, sizeof text, 0);
-    ASSERT_EQ(std::string(text, static_cast<size_t>(size)), absl::StrCat("task ", pid));
+    const ssize_t size = pread(task.store.get(), text, sizeof text, 0);
+    ASSERT_EQ(std::string(text, static_cast<size_t>(size)), absl::StrCat("task ", task.pid));
+    EXPECT_FALSE(task.map.ok());
   }
+}
+
+TEST_F(AgentPagesTest, WherePagesAreMissingTheMapsComeTooAndTheConnectionStays) {
+  std::vector<LineChannel> pulls;
+  auto server = memory::PageServer::Start(spec_.pages_socket, [&](const std::string&, const std::string&) {
+    memory::PageServer::Found found;
+    for (int pid = 1; pid <= 300; ++pid) {
+      found.stores.emplace_back(pid, FileWith("store"));
+      found.maps.push_back(FileWith(absl::StrCat("map ", pid)));
+    }
+    found.pull = [&](LineChannel channel) {
+      EXPECT_TRUE(channel.WriteLine("{}", kLong).ok());
+      pulls.push_back(std::move(channel));
+    };
+    return found;
+  });
+  ASSERT_TRUE(server.ok()) << server.status();
+  auto pages = AskForPages(spec_);
+  ASSERT_TRUE(pages.ok()) << pages.status();
+  ASSERT_EQ(pages->stores.size(), 300u);
+  for (const TaskStore& task : pages->stores) {
+    char text[32];
+    const ssize_t size = pread(task.map.get(), text, sizeof text, 0);
+    ASSERT_EQ(std::string(text, static_cast<size_t>(size)), absl::StrCat("map ", task.pid));
+  }
+  ASSERT_TRUE(pages->pull.has_value());
+  EXPECT_EQ(pages->pull->ReadLine(kLong).value_or("closed"), "{}");
+}
+
+TEST_F(AgentPagesTest, AnAgentThatForgotIsGivenTheStoresBack) {
+  std::optional<LineChannel> pull;
+  auto server = memory::PageServer::Start(spec_.pages_socket, [&](const std::string&, const std::string&) {
+    memory::PageServer::Found found;
+    found.give = true;
+    found.pull = [&](LineChannel channel) { pull.emplace(std::move(channel)); };
+    return found;
+  });
+  ASSERT_TRUE(server.ok()) << server.status();
+  auto pages = AskForPages(spec_, /*resume=*/true);
+  ASSERT_TRUE(pages.ok()) << pages.status();
+  EXPECT_TRUE(pages->give);
+  ASSERT_TRUE(pages->pull.has_value());
+  const UniqueFd store = FileWith("store"), map = FileWith("map");
+  ASSERT_TRUE(GivePages(*pages->pull, std::vector<GivenStore>(130, {7, store.get(), map.get()})).ok());
+  server->reset();  // it has handed the connection over
+  ASSERT_TRUE(pull.has_value());
+  pull->AcceptDescriptors(kMaxDescriptors);
+  size_t tasks = 0;
+  for (bool more = true; more;) {
+    const auto line = json::Decode<agent_api::PagesReply>(pull->ReadLine(kLong).value_or(""));
+    ASSERT_TRUE(line.ok()) << line.status();
+    ASSERT_EQ(pull->TakeDescriptors(2 * line->tasks.size()).status(), absl::OkStatus());
+    tasks += line->tasks.size();
+    more = line->more;
+  }
+  EXPECT_EQ(tasks, 130u);
 }
 
 TEST_F(AgentPagesTest, AContainerMayHaveNoTaskWithPages) {
@@ -87,7 +146,7 @@ TEST_F(AgentPagesTest, AContainerMayHaveNoTaskWithPages) {
   ASSERT_TRUE(server.ok());
   const auto stores = AskForPages(spec_);
   ASSERT_TRUE(stores.ok()) << stores.status();
-  EXPECT_TRUE(stores->empty());
+  EXPECT_TRUE(stores->stores.empty());
 }
 
 TEST_F(AgentPagesTest, TheAgentsRefusalIsTold) {

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the source does after the decision in a post-copy: it stands frozen and serves the pages that the
+// target lacks, until the target says that none is missing. Which those are only the target says, and anew
+// over each stream: nothing of it is lost with a connection, or with this agent.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "agent/migration/source.h"
+#include "base/log.h"
+#include "base/status.h"
+
+namespace godwit::migration {
+namespace {
+
+using transfer::FrameType;
+
+constexpr absl::Duration kLook = absl::Seconds(1);
+constexpr absl::Duration kRetryPause = absl::Milliseconds(200);
+constexpr absl::Duration kTellLimit = absl::Seconds(5);
+// Of a batch of pages; a dead peer is noticed by TCP long before.
+constexpr absl::Duration kSendLimit = absl::Minutes(5);
+// Frames of the target's that were not dealt with yet.
+constexpr size_t kMostListed = 256;
+constexpr size_t kMostWanted = 4096;
+
+}  // namespace
+
+SourceEvent Source::ServePages() {
+  std::shared_ptr<transfer::Stream> stream;
+  {
+    absl::MutexLock lock(&mutex_);
+    serves_ = serves_ && !abandon_;
+    if (!serves_) return SourceEvent::kDone;
+    stream = stream_;
+    bucket_.SetLimit(limits_.bandwidth_limit);
+  }
+  stream->KeepQueueShort();  // a page that somebody waits for goes next
+  std::vector<PreCopy::Container> containers;
+  if (guard_spec_.has_value()) {
+    for (const agent_api::GuardContainer& one : guard_spec_->containers)
+      containers.push_back({one.name, node_.cgroup_here(one.cgroup)});
+  }
+  PageService service(std::move(containers), node_.memory, &bucket_);
+  service.SetStream(stream.get());
+  const absl::Time begin = absl::Now();
+  std::optional<SourceEvent> end;
+  for (bool all = false; !end.has_value();) {
+    const absl::Status sent = SendSome(service, &all);
+    if (absl::IsDataLoss(sent)) {
+      all = true;
+      TellPagesLost(*stream, sent);
+    } else if (!sent.ok()) {
+      LOG(WARNING) << Log("cannot serve pages").With("migration", spec_.migration.uid).With(sent);
+      stream->Shutdown();
+      if (Pause(kRetryPause)) return SourceEvent::kUnknown;
+    }
+    end = LookAround(/*idle=*/all || !sent.ok());
+  }
+  if (node_.sent) {
+    node_.sent({.page_bytes = service.totals().sent,
+                .wire_bytes = service.totals().wire,
+                .took = absl::Now() - begin});
+  }
+  return *end;
+}
+
+// Takes what the target has said, and sends a little.
+absl::Status Source::SendSome(PageService& service, bool* all) {
+  std::deque<transfer::TaskRanges> missing;
+  std::deque<transfer::TaskRanges> wanted;
+  bool listed = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    missing.swap(heard_.missing);
+    wanted.swap(heard_.wanted);
+    listed = heard_.listed;
+  }
+  const absl::Time deadline = absl::Now() + kSendLimit;
+  for (const transfer::TaskRanges& pages : missing) GODWIT_RETURN_IF_ERROR(service.Add(pages));
+  for (const transfer::TaskRanges& pages : wanted)
+    GODWIT_RETURN_IF_ERROR(service.SendWanted(pages, deadline));
+  GODWIT_ASSIGN_OR_RETURN(const bool some, service.SendNext(deadline));
+  *all = !some;
+  if (!listed) return absl::OkStatus();
+  absl::MutexLock lock(&mutex_);
+  status_.pulled_bytes = status_.pull_bytes - service.left_bytes();
+  return absl::OkStatus();
+}
+
+// The processes, and with them the only copy of these pages, are gone. The target ends its own copy.
+void Source::TellPagesLost(transfer::Stream& stream, const absl::Status& why) {
+  LOG(ERROR) << Log("pages that the target lacks are lost").With("migration", spec_.migration.uid).With(why);
+  const transfer::Reason reason{"PagesLost", std::string(why.message())};
+  stream.SendMessage(FrameType::kPagesLost, reason, absl::Now() + kTellLimit).IgnoreError();
+}
+
+// What ends the serving, or nothing. `idle`: there is nothing to be done before the target says more.
+std::optional<SourceEvent> Source::LookAround(bool idle) {
+  absl::MutexLock lock(&mutex_);
+  auto word = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stop_ || abandon_ || heard_.over.has_value() || !heard_.lost.ok() || !heard_.missing.empty() ||
+           !heard_.wanted.empty();
+  };
+  if (idle) mutex_.AwaitWithTimeout(absl::Condition(&word), kLook);
+  if (heard_.over.has_value() && heard_.over->lost.empty()) status_.pulled_bytes = status_.pull_bytes;
+  if (heard_.over.has_value() || abandon_) {
+    serves_ = false;
+    return SourceEvent::kDone;
+  }
+  if (stop_ || !heard_.lost.ok()) return SourceEvent::kUnknown;
+  return std::nullopt;
+}
+
+// In the listener's thread. A list that is not understood would leave pages out: the target lists anew.
+absl::Status Source::HearMissing(const transfer::Frame& frame) {
+  switch (frame.type) {
+    case FrameType::kMissing: {
+      if (heard_.missing.size() == kMostListed)
+        return absl::ResourceExhaustedError("the target lists more missing pages than there can be");
+      GODWIT_ASSIGN_OR_RETURN(transfer::TaskRanges pages, transfer::DecodeTaskRanges(frame.payload));
+      heard_.missing.push_back(std::move(pages));
+      return absl::OkStatus();
+    }
+    case FrameType::kWanted: {
+      GODWIT_ASSIGN_OR_RETURN(transfer::TaskRanges pages, transfer::DecodeTaskRanges(frame.payload));
+      if (heard_.wanted.size() < kMostWanted) heard_.wanted.push_back(std::move(pages));
+      return absl::OkStatus();
+    }
+    default: break;
+  }
+  GODWIT_ASSIGN_OR_RETURN(const auto end, transfer::DecodeMessage<transfer::MissingEnd>(frame));
+  if (end.bytes == 0) {
+    heard_.over = end;
+  } else {
+    heard_.listed = true;
+    if (status_.pull_bytes == 0) status_.pull_bytes = end.bytes;  // sent by an agent that ended since
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace godwit::migration
