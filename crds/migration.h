@@ -8,15 +8,19 @@
 
 namespace godwit::crds {
 
-enum class Strategy { kAuto, kPreCopy, kStopAndCopy };
-constexpr std::array<std::pair<Strategy, absl::string_view>, 3> JsonNames(Strategy) {
-  return {
-      {{Strategy::kAuto, "Auto"}, {Strategy::kPreCopy, "PreCopy"}, {Strategy::kStopAndCopy, "StopAndCopy"}}};
+enum class Strategy { kAuto, kPreCopy, kStopAndCopy, kPostCopy };
+constexpr std::array<std::pair<Strategy, absl::string_view>, 4> JsonNames(Strategy) {
+  return {{{Strategy::kAuto, "Auto"},
+           {Strategy::kPreCopy, "PreCopy"},
+           {Strategy::kStopAndCopy, "StopAndCopy"},
+           {Strategy::kPostCopy, "PostCopy"}}};
 }
 
-enum class WhenNotConverging { kFreeze, kFail };
-constexpr std::array<std::pair<WhenNotConverging, absl::string_view>, 2> JsonNames(WhenNotConverging) {
-  return {{{WhenNotConverging::kFreeze, "Freeze"}, {WhenNotConverging::kFail, "Fail"}}};
+enum class WhenNotConverging { kFreeze, kFail, kPostCopy };
+constexpr std::array<std::pair<WhenNotConverging, absl::string_view>, 3> JsonNames(WhenNotConverging) {
+  return {{{WhenNotConverging::kFreeze, "Freeze"},
+           {WhenNotConverging::kFail, "Fail"},
+           {WhenNotConverging::kPostCopy, "PostCopy"}}};
 }
 
 struct MigrationSpec {
@@ -71,8 +75,13 @@ inline constexpr char kPreflightPassed[] = "PreflightPassed";
 // Exists from Copying on. True: the predicted freeze came within the budget. False: it did not, or nothing is
 // pre-copied, and the pod is frozen nevertheless.
 inline constexpr char kConverged[] = "Converged";
-inline constexpr char kTargetReady[] = "TargetReady";      // the target pod waits for the state
-inline constexpr char kSwitched[] = "Switched";            // the processes run on the target
+inline constexpr char kTargetReady[] = "TargetReady";  // the target pod waits for the state
+inline constexpr char kSwitched[] = "Switched";        // the processes run on the target
+// Of a post-copy, from Finishing on. True: all of the memory is on the target. False, Pulling: some of it is
+// still on the source alone. False, Lost: it never came, and what ran without it was killed.
+inline constexpr char kMemoryArrived[] = "MemoryArrived";
+inline constexpr char kPulling[] = "Pulling";
+inline constexpr char kLost[] = "Lost";
 inline constexpr char kHandedOver[] = "HandedOver";        // labels and owner are the target's
 inline constexpr char kSourceRemoved[] = "SourceRemoved";  // the source pod is gone
 
@@ -115,6 +124,26 @@ struct PreCopy {
   bool operator==(const PreCopy&) const = default;
 };
 
+// How far the pulling of memory is after a post-copy, as its agents said at `observed_time`.
+struct PostCopy {
+  int64_t total_bytes = 0;    // were missing when the processes began to run on the target
+  int64_t missing_bytes = 0;  // are still
+  int64_t faults = 0;         // missing pages that they waited for
+  absl::Duration fault_p50;   // for so long
+  absl::Duration fault_p99;
+  absl::Time observed_time;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("totalBytes", self.total_bytes);
+    field("missingBytes", self.missing_bytes);
+    field("faults", self.faults);
+    field("faultP50", self.fault_p50);
+    field("faultP99", self.fault_p99);
+    field("observedTime", self.observed_time);
+  }
+  bool operator==(const PostCopy&) const = default;
+};
+
 struct Transfer {
   int64_t memory_bytes = 0;
   int64_t file_bytes = 0;
@@ -143,6 +172,7 @@ struct MigrationStatus {
   absl::Duration total_duration;
   PreflightSummary preflight;
   PreCopy pre_copy;
+  PostCopy post_copy;
   Freeze freeze;
   Transfer transfer;
   std::vector<Finding> findings;
@@ -162,6 +192,7 @@ struct MigrationStatus {
     field("totalDuration", self.total_duration);
     field("preflight", self.preflight);
     field("preCopy", self.pre_copy);
+    field("postCopy", self.post_copy);
     field("freeze", self.freeze);
     field("transfer", self.transfer);
     field("findings", self.findings);

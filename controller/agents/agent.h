@@ -36,7 +36,7 @@ class Agent {
   virtual absl::Status SetSourceLimits(const std::string& uid, const agent_api::PreCopyLimits& limits) = 0;
   virtual absl::Status SwitchSource(const std::string& uid) = 0;
   virtual absl::Status AbortSource(const std::string& uid, const agent_api::AbortRequest& why) = 0;
-  virtual absl::Status FinishSource(const std::string& uid) = 0;
+  virtual absl::Status FinishSource(const std::string& uid, const agent_api::FinishRequest& request) = 0;
   virtual absl::Status ForgetSource(const std::string& uid) = 0;  // OK when there is nothing to forget
 
   virtual absl::StatusOr<agent_api::CheckpointStatus> PutCheckpoint(

@@ -73,8 +73,9 @@ class HttpAgent : public Agent {
     return Call("POST", "abort", Migration(uid, "/source/abort"), json::Encode(why), options_.timeout)
         .status();
   }
-  absl::Status FinishSource(const std::string& uid) override {
-    return Call("POST", "finish", Migration(uid, "/source/finish"), "", options_.timeout).status();
+  absl::Status FinishSource(const std::string& uid, const agent_api::FinishRequest& request) override {
+    return Call("POST", "finish", Migration(uid, "/source/finish"), json::Encode(request), options_.timeout)
+        .status();
   }
   absl::Status ForgetSource(const std::string& uid) override {
     return Delete("source", Migration(uid, "/source"));

@@ -85,7 +85,7 @@ MigrationDecision Passed(Draft& draft) {
   draft.Condition(crds::kPreflightPassed, "True", "Passed",
                   absl::StrCat("nothing stands in the way; ", size, " will move"));
   const Strategy wanted = draft.seen.migration.spec.strategy;
-  draft.status.strategy = wanted == Strategy::kStopAndCopy ? Strategy::kStopAndCopy : Strategy::kPreCopy;
+  draft.status.strategy = wanted == Strategy::kAuto ? Strategy::kPreCopy : wanted;
   if (wanted == Strategy::kAuto) {
     if (auto why = WhyNodesCannotPreCopy(draft.seen)) draft.FallBack(*why);
   }
@@ -191,7 +191,8 @@ MigrationDecision DecidePreflight(Draft& draft) {
   CompareNodes(draft, findings);
   draft.status.preflight = {.memory_bytes = seen.preflight->memory_bytes,
                             .file_bytes = seen.preflight->file_bytes};
-  if (seen.migration.spec.strategy == Strategy::kPreCopy) {
+  const Strategy wanted = seen.migration.spec.strategy;
+  if (wanted == Strategy::kPreCopy || wanted == Strategy::kPostCopy) {
     if (auto why = WhyNodesCannotPreCopy(seen)) {
       findings.push_back({.id = why->reason,
                           .severity = Severity::kBlocking,

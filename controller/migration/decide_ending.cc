@@ -58,7 +58,9 @@ MigrationDecision DecideEnded(Draft& draft) {
   const bool clean = k8s::IsConditionTrue(draft.status.conditions, crds::kCleanedUp);
   if (!clean) {
     std::optional<Failure> in_the_way;
-    const bool failed = draft.status.phase == crds::MigrationPhase::kFailed;
+    // One that has switched and lost its state then leaves the target pod as it is.
+    const bool failed = draft.status.phase == crds::MigrationPhase::kFailed &&
+                        !k8s::IsConditionTrue(draft.status.conditions, crds::kSwitched);
     auto step = failed ? Remove(draft, in_the_way) : ForgetSides(draft, in_the_way);
     if (step) return *std::move(step);
     if (in_the_way) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// After the decision: labels and owner go to the target, the source pod goes. There is no way back, and no
-// failure.
+// After the decision: what memory is missing comes, labels and owner go to the target, the source pod goes.
+// There is no way back, and no failure but one: memory of a post-copy that never came.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -45,14 +45,93 @@ std::string UnreadySibling(const Draft& draft) {
   return "";
 }
 
+HandOver HandOverNow(const Draft& draft) {
+  return draft.SourceThere() ? HandOverOf(draft.seen.source->view.metadata)
+                             : HandOverFromTarget(draft.seen.target->metadata);
+}
+
+bool IsOwned(const HandOver& hand_over) {
+  return std::any_of(hand_over.owners.begin(), hand_over.owners.end(),
+                     [](const k8s::OwnerReference& owner) { return owner.controller; });
+}
+
+// What the sides say of memory that a post-copy left to be pulled.
+enum class Memory {
+  kThere,    // nothing is missing, or never was
+  kMissing,  // some is still on the source alone, or may be: nobody has said that it is not
+  kLost,     // it will never come
+};
+
+Memory MemoryOf(const Draft& draft) {
+  const MigrationObserved& seen = draft.seen;
+  const k8s::Condition* told = k8s::FindCondition(draft.status.conditions, crds::kMemoryArrived);
+  if (told != nullptr && told->status == "True") return Memory::kThere;
+  if (told != nullptr && told->reason == crds::kLost) return Memory::kLost;
+  const agent_api::SourceStatus* source = seen.source_side.ok() ? &*seen.source_side : nullptr;
+  const agent_api::TargetStatus* target = seen.target_side.ok() ? &*seen.target_side : nullptr;
+  const bool serves = source != nullptr && source->state == SourceState::kCeded && source->serving;
+  const bool runs = target != nullptr && target->state == TargetState::kRunning;
+  if (runs && !target->pull.pulling && !target->pull.lost.empty()) return Memory::kLost;
+  if (serves || (runs && target->pull.pulling)) return Memory::kMissing;
+  const crds::MigrationSpec& spec = seen.migration.spec;
+  const bool may_be = told != nullptr || spec.strategy == crds::Strategy::kPostCopy ||
+                      spec.when_not_converging == crds::WhenNotConverging::kPostCopy ||
+                      draft.status.strategy == crds::Strategy::kPostCopy;
+  // Of an agent that was restarted: the source has asked the target anew before it says that the target runs.
+  const bool not_needed =
+      !seen.source_node.exists ||
+      (source != nullptr && (source->state != SourceState::kCeded || source->target_running));
+  return !may_be || not_needed || runs ? Memory::kThere : Memory::kMissing;
+}
+
+// From the figures in status, which change once a second.
+std::string PullText(const Draft& draft) {
+  const crds::PostCopy& pull = draft.status.post_copy;
+  if (pull.total_bytes == 0)
+    return absl::StrCat("memory is pulled from node ", draft.status.source_node, "; how much is not known");
+  return absl::StrCat(pull.missing_bytes >> 20, " MiB of the ", pull.total_bytes >> 20,
+                      " MiB that the processes went on without are still on node ", draft.status.source_node,
+                      "; they waited for ", pull.faults, " pages");
+}
+
+// The source's memory is still needed: nothing is done that would kill its processes. nullopt: it is not.
+std::optional<MigrationDecision> AwaitMemory(Draft& draft) {
+  const MigrationObserved& seen = draft.seen;
+  const Memory memory = MemoryOf(draft);
+  if (seen.target_side.ok()) RecordPull(draft, seen.target_side->pull, /*last=*/memory != Memory::kMissing);
+  const bool pulled = draft.status.post_copy.total_bytes > 0 ||
+                      k8s::FindCondition(draft.status.conditions, crds::kMemoryArrived) != nullptr;
+  switch (memory) {
+    case Memory::kThere:
+      if (pulled && !k8s::IsConditionTrue(draft.status.conditions, crds::kMemoryArrived)) {
+        draft.status.post_copy.missing_bytes = 0;
+        draft.Condition(crds::kMemoryArrived, "True", "Arrived", "all memory is on the target");
+      }
+      return std::nullopt;
+    case Memory::kLost:
+      if (seen.target_side.ok() && !seen.target_side->pull.lost.empty() &&
+          draft.Condition(crds::kMemoryArrived, "False", crds::kLost, seen.target_side->pull.lost))
+        draft.Say(true, "StateLost", seen.target_side->pull.lost);
+      return std::nullopt;
+    case Memory::kMissing: break;
+  }
+  const std::string text = PullText(draft);
+  draft.Condition(crds::kMemoryArrived, "False", crds::kPulling, text);
+  // Deleted, the pod is not probed any more, and not killed within the grace that it is given.
+  if (ProbesPress(draft)) return draft.Do(MigrationStep::kRetireSourcePod);
+  for (const auto& [node, status] : {std::pair(seen.source_node.name, seen.source_side.status()),
+                                     std::pair(seen.target_node.name, seen.target_side.status())}) {
+    if (!status.ok()) draft.AgentSilent(AgentFailure(node, status));
+  }
+  return draft.Wait("PullingMemory", text, kLook);
+}
+
 // The next thing to do for labels and owner; nullopt when that is done or must come after the source's
 // deletion.
 std::optional<MigrationDecision> HandOverStep(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
-  const HandOver hand_over = draft.SourceThere() ? HandOverOf(seen.source->view.metadata)
-                                                 : HandOverFromTarget(seen.target->metadata);
-  const bool owned = std::any_of(hand_over.owners.begin(), hand_over.owners.end(),
-                                 [](const k8s::OwnerReference& owner) { return owner.controller; });
+  const HandOver hand_over = HandOverNow(draft);
+  const bool owned = IsOwned(hand_over);
   if (HandedOver(seen.target->metadata, hand_over)) {
     draft.Condition(crds::kHandedOver, "True", owned ? "Owned" : "Bare",
                     owned ? absl::StrCat("pod ", draft.status.target_pod_name, " belongs to ",
@@ -105,7 +184,9 @@ std::optional<MigrationDecision> FinishSource(Draft& draft) {
                                    " knows that the source pod is deleted"),
                       kLook);
   }
-  MigrationDecision decision = draft.Do(MigrationStep::kFinishSource);
+  const bool abandoned = seen.source_side->serving && !TargetThere(draft);
+  MigrationDecision decision =
+      draft.Do(abandoned ? MigrationStep::kAbandonSource : MigrationStep::kFinishSource);
   decision.again = kLook;
   return decision;
 }
@@ -143,7 +224,11 @@ MigrationDecision DecideFinishing(Draft& draft) {
   }
   if (TargetThere(draft)) {
     if (!IsCommitted(*seen.target)) return draft.Do(MigrationStep::kMarkCommitted);
-    if (auto step = HandOverStep(draft)) return *std::move(step);
+    // Once the target joins its ReplicaSet, that deletes the source. A bare pod has its labels, and with them
+    // its Services' traffic, at once.
+    const bool owned = IsOwned(HandOverNow(draft));
+    if (auto step = owned ? AwaitMemory(draft) : HandOverStep(draft)) return *std::move(step);
+    if (auto step = owned ? HandOverStep(draft) : AwaitMemory(draft)) return *std::move(step);
   } else {
     draft.Condition(
         crds::kHandedOver, "False", "TargetPodGone",
@@ -165,7 +250,9 @@ MigrationDecision DecideFinishing(Draft& draft) {
   if (in_the_way && !draft.AgentSilent(*in_the_way)) {
     return draft.Wait(in_the_way->reason, in_the_way->message, absl::Seconds(2));
   }
-  return draft.Succeed(in_the_way);
+  const k8s::Condition* memory = k8s::FindCondition(draft.status.conditions, crds::kMemoryArrived);
+  const bool lost = memory != nullptr && memory->reason == crds::kLost;
+  return lost ? draft.EndLost(in_the_way) : draft.Succeed(in_the_way);
 }
 
 }  // namespace godwit::controller

@@ -91,7 +91,7 @@ std::optional<Failure> TakeFallback(Draft& draft, const std::string& fallback) {
   const Failure why{"PodCannotPreCopy",
                     absl::StrCat("the memory of pod ", draft.seen.migration.spec.pod_ref.name,
                                  " cannot be copied while it runs: ", fallback)};
-  if (draft.seen.migration.spec.strategy == crds::Strategy::kPreCopy) return why;
+  if (draft.seen.migration.spec.strategy != crds::Strategy::kAuto) return why;
   draft.FallBack(why);
   return std::nullopt;
 }
@@ -156,11 +156,17 @@ MigrationDecision EndCopying(Draft& draft, const agent_api::SourceStatus& source
   const std::string text = ProgressText(draft);
   const std::string budget =
       absl::StrCat("spec.freezeBudget (", absl::FormatDuration(draft.seen.migration.spec.freeze_budget), ")");
-  if (source.pre_copy.converged) {
+  const crds::MigrationSpec& spec = draft.seen.migration.spec;
+  if (spec.strategy == crds::Strategy::kPostCopy) {
+    draft.Condition(crds::kConverged, "True", "PostCopy",
+                    absl::StrCat(text, "; what is written from here on is pulled after the switch"));
+  } else if (source.pre_copy.converged) {
     draft.Condition(crds::kConverged, "True", "WithinBudget", absl::StrCat(text, ", within ", budget));
   } else {
-    const std::string why = absl::StrCat(text, ", above ", budget,
-                                         ", and does not sink; freezing nevertheless (whenNotConverging)");
+    const bool pulls = spec.when_not_converging == crds::WhenNotConverging::kPostCopy;
+    const std::string why =
+        absl::StrCat(text, ", above ", budget, ", and does not sink; freezing nevertheless, ",
+                     pulls ? "and what is left is pulled afterwards " : "", "(whenNotConverging)");
     draft.Condition(crds::kConverged, "False", "NotConverging", why);
     draft.Say(true, "NotConverging", why);
   }

@@ -87,6 +87,7 @@ std::optional<MigrationDecision> TellCopyingSource(Draft& draft, const agent_api
 MigrationDecision Switched(Draft& draft, const agent_api::SourceStatus* source) {
   if (source != nullptr) {
     RecordProgress(draft, *source, /*last=*/true);
+    if (source->pull_bytes > 0) draft.status.strategy = crds::Strategy::kPostCopy;
     draft.status.freeze = FreezeOf(*source);
     draft.status.transfer = {.memory_bytes = source->memory_bytes,
                              .file_bytes = source->file_bytes,

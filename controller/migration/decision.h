@@ -29,8 +29,10 @@ enum class MigrationStep {
   kMarkCommitted,      // the target's readiness gate
   kLowerDeletionCost,  // the ReplicaSet would choose the source
   kHandOver,           // labels and owner, one patch
+  kRetireSourcePod,    // deleted, but not to be killed: its memory is still pulled
   kDeleteSourcePod,
-  kFinishSource,  // kill the frozen source
+  kFinishSource,   // kill the frozen source
+  kAbandonSource,  // the same, though pages of it are missing on the target: nobody needs them
   kDeleteTargetPod,
   kForgetSource,
   kForgetTarget,

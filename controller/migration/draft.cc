@@ -20,6 +20,9 @@ absl::StatusOr<agent_api::PreCopyLimits> LimitsOf(const crds::MigrationSpec& spe
     case crds::WhenNotConverging::kFail:
       limits.when_not_converging = agent_api::WhenNotConverging::kFail;
       break;
+    case crds::WhenNotConverging::kPostCopy:
+      limits.when_not_converging = agent_api::WhenNotConverging::kPostCopy;
+      break;
   }
   if (spec.bandwidth_limit.empty()) return limits;
   const absl::StatusOr<int64_t> bandwidth = k8s::ParseQuantity(spec.bandwidth_limit);
@@ -45,8 +48,10 @@ absl::string_view StepName(MigrationStep step) {
     case MigrationStep::kMarkCommitted: return "MarkCommitted";
     case MigrationStep::kLowerDeletionCost: return "LowerDeletionCost";
     case MigrationStep::kHandOver: return "HandOver";
+    case MigrationStep::kRetireSourcePod: return "RetireSourcePod";
     case MigrationStep::kDeleteSourcePod: return "DeleteSourcePod";
     case MigrationStep::kFinishSource: return "FinishSource";
+    case MigrationStep::kAbandonSource: return "AbandonSource";
     case MigrationStep::kDeleteTargetPod: return "DeleteTargetPod";
     case MigrationStep::kForgetSource: return "ForgetSource";
     case MigrationStep::kForgetTarget: return "ForgetTarget";
@@ -150,6 +155,21 @@ MigrationDecision Draft::Succeed(const std::optional<Failure>& left_behind) {
   return End(MigrationStep::kNothing, absl::ZeroDuration());
 }
 
+MigrationDecision Draft::EndLost(const std::optional<Failure>& left_behind) {
+  const k8s::Condition why = *k8s::FindCondition(status.conditions, crds::kMemoryArrived);
+  status.phase = MigrationPhase::kFailed;
+  Complete();
+  const std::string summary =
+      absl::StrCat("the pod moved to ", status.target_pod_name, " on node ", status.target_node,
+                   " and lost its state there, where it begins afresh: ", why.message);
+  Condition(crds::kComplete, "False", "StateLost", summary);
+  Condition(crds::kCleanedUp, left_behind ? "False" : "True",
+            left_behind ? left_behind->reason : "NothingLeft",
+            left_behind ? left_behind->message : "nothing of the migration was left behind");
+  Say(true, "StateLost", summary);
+  return End(MigrationStep::kNothing, absl::ZeroDuration());
+}
+
 void Draft::Say(bool warning, absl::string_view reason, absl::string_view message) {
   tells_.push_back({.warning = warning, .reason = std::string(reason), .message = std::string(message)});
 }
@@ -212,6 +232,21 @@ void RecordProgress(Draft& draft, const agent_api::SourceStatus& source, bool la
                     .unchanged_bytes = progress.unchanged_bytes,
                     .predicted_freeze = crds::Readable(progress.predicted_freeze),
                     .observed_time = told.observed_time};
+  if (now == told || (!last && draft.now - told.observed_time < kAtMostEvery)) return;
+  now.observed_time = draft.now;
+  told = now;
+}
+
+void RecordPull(Draft& draft, const agent_api::PullStatus& pull, bool last) {
+  constexpr absl::Duration kAtMostEvery = absl::Seconds(1);
+  crds::PostCopy& told = draft.status.post_copy;
+  if (pull.total_bytes == 0) return;  // none, or it is not known
+  crds::PostCopy now{.total_bytes = pull.total_bytes,
+                     .missing_bytes = pull.missing_bytes,
+                     .faults = pull.faults,
+                     .fault_p50 = crds::Readable(pull.fault_p50),
+                     .fault_p99 = crds::Readable(pull.fault_p99),
+                     .observed_time = told.observed_time};
   if (now == told || (!last && draft.now - told.observed_time < kAtMostEvery)) return;
   now.observed_time = draft.now;
   told = now;

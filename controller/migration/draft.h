@@ -44,6 +44,8 @@ class Draft {
   // Everything is removed (or `left_behind` says what is not).
   MigrationDecision FinishFailing(const std::optional<Failure>& left_behind);
   MigrationDecision Succeed(const std::optional<Failure>& left_behind);
+  // The pod has moved, but not all of its memory came after it.
+  MigrationDecision EndLost(const std::optional<Failure>& left_behind);
 
   // An Event, once the status is written; phases and ends have theirs anyway.
   void Say(bool warning, absl::string_view reason, absl::string_view message);
@@ -90,6 +92,9 @@ crds::Freeze FreezeOf(const agent_api::SourceStatus& source);
 
 // Takes over what the source says of its pre-copy: at most once a second, or, at its end, at once.
 void RecordProgress(Draft& draft, const agent_api::SourceStatus& source, bool last);
+
+// The same of what the target says of its pulling.
+void RecordPull(Draft& draft, const agent_api::PullStatus& pull, bool last);
 
 // Why the source can no longer be moved: gone, replaced, being deleted, not running.
 std::optional<Failure> WhySourceLost(const Draft& draft);

@@ -14,6 +14,8 @@ namespace {
 
 // The target never ran when it is deleted: nothing in it needs time to end.
 constexpr int64_t kTargetGraceSeconds = 1;
+// kubelet kills no process of a deleted pod before; the agents give up pulling far sooner.
+constexpr int64_t kRetiredGraceSeconds = 3600;
 
 struct Call {
   const Cluster& cluster;
@@ -63,7 +65,9 @@ absl::Status StartSource(const Call& call) {
       .freeze_limit = limit,
       .pod_addresses = AddressesOf(source)};
   if (SourceWorksFirst(call.seen.migration.status)) {
-    spec.mode = agent_api::CopyMode::kPreCopy;
+    spec.mode = call.seen.migration.spec.strategy == crds::Strategy::kPostCopy
+                    ? agent_api::CopyMode::kPostCopy
+                    : agent_api::CopyMode::kPreCopy;
     GODWIT_ASSIGN_OR_RETURN(spec.limits, LimitsOf(call.seen.migration.spec));
   }
   GODWIT_ASSIGN_OR_RETURN(auto agent, call.AgentOf(call.seen.source_node));
@@ -112,6 +116,8 @@ absl::Status Execute(const Cluster& cluster, const MigrationSettings& settings, 
     case MigrationStep::kLowerDeletionCost:
       return AnnotatePod(api, seen.source->view.metadata, kDeletionCost, kLowestDeletionCost);
     case MigrationStep::kHandOver: return HandOverPod(call);
+    case MigrationStep::kRetireSourcePod:
+      return DeletePod(api, seen.source->view.metadata, kRetiredGraceSeconds);
     case MigrationStep::kDeleteSourcePod: return DeletePod(api, seen.source->view.metadata, -1);
     case MigrationStep::kDeleteTargetPod: return DeletePod(api, seen.target->metadata, kTargetGraceSeconds);
     case MigrationStep::kAbortSource: {
@@ -122,9 +128,10 @@ absl::Status Execute(const Cluster& cluster, const MigrationSettings& settings, 
       GODWIT_ASSIGN_OR_RETURN(auto agent, target());
       return agent->AbortTarget(uid, decision.why);
     }
-    case MigrationStep::kFinishSource: {
+    case MigrationStep::kFinishSource:
+    case MigrationStep::kAbandonSource: {
       GODWIT_ASSIGN_OR_RETURN(auto agent, source());
-      return agent->FinishSource(uid);
+      return agent->FinishSource(uid, {.abandon = decision.step == MigrationStep::kAbandonSource});
     }
     case MigrationStep::kForgetSource: {
       GODWIT_ASSIGN_OR_RETURN(auto agent, source());

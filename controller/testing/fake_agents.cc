@@ -127,7 +127,7 @@ class FakeAgent : public Agent {
     if (state != SourceState::kAborted) world_.AbortSource(uid, source->second, why.reason, why.message);
     return world_.Answered();
   }
-  absl::Status FinishSource(const std::string& uid) override {
+  absl::Status FinishSource(const std::string& uid, const agent_api::FinishRequest& request) override {
     absl::MutexLock lock(&world_.mutex_);
     GODWIT_ASSIGN_OR_RETURN(FakeAgents::Node * node, world_.Reach(node_));
     auto source = node->sources.find(uid);
@@ -136,6 +136,8 @@ class FakeAgent : public Agent {
     if (status.state == SourceState::kDone) return world_.Answered();
     if (status.state != SourceState::kCeded || !status.target_running)
       return absl::FailedPreconditionError("the target does not run yet");
+    if (status.serving && !request.abandon)
+      return absl::FailedPreconditionError("it serves pages that the target lacks");
     status.state = SourceState::kDone;
     return world_.Answered();
   }
@@ -319,7 +321,7 @@ absl::StatusOr<FakeAgents::Source*> FakeAgents::Copying(const std::string& node,
   GODWIT_ASSIGN_OR_RETURN(Node * at, Reach(node));
   auto source = at->sources.find(uid);
   if (source == at->sources.end()) return absl::NotFoundError("no such source");
-  const bool copies = source->second.spec.mode == agent_api::CopyMode::kPreCopy;
+  const bool copies = source->second.spec.mode != agent_api::CopyMode::kStopAndCopy;
   if (!copies || source->second.status.state != SourceState::kOpen)
     return absl::FailedPreconditionError("it does not copy, or no more");
   return &source->second;
@@ -372,8 +374,8 @@ void FakeAgents::Advance(const std::string& uid, Source& source) {
   switch (source.status.state) {
     case SourceState::kOpen:
       if (target_gone) return AbortSource(uid, source, "TargetAborted", "the target refused");
-      if (source.spec.mode == agent_api::CopyMode::kPreCopy) CopyRound(uid, source);
-      if (source.spec.mode == agent_api::CopyMode::kPreCopy && !source.status.switching) return;
+      if (source.spec.mode != agent_api::CopyMode::kStopAndCopy) CopyRound(uid, source);
+      if (source.spec.mode != agent_api::CopyMode::kStopAndCopy && !source.status.switching) return;
       if (source.status.state != SourceState::kOpen || hold_ == SourceState::kFrozen) return;
       source.status.state = SourceState::kFrozen;
       source.status.frozen_at = absl::FromUnixSeconds(1'700'000'000);
@@ -386,8 +388,15 @@ void FakeAgents::Advance(const std::string& uid, Source& source) {
       source.status.state = SourceState::kCeded;
       return;
     case SourceState::kCeded:
-      if (target == nullptr || source.status.target_running) return;
+      if (target == nullptr) return;
+      if (source.status.serving) return PullOne(source, *target);
+      if (source.status.target_running) return;
       target->status = {.state = TargetState::kRunning};
+      if (source.spec.mode == agent_api::CopyMode::kPostCopy) {
+        source.status.pull_bytes = kPulledBytes;
+        source.status.serving = true;
+        target->status.pull = {.pulling = true, .total_bytes = kPulledBytes, .missing_bytes = kPulledBytes};
+      }
       nodes_.at(source.spec.target_node).running.insert(source.spec.target_pod.uid);
       source.status.target_running = true;
       source.status.freeze = absl::Milliseconds(412);
@@ -397,6 +406,20 @@ void FakeAgents::Advance(const std::string& uid, Source& source) {
     case SourceState::kDone:
     case SourceState::kAborted: return;
   }
+}
+
+// A quarter of what is missing comes.
+void FakeAgents::PullOne(Source& source, Target& target) {
+  if (hold_ == SourceState::kCeded || !target.status.pull.pulling) return;
+  agent_api::PullStatus& pull = target.status.pull;
+  pull.missing_bytes -= kPulledBytes / 4;
+  pull.faults += 10;
+  pull.fault_p50 = absl::Milliseconds(1);
+  pull.fault_p99 = absl::Milliseconds(3);
+  source.status.pulled_bytes = kPulledBytes - pull.missing_bytes;
+  if (pull.missing_bytes > 0) return;
+  pull.pulling = false;
+  source.status.serving = false;
 }
 
 bool FakeAgents::CreateWaits(const std::string& node, const std::string& pod_uid,
@@ -443,8 +466,9 @@ void FakeAgents::PodKilled(const std::string& node, const std::string& pod_uid) 
     if (source.spec.pod.uid != pod_uid) continue;
     if (source.status.state == SourceState::kOpen || source.status.state == SourceState::kFrozen) {
       AbortSource(uid, source, "PodGone", "the source's processes are gone");
-    } else if (source.status.state == SourceState::kCeded && !source.status.target_running) {
-      ++violations_;  // I3
+    } else if (source.status.state == SourceState::kCeded &&
+               (!source.status.target_running || source.status.serving)) {
+      ++violations_;  // I3, and memory that only the source had
     }
   }
 }

@@ -26,6 +26,9 @@ struct PreCopyStory {
   std::string fallback;  // not empty: found at the first look, nothing is copied
 };
 
+// What a post-copy leaves to be pulled.
+inline constexpr int64_t kPulledBytes = int64_t{8} << 20;
+
 // All agents of a cluster. Thread-safe.
 class FakeAgents : public Agents {
  public:
@@ -109,6 +112,7 @@ class FakeAgents : public Agents {
   absl::StatusOr<Source*> Copying(const std::string& node, const std::string& uid)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CopyRound(const std::string& uid, Source& source) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void PullOne(Source& source, Target& target) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Advance(const std::string& uid, Source& source) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AbortSource(const std::string& uid, Source& source, const std::string& reason,
                    const std::string& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

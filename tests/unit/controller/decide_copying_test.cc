@@ -84,6 +84,10 @@ INSTANTIATE_TEST_SUITE_P(
         StrategyCase{"PreCopyOldSource", Strategy::kPreCopy, "kernel 6.1", "", MigrationPhase::kFailed,
                      std::nullopt, ""},
         StrategyCase{"PreCopyOldTarget", Strategy::kPreCopy, "", "kernel 6.1", MigrationPhase::kFailed,
+                     std::nullopt, ""},
+        StrategyCase{"PostCopy", Strategy::kPostCopy, "", "", MigrationPhase::kCopying, Strategy::kPostCopy,
+                     ""},
+        StrategyCase{"PostCopyOldSource", Strategy::kPostCopy, "kernel 6.1", "", MigrationPhase::kFailed,
                      std::nullopt, ""}),
     [](const auto& info) { return info.param.name; });
 

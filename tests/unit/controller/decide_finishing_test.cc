@@ -155,6 +155,181 @@ TEST(FinishingTest, ASilentSourceAgentIsWaitedForUnlessItsNodeIsGone) {
   EXPECT_EQ(NextStep(seen).status.phase, MigrationPhase::kSucceeded);
 }
 
+// --- a post-copy
+
+constexpr int64_t kMiB = int64_t{1} << 20;
+
+MigrationObserved Pulling() {
+  MigrationObserved seen = Finishing();
+  seen.migration.spec.strategy = crds::Strategy::kPostCopy;
+  seen.migration.status.strategy = crds::Strategy::kPostCopy;
+  seen.source_side->pull_bytes = 100 * kMiB;
+  seen.source_side->serving = true;
+  seen.target_side->pull = {.pulling = true,
+                            .total_bytes = 100 * kMiB,
+                            .missing_bytes = 60 * kMiB,
+                            .faults = 12,
+                            .fault_p50 = absl::Milliseconds(1),
+                            .fault_p99 = absl::Milliseconds(4)};
+  return seen;
+}
+
+void Arrived(MigrationObserved& seen) {
+  seen.source_side->serving = false;
+  seen.target_side->pull.pulling = false;
+  seen.target_side->pull.missing_bytes = 0;
+}
+
+const k8s::Condition& MemoryArrived(const MigrationObserved& seen) {
+  static const k8s::Condition kNone;
+  const k8s::Condition* found = k8s::FindCondition(seen.migration.status.conditions, crds::kMemoryArrived);
+  return found == nullptr ? kNone : *found;
+}
+
+TEST(PullingTest, TheSourcePodStaysUntilAllOfItsMemoryHasArrived) {
+  MigrationObserved seen = Pulling();
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kHandOver) << "a bare pod gets its labels at once";
+  HandOverTo(seen);
+  for (int look = 0; look < 3; ++look) {
+    const MigrationDecision waits = NextStep(seen, kNow + absl::Minutes(look));
+    EXPECT_EQ(waits.step, MigrationStep::kNothing);
+    EXPECT_EQ(ReasonOf(waits), "PullingMemory");
+    EXPECT_THAT(MessageOf(waits),
+                HasSubstr("60 MiB of the 100 MiB that the processes went on without are still "
+                          "on node node-a; they waited for 12 pages"));
+  }
+  EXPECT_EQ(MemoryArrived(seen).status, "False");
+  EXPECT_EQ(MemoryArrived(seen).reason, crds::kPulling);
+  EXPECT_EQ(seen.migration.status.post_copy.missing_bytes, 60 * kMiB);
+  EXPECT_EQ(seen.migration.status.post_copy.fault_p99, absl::Milliseconds(4));
+  Arrived(seen);
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
+  EXPECT_EQ(MemoryArrived(seen).status, "True");
+  EXPECT_EQ(seen.migration.status.post_copy.missing_bytes, 0);
+  Delete(seen, true);
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kFinishSource);
+}
+
+TEST(PullingTest, StatusChangesAtMostOnceASecond) {
+  MigrationObserved seen = Pulling();
+  HandOverTo(seen);
+  NextStep(seen, kNow);
+  seen.target_side->pull.missing_bytes = 50 * kMiB;
+  EXPECT_EQ(Decide(seen, kSettings, kNow + absl::Milliseconds(900)).status, seen.migration.status);
+  EXPECT_EQ(Decide(seen, kSettings, kNow + absl::Seconds(1)).status.post_copy.missing_bytes, 50 * kMiB);
+}
+
+TEST(PullingTest, AnOwnedPodJoinsItsReplicaSetOnlyThen) {
+  MigrationObserved seen = FinishingOwned();
+  const MigrationObserved pulling = Pulling();
+  seen.migration = pulling.migration;
+  seen.source_side = pulling.source_side;
+  seen.target_side = pulling.target_side;
+  EXPECT_EQ(ReasonOf(NextStep(seen)), "PullingMemory") << "the ReplicaSet would delete the source";
+  Arrived(seen);
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kLowerDeletionCost);
+}
+
+struct Silence {
+  const char* name;
+  bool source, target;
+};
+
+TEST(PullingTest, WhileNobodySaysThatAllHasArrivedNothingIsRemoved) {
+  for (const Silence& silence : {Silence{"source", true, false}, Silence{"both", true, true}}) {
+    MigrationObserved seen = Pulling();
+    HandOverTo(seen);
+    NextStep(seen);
+    if (silence.source) seen.source_side = absl::UnavailableError("down");
+    if (silence.target) seen.target_side = absl::UnavailableError("down");
+    EXPECT_EQ(ReasonOf(NextStep(seen, kNow + absl::Hours(1))), "PullingMemory") << silence.name;
+  }
+  MigrationObserved seen = Pulling();
+  HandOverTo(seen);
+  seen.source_side = absl::UnavailableError("down");
+  seen.target_side = absl::UnavailableError("down");
+  EXPECT_EQ(ReasonOf(NextStep(seen)), "PullingMemory") << "also when nothing was known before";
+}
+
+TEST(PullingTest, ASourceWhoseAgentWasRestartedIsNotTakenForOneThatIsDone) {
+  MigrationObserved seen = Pulling();
+  HandOverTo(seen);
+  NextStep(seen);
+  seen.source_side = SourceStatus{.state = SourceState::kCeded};  // asks the target
+  seen.target_side = absl::UnavailableError("down");
+  EXPECT_EQ(ReasonOf(NextStep(seen)), "PullingMemory");
+  seen.source_side->target_running = true;  // and has heard that nothing is missing
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
+}
+
+TEST(PullingTest, TheTargetsWordIsEnough) {
+  MigrationObserved seen = Pulling();
+  HandOverTo(seen);
+  NextStep(seen);
+  Arrived(seen);
+  seen.source_side = absl::UnavailableError("down");
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
+}
+
+// kubelet would kill the frozen source: deleted with a grace that is long enough, it is not probed any more.
+TEST(PullingTest, ALivenessProbeOfTheSourceRetiresItsPod) {
+  MigrationObserved seen = Pulling();
+  seen.source =
+      PodWith({{"/spec/containers/0/livenessProbe", R"({"periodSeconds":10,"failureThreshold":3})"}});
+  HandOverTo(seen);
+  EXPECT_EQ(ReasonOf(NextStep(seen, kStart + absl::Seconds(10))), "PullingMemory");
+  EXPECT_EQ(NextStep(seen, kStart + absl::Seconds(21)).step, MigrationStep::kRetireSourcePod);
+  Delete(seen, true);
+  EXPECT_EQ(ReasonOf(NextStep(seen, kStart + absl::Seconds(25))), "PullingMemory") << "it is not killed";
+  Arrived(seen);
+  EXPECT_EQ(NextStep(seen, kStart + absl::Seconds(26)).step, MigrationStep::kFinishSource);
+}
+
+TEST(PullingTest, WhenTheTargetPodIsGoneTheSourceIsAbandoned) {
+  MigrationObserved seen = Pulling();
+  seen.target.reset();
+  seen.target_side = absl::UnavailableError("down");
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
+  Delete(seen, true);
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kAbandonSource);
+}
+
+TEST(PullingTest, MemoryThatIsLostEndsTheMigrationAsAFailureThatSaysSo) {
+  MigrationObserved seen = Pulling();
+  HandOverTo(seen);
+  NextStep(seen);
+  seen.source_side->serving = false;
+  seen.target_side->pull.pulling = false;
+  seen.target_side->pull.lost =
+      "62914560 bytes of memory are lost: the source node cannot give them any more";
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
+  EXPECT_EQ(MemoryArrived(seen).reason, crds::kLost);
+  seen.source_side = SourceStatus{};
+  seen.target_side = TargetStatus{};
+  seen.source.reset();
+  const MigrationDecision lost = NextStep(seen);
+  EXPECT_EQ(lost.status.phase, MigrationPhase::kFailed);
+  EXPECT_EQ(ReasonOf(lost), "StateLost");
+  EXPECT_THAT(MessageOf(lost), HasSubstr("lost its state there, where it begins afresh: 62914560 bytes"));
+  EXPECT_TRUE(k8s::IsConditionTrue(lost.status.conditions, crds::kCleanedUp));
+}
+
+TEST(PullingTest, AFailureThatHasSwitchedLeavesTheTargetPod) {
+  MigrationObserved seen = Pulling();
+  seen.migration.status.phase = MigrationPhase::kFailed;
+  k8s::SetCondition(seen.migration.status.conditions,
+                    {.type = crds::kSwitched, .status = "True", .reason = "TargetRuns", .message = "m"},
+                    kNow);
+  k8s::SetCondition(
+      seen.migration.status.conditions,
+      {.type = crds::kCleanedUp, .status = "False", .reason = "AgentUnreachable", .message = "m"}, kNow);
+  seen.source_side = SourceStatus{};
+  seen.target_side = TargetStatus{.state = TargetState::kRunning};
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kForgetTarget);
+  seen.target_side = TargetStatus{};
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kNothing) << "not DeleteTargetPod";
+}
+
 TEST(EndedTest, TheFinalizerGoesOnlyWhenEverythingIsClean) {
   MigrationObserved seen = Finishing();
   seen.migration.status.phase = MigrationPhase::kSucceeded;

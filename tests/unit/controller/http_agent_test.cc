@@ -112,7 +112,7 @@ TEST_F(HttpAgentTest, RequestsGoWhereTheContractSays) {
   EXPECT_TRUE(agent->SetSourceLimits(kUid, {.freeze_budget = absl::Seconds(1)}).ok());
   EXPECT_TRUE(agent->SwitchSource(kUid).ok());
   EXPECT_TRUE(agent->AbortSource(kUid, {.reason = "x"}).ok());
-  EXPECT_TRUE(agent->FinishSource(kUid).ok());
+  EXPECT_TRUE(agent->FinishSource(kUid, {.abandon = true}).ok());
   EXPECT_TRUE(agent->ForgetTarget(kUid).ok());
   EXPECT_TRUE(agent->ForgetRestore(kUid).ok());
   EXPECT_THAT(requests, ElementsAre("GET /v1/node", "POST /v1/preflight",

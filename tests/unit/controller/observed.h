@@ -96,7 +96,7 @@ inline MigrationObserved GoodObserved(crds::MigrationPhase phase,
   }
   m.status.strategy = strategy;
   if (strategy != crds::Strategy::kStopAndCopy) {
-    m.status.strategy = crds::Strategy::kPreCopy;
+    m.status.strategy = strategy == crds::Strategy::kAuto ? crds::Strategy::kPreCopy : strategy;
     k8s::SetCondition(m.status.conditions,
                       {.type = crds::kConverged,
                        .status = "Unknown",

@@ -74,7 +74,8 @@ class MoveTest : public ReconcileTest, public ::testing::WithParamInterface<crds
 };
 
 INSTANTIATE_TEST_SUITE_P(Strategies, MoveTest,
-                         ::testing::Values(crds::Strategy::kPreCopy, crds::Strategy::kStopAndCopy),
+                         ::testing::Values(crds::Strategy::kPreCopy, crds::Strategy::kStopAndCopy,
+                                           crds::Strategy::kPostCopy),
                          [](const auto& info) { return std::string(json::Name(info.param)); });
 
 TEST_P(MoveTest, APodMovesAndNothingIsLeftBehind) {

@@ -87,6 +87,7 @@ Migration FullMigration() {
               .total_duration = absl::Seconds(1),
               .preflight = {1, 2},
               .pre_copy = {1, 2, 3, 4, 5, 6, 7, 8, absl::Milliseconds(43), kTime},
+              .post_copy = {1, 2, 3, absl::Milliseconds(1), absl::Milliseconds(2), kTime},
               .freeze = {absl::Seconds(1), kTime, {{"dump", "c", absl::Seconds(1), absl::Seconds(1)}}},
               .transfer = {1, 2, 3},
               .findings = {kFinding}};
