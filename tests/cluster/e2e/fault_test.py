@@ -9,6 +9,13 @@ import time
 from cluster import COUNTER, SYSTEM, ClusterTest, counts, kubectl, on_node, wait
 
 
+def cut(node):
+    """Lets nothing of the agents' streams through on a node, silently; what it returns mends the link."""
+    on_node(node, "nft", "table ip cut { chain in { type filter hook input priority 0; tcp dport 9552 drop; tcp sport 9552 drop; }; "
+                         "chain out { type filter hook output priority 0; tcp dport 9552 drop; tcp sport 9552 drop; }; }")
+    return lambda: on_node(node, "nft", "delete", "table", "ip", "cut")
+
+
 class FaultTest(ClusterTest):
     def switching(self, name):
         wait(f"{name} to be under way", lambda: self.get("migration", name).get("status", {}).get("phase") in ("Copying", "Preparing", "Switching"), 60, 0.02)
@@ -67,12 +74,6 @@ class FaultTest(ClusterTest):
         print("   ", done["status"]["phase"], self.told(done))
         self.assertLessEqual(len(self.copies("leaving")), 1)
 
-    def cut(self, node):
-        """Lets nothing of the agents' streams through on a node, silently; what it returns mends the link."""
-        on_node(node, "nft", "table ip cut { chain in { type filter hook input priority 0; tcp dport 9552 drop; tcp sport 9552 drop; }; "
-                             "chain out { type filter hook output priority 0; tcp dport 9552 drop; tcp sport 9552 drop; }; }")
-        return lambda: on_node(node, "nft", "delete", "table", "ip", "cut")
-
     def test_a_link_cut_in_pre_copy(self):
         """For two seconds: the migration goes on where it was. For good: it fails, and the pod has not noticed."""
         runs = int(os.environ.get("GODWIT_LINK_CUTS", "1"))
@@ -87,7 +88,7 @@ class FaultTest(ClusterTest):
                 self.apply(self.migration(f"cut-{i}", name, b if node == a else a, bandwidthLimit="40Mi"))
                 wait("the copy", lambda: self.get("migration", f"cut-{i}").get("status", {}).get("phase") == "Copying", 60, 0.02)
                 time.sleep(random.uniform(0.3, 4))
-                mend = self.cut(a)
+                mend = cut(a)
                 try:
                     if not for_good:
                         time.sleep(2)
