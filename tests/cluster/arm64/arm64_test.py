@@ -37,11 +37,11 @@ class Arm64Test(ClusterTest):
             self.assertEqual(on_node(node, "uname", "-m").strip(), "aarch64")
 
     def test_a_checkpoint_of_a_pod_on_arm64_comes_back(self):
-        self.start(self.pod("kept", self.arms[0], self.container(env={"PERIOD": "0.2"})))
+        self.start(self.pod("kept", self.arms[0], self.container(env={"PERIOD": "0.2"})), seconds=SLOW)
         self.apply(self.checkpoint("monday", "kept"))
         done = self.succeeded("checkpoint", "monday", SLOW)
         print("   ", done["status"]["archives"][0]["path"], "freeze", done["status"]["freeze"]["duration"])
-        kubectl("-n", self.namespace, "delete", "pod", "kept", "--timeout=120s")
+        kubectl("-n", self.namespace, "delete", "pod", "kept", f"--timeout={SLOW}s", timeout=SLOW + 10)
         self.apply(self.restore("again", "monday"))
         name = self.succeeded("restore", "again", SLOW)["status"]["targetPodName"]
         wait("it to count on", lambda: len(self.log(name).splitlines()) > 5, SLOW)
@@ -61,7 +61,7 @@ class Arm64Test(ClusterTest):
         self.assertEqual(status.get("strategy"), "PreCopy")
 
     def test_a_move_to_another_architecture_is_refused(self):
-        self.start(self.pod("intel", self.nodes[0]))
+        self.start(self.pod("intel", self.nodes[0]), seconds=SLOW)
         self.apply(self.migration("across", "intel", self.arms[0]))
         reason, message = self.failed("migration", "across", SLOW)
         print("   ", reason, message)

@@ -151,13 +151,13 @@ class ClusterTest(unittest.TestCase):
             return pod if states and all("running" in s["state"] for s in states) else None
         return wait(f"pod {name} to run", check, seconds)
 
-    def start(self, pod, until=lambda log: "count 20 " in log):
+    def start(self, pod, until=lambda log: "count 20 " in log, seconds=60):
         """Applies a pod and waits until it runs and its log says that it is at work."""
         self.apply(pod)
         name = pod["metadata"]["name"]
-        self.running(name)
+        self.running(name, seconds)
         container = pod["spec"]["containers"][0]["name"]
-        wait(f"{name} to work", lambda: until(self.log(name, container)), 60)
+        wait(f"{name} to work", lambda: until(self.log(name, container)), seconds)
         return self.get("pod", name)
 
     def log(self, pod, container="app"):
