@@ -45,11 +45,12 @@ struct Failure {
 
 Failure Because(absl::string_view reason, const absl::Status& status) {
   if (absl::IsCancelled(status)) {
-    return {
-        "Stopped",
-        "the checkpoint was ended before it was complete: it was deleted, or the node's agent ended; the pod "
-        "goes on"};
+    return {"Stopped",
+            "the checkpoint was ended before it was complete: it was deleted, or the node's agent ended; the "
+            "pod goes on"};
   }
+  // What is written here is written to the disk.
+  if (absl::IsResourceExhausted(status)) reason = "NoSpace";
   return {std::string(reason), std::string(status.message())};
 }
 
@@ -154,7 +155,6 @@ class Taker {
     const absl::Time begin = absl::Now();
     do {
       const absl::StatusOr<int64_t> dirty = copy_->CopyRound();
-      if (absl::IsResourceExhausted(dirty.status())) return Because("NoSpace", dirty.status());
       if (!dirty.ok()) return Because("CopyFailed", dirty.status());
       settling_.Add(*dirty);
     } while (!settling_.Settled(absl::Now() - begin));
