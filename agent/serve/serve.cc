@@ -207,7 +207,7 @@ class Agent {
                           .criu_folder = absl::StrCat(options_.install_folder, "/criu"),
                           .guards_folder = absl::StrCat(options_.run_folder, "/guards"),
                           .criu_version = facts_->Info().criu_version,
-                          .memory = migration::RealMemory(host_.proc),
+                          .memory = TrackedMemory(),
                           .memory_for_pages = [this] { return MemoryForPages(); },
                           .write_smaps = SmapsWriter()};
     GODWIT_ASSIGN_OR_RETURN(checkpoints_, checkpoint::Checkpoints::Open(
@@ -232,6 +232,13 @@ class Agent {
     };
   }
 
+  migration::MemoryNode TrackedMemory() const {
+    migration::MemoryNode memory = migration::RealMemory(host_.proc);
+    if (absl::Status tracking = facts_->CheckTracking(); !tracking.ok())
+      memory.track = [tracking](const std::string&) { return tracking; };
+    return memory;
+  }
+
   migration::SourceNode SourceNode() {
     migration::SourceNode node{.node = options_.node,
                                .runtime = facts_->runtime().runtime,
@@ -241,9 +248,7 @@ class Agent {
       return migration::FindPod(host_, spec.pod, spec.containers, spec.empty_dirs);
     };
     node.pack = [this](auto&&... arguments) { return migration::PackHostFolder(host_, arguments...); };
-    node.memory = migration::RealMemory(host_.proc);
-    if (absl::Status tracking = facts_->CheckTracking(); !tracking.ok())
-      node.memory.track = [tracking](const std::string&) { return tracking; };
+    node.memory = TrackedMemory();
     node.write_smaps = SmapsWriter();
     node.filling = [this](const std::vector<std::string>& ids) {
       return memory::StillFilled(host_.At(agent_api::kPagersFolder), ids);
