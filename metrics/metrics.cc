@@ -47,12 +47,15 @@ AgentMetrics::AgentMetrics(Registry& owner) : registry(owner) {
   for (const char* reason : {"Checksum", "Protocol", "Connection", "Peer", "Storage"})
     stream_errors.With(reason);
   for (const char* outcome : {"converged", "gave_up", "fell_back", "aborted"}) pre_copies.With(outcome);
+  for (const char* outcome : {"arrived", "lost"}) post_copies.With(outcome);
+  pulled_bytes.With();
+  pulled_faults.With();
   pre_copy_rounds.With();
   pre_copy_dirty.With();
   for (const char* why : {"zero", "unchanged"}) pre_copy_saved.With(why);
-  for (auto* gauge :
-       {&pre_copy_dirty_rate, &pre_copy_predicted_freeze, &pager_backlog, &pager_fault_p99, &images_bytes, &archives,
-        &archives_bytes, &storage_available, &memory_available, &certificate_expiry}) {
+  for (auto* gauge : {&pre_copy_dirty_rate, &pre_copy_predicted_freeze, &pager_backlog, &pager_fault_p99,
+                      &missing_bytes, &pull_fault_p99, &images_bytes, &archives, &archives_bytes,
+                      &storage_available, &memory_available, &certificate_expiry}) {
     gauge->With().Set(0);
   }
   for (const char* outcome : {"succeeded", "failed"}) certificate_renewals.With(outcome);
