@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/guard/acts.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -36,6 +40,7 @@ absl::StatusOr<std::unique_ptr<HostActs>> HostActs::Make(const GuardSpec& spec, 
 absl::Status HostActs::Prepare() {
   GODWIT_ASSIGN_OR_RETURN(journal::SourceJournal journal, journal::SourceJournal::Open(spec_.journal));
   journal_ = std::move(journal);
+  GODWIT_RETURN_IF_ERROR(ClaimContainers());
   RunOptions options;
   options.limit = absl::Seconds(5);
   GODWIT_ASSIGN_OR_RETURN(const std::string version, RunOrError({spec_.runtime, "--version"}, options));
@@ -51,6 +56,22 @@ absl::Status HostActs::Prepare() {
   }
   if (journaled() == SourceState::kFrozen || journaled() == SourceState::kCeded)
     frozen_ = runtime::AdoptFrozen(Cgroups());
+  return absl::OkStatus();
+}
+
+// The kernel lets go of the locks when this process ends, however that comes.
+absl::Status HostActs::ClaimContainers() {
+  for (const agent_api::GuardContainer& container : spec_.containers) {
+    absl::StatusOr<UniqueFd> folder = OpenFile(container.cgroup, O_RDONLY | O_DIRECTORY);
+    if (absl::IsNotFound(folder.status())) continue;  // ended meanwhile: nothing to be frozen
+    if (!folder.ok()) return folder.status();
+    if (flock(folder->get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno != EWOULDBLOCK) return ErrnoStatus(absl::StrCat("cannot claim container ", container.name));
+      return absl::FailedPreconditionError(absl::StrCat(
+          "container ", container.name, " is being frozen by another Migration or Checkpoint of its pod"));
+    }
+    claims_.push_back(*std::move(folder));
+  }
   return absl::OkStatus();
 }
 
@@ -152,6 +173,8 @@ absl::Status HostActs::Thaw() {
   LowerFence();
   return thawed;
 }
+
+absl::Status HostActs::StillFrozen() { return runtime::WaitFrozen(Cgroups(), absl::ZeroDuration()); }
 
 absl::Status HostActs::Kill() {
   absl::Status first;

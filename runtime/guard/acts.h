@@ -41,6 +41,7 @@ class HostActs final : public Acts {
   std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze,
                                 FreezeMoment* moment) override;
   absl::Status Thaw() override;
+  absl::Status StillFrozen() override;
   absl::Status Kill() override;
   absl::Status Journal(SourceState state, absl::string_view reason, absl::string_view message,
                        SourceState* now) override;
@@ -53,6 +54,8 @@ class HostActs final : public Acts {
   HostActs(const GuardSpec& spec, std::string proc, Clock& clock)
       : spec_(spec), proc_(std::move(proc)), clock_(clock) {}
   absl::Status Prepare();
+  // One guard a container: what one has frozen another must not thaw.
+  absl::Status ClaimContainers();
   absl::Status MakeFence();
   void LowerFence();
   // May the pod be frozen now? `exec_in_flight` tells whether waiting a little could help.
@@ -64,6 +67,7 @@ class HostActs final : public Acts {
   Clock& clock_;
   criu::Programs programs_;
   std::optional<journal::SourceJournal> journal_;
+  std::vector<UniqueFd> claims_;  // locked, each the folder of a container's cgroup
   std::map<std::string, criu::Plan> plans_;  // by container name
   std::optional<runtime::Fence> fence_;
   absl::Status fence_status_;

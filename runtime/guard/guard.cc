@@ -144,6 +144,11 @@ GuardReply Guard::Cede(absl::Duration now) {
                     now);
     }
   }
+  // Somebody else may have thawed it (a person, another tool): it has gone on, and what was sent is old.
+  if (const absl::Status frozen = acts_.StillFrozen(); !frozen.ok()) {
+    Abort("Thawed", absl::StrCat("the pod does not stand still any more: ", frozen.message()), now);
+    return Status(now);
+  }
   SourceState written = SourceState::kNone;
   const absl::Status status = acts_.Journal(SourceState::kCeded, "", "", &written);
   if (status.ok() || written == SourceState::kCeded) {

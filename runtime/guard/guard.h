@@ -51,6 +51,8 @@ class Acts {
   virtual std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze,
                                         FreezeMoment* moment) = 0;
   virtual absl::Status Thaw() = 0;
+  // OK while all containers stand still.
+  virtual absl::Status StillFrozen() = 0;
   virtual absl::Status Kill() = 0;
   // Appends to the journal and returns when it is on the disk. With an error the record may be there or not;
   // the state that the journal is in then, read again from the disk, is in `*now` (kNone: it cannot be read).

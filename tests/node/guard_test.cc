@@ -227,6 +227,25 @@ std::vector<pid_t> CriuAmong(const std::vector<pid_t>& pids) {
   return found;
 }
 
+TEST_F(GuardTest, AContainerHasOneGuardAtATime) {
+  Container& container = Started({"count"});
+  GuardSpec second = SpecFor({&container});
+  {
+    GuardClient first = StartedGuard(SpecFor({&container}));
+    ExpectOk(first.Freeze());
+    const auto refused = guard::StartGuard(
+        second, {.binary = Node::Get().guard, .spec_file = second.journal + ".spec", .host_root = "", .host_namespaces = ""});
+    EXPECT_FALSE(refused.ok());
+    EXPECT_THAT(std::string(refused.status().message()), HasSubstr("another Migration or Checkpoint"));
+    EXPECT_FALSE(GoesOn(container)) << "who was refused has thawed it";
+    ExpectOk(first.Thaw("enough"));
+  }
+  EXPECT_TRUE(Eventually([&] {
+    return guard::StartGuard(second, {.binary = Node::Get().guard, .spec_file = second.journal + ".spec",
+                                      .host_root = "", .host_namespaces = ""}).ok();
+  }));
+}
+
 TEST_F(GuardTest, AnArmedDumpWaitsWhileThePodRunsAndIsWholeAfterTheFreeze) {
   Container& one = Started({"count"});
   Container& two = Started({"pair"});

@@ -35,6 +35,7 @@ class FakeActs final : public Acts {
     did.push_back("thaw");
     return absl::OkStatus();
   }
+  absl::Status StillFrozen() override { return still_frozen; }
   absl::Status Kill() override {
     did.push_back("kill");
     return kill_result;
@@ -61,6 +62,7 @@ class FakeActs final : public Acts {
   void AbortDump() override { did.push_back("abort dump"); }
 
   std::vector<std::string> did;
+  absl::Status still_frozen;
   std::optional<Refusal> refuse_before, refuse_after;
   absl::Status arm_result, kill_result, journal_result;
   SourceState journal_after_error = SourceState::kNone;
@@ -197,6 +199,16 @@ TEST_F(GuardTest, ADumpIsAskedToEndBeforeTheLimit) {
   guard_->Tick(kStart + absl::Milliseconds(9500));
   EXPECT_THAT(acts_.did, ElementsAre("abort dump"));
   EXPECT_EQ(guard_->deadline(), std::nullopt) << "it was asked; now its end is awaited";
+}
+
+TEST_F(GuardTest, APodThatSomebodyElseHasThawedIsNotCeded) {
+  Dumped();
+  acts_.did.clear();
+  acts_.still_frozen = absl::DeadlineExceededError("app does not stand still");
+  const GuardReply reply = Do(GuardOp::kCede);
+  EXPECT_EQ(reply.state, SourceState::kAborted);
+  EXPECT_EQ(reply.reason, "Thawed");
+  EXPECT_THAT(acts_.did, ElementsAre("thaw", "journal Aborted"));
 }
 
 TEST_F(GuardTest, OnceCededNothingThawsButTheTargetsAbort) {
