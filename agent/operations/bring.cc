@@ -10,8 +10,8 @@ namespace godwit::operations {
 namespace {
 
 absl::StatusOr<migration::ContainerState> BringOne(const agent_api::RestoreSpec& spec, const agent_api::Archive& archive,
-                                                   const std::string& node, const Fetch& fetch, const std::string& folder,
-                                                   absl::Time deadline) {
+                                                   const std::string& node, const Fetch& fetch, const FindArchive& find,
+                                                   const std::string& folder, absl::Time deadline) {
   GODWIT_RETURN_IF_ERROR(MakeFolders(folder, 0700));
   GODWIT_ASSIGN_OR_RETURN(const int64_t free, FreeBytes(folder));
   const bool here = spec.archive_node == node;
@@ -21,8 +21,11 @@ absl::StatusOr<migration::ContainerState> BringOne(const agent_api::RestoreSpec&
                                                      " MiB on node ", node, " to come back, ", free >> 20,
                                                      " MiB are free there"));
   }
-  std::string path = archive.path;
-  if (!here) {
+  std::string path;
+  if (here) {
+    const std::string file_name = archive.path.substr(archive.path.rfind('/') + 1);
+    GODWIT_ASSIGN_OR_RETURN(path, find(spec.checkpoint_uid, file_name));
+  } else {
     path = absl::StrCat(folder, "/fetched.tar");
     GODWIT_RETURN_IF_ERROR(Annotate(fetch(spec, archive, path, deadline),
                                     absl::StrCat("cannot fetch the archive of container ", archive.container, " from node ",
@@ -41,12 +44,13 @@ absl::StatusOr<migration::ContainerState> BringOne(const agent_api::RestoreSpec&
 
 absl::StatusOr<std::map<std::string, migration::ContainerState>> Bring(const agent_api::RestoreSpec& spec,
                                                                        const std::string& node, const Fetch& fetch,
-                                                                       const std::string& folder, absl::Time deadline) {
+                                                                       const FindArchive& find, const std::string& folder,
+                                                                       absl::Time deadline) {
   std::map<std::string, migration::ContainerState> states;
   for (const agent_api::Archive& archive : spec.archives) {
     GODWIT_ASSIGN_OR_RETURN(
         states[archive.container],
-        BringOne(spec, archive, node, fetch, absl::StrCat(folder, "/archives/", archive.container), deadline));
+        BringOne(spec, archive, node, fetch, find, absl::StrCat(folder, "/archives/", archive.container), deadline));
   }
   return states;
 }

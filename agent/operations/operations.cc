@@ -233,7 +233,8 @@ absl::Status Operations::ForgetSource(const std::string& uid) {
 
 migration::BringState Operations::BringFrom(const RestoreSpec& spec) const {
   return [this, spec] {
-    return Bring(spec, options_.node, options_.fetch, RestoreFolder(spec.restore.uid), absl::Now() + spec.create_limit);
+    return Bring(spec, options_.node, options_.fetch, options_.find_archive, RestoreFolder(spec.restore.uid),
+                 absl::Now() + spec.create_limit);
   };
 }
 

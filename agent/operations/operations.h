@@ -29,12 +29,17 @@ namespace godwit::operations {
 using Fetch = std::function<absl::Status(const agent_api::RestoreSpec& spec, const agent_api::Archive& archive,
                                          const std::string& path, absl::Time deadline)>;
 
+// Where an archive of a checkpoint of this node lies, by its file name; both may be somebody's word.
+using FindArchive =
+    std::function<absl::StatusOr<std::string>(const std::string& checkpoint_uid, const std::string& file_name)>;
+
 struct Options {
   std::string folder;
   std::string node;  // this one's name
   migration::SourceNode source;
   migration::TargetNode target;
   Fetch fetch;
+  FindArchive find_archive;
   std::function<int64_t()> memory_available;  // bytes
 };
 

@@ -221,6 +221,9 @@ class Agent {
                                  .source = SourceNode(),
                                  .target = TargetNode(),
                                  .fetch = [this](const auto&... arguments) { return Fetch(arguments...); },
+                                 .find_archive = [this](const std::string& uid, const std::string& file_name) {
+                                   return checkpoints_->FindArchive(uid, file_name);
+                                 },
                                  .memory_available = [this] { return MemoryAvailable(host_.proc); }}));
     return absl::OkStatus();
   }
