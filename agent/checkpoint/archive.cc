@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -126,8 +127,13 @@ absl::Status Matches(const agent_api::Archive& recorded, int fd, const std::stri
 }  // namespace
 
 std::string ArchiveFileName(const Description& d) {
-  return absl::StrCat("checkpoint-", d.pod.name, "_", d.pod.name_space, "-", d.container, "-",
-                      absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", d.checkpointed_at, absl::UTCTimeZone()), ".tar");
+  const std::string rest =
+      absl::StrCat("_", d.pod.name_space, "-", d.container, "-",
+                   absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", d.checkpointed_at, absl::UTCTimeZone()), ".tar");
+  // A name of at most 255 bytes, with some for temporary ones. The archives of a checkpoint are of one pod.
+  constexpr size_t kMaxName = 230;
+  const absl::string_view pod = absl::string_view(d.pod.name).substr(0, kMaxName - rest.size() - sizeof("checkpoint-"));
+  return absl::StrCat("checkpoint-", pod, rest);
 }
 
 absl::StatusOr<agent_api::Archive> WriteArchive(const Description& description, const Parts& parts,
@@ -165,16 +171,11 @@ absl::StatusOr<Parts> ExtractArchive(const agent_api::Archive& recorded, const s
 
 absl::StatusOr<json::Raw> ReadPodManifest(const std::string& path) {
   GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, O_RDONLY | O_NOFOLLOW));
-  const std::string copy = absl::StrCat(path, ".godwit-json.", getpid());
+  static std::atomic<uint64_t> number = 0;  // others may read the same archive
+  const std::string copy = absl::StrCat(path.substr(0, path.rfind('/') + 1), ".godwit-json.", getpid(), ".", number++);
   auto discard = absl::MakeCleanup([&copy] { unlink(copy.c_str()); });
-  GODWIT_ASSIGN_OR_RETURN(const int64_t size, [&]() -> absl::StatusOr<int64_t> {
-    const off_t end = lseek(file.get(), 0, SEEK_END);
-    if (end < 0 || lseek(file.get(), 0, SEEK_SET) != 0) return ErrnoStatus(absl::StrCat("cannot size ", path));
-    return static_cast<int64_t>(end);
-  }());
-  GODWIT_RETURN_IF_ERROR(ExtractTar(file.get(), size, [&](const std::string& name) -> absl::StatusOr<std::string> {
-    return name == "godwit.json" ? copy : std::string();
-  }));
+  // It is the first entry: the rest, which may be as large as the pod's memory, is not read.
+  GODWIT_RETURN_IF_ERROR(ExtractFirst(file.get(), "godwit.json", kMaxOwnFile, copy));
   GODWIT_ASSIGN_OR_RETURN(std::string text, ReadFile(copy, kMaxOwnFile));
   GODWIT_ASSIGN_OR_RETURN(OwnFile own, json::Decode<OwnFile>(text, {.max_bytes = kMaxOwnFile}));
   if (own.version != kFormatVersion) {

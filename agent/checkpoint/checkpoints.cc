@@ -18,6 +18,8 @@ using agent_api::CheckpointSpec;
 using agent_api::CheckpointState;
 using agent_api::CheckpointStatus;
 
+constexpr absl::Duration kEndLimit = absl::Seconds(5);  // below what the controller waits for an answer
+
 void LogEnd(const CheckpointSpec& spec, const CheckpointStatus& status) {
   if (status.state == CheckpointState::kReady) {
     LOG(INFO) << Log("checkpoint taken")
@@ -114,6 +116,7 @@ absl::StatusOr<CheckpointStatus> Checkpoints::Take(const CheckpointSpec& spec) {
   entry->spec = spec;
   entry->status.state = CheckpointState::kRunning;
   const CheckpointStatus status = entry->status;
+  entry->working = true;
   entry->thread = std::thread([this, spec, &stop = entry->stop] { Work(spec, stop); });
   entries_[uid] = std::move(entry);
   return status;
@@ -131,7 +134,9 @@ void Checkpoints::Work(const CheckpointSpec& spec, const std::atomic<bool>& stop
   LogEnd(spec, status);
   finished_(status);
   absl::MutexLock lock(&mutex_);
-  entries_.at(uid)->status = status;
+  Entry& entry = *entries_.at(uid);  // Remove waits for this
+  entry.status = status;
+  entry.working = false;
 }
 
 absl::StatusOr<CheckpointStatus> Checkpoints::Get(const std::string& uid) const {
@@ -161,9 +166,18 @@ absl::Status Checkpoints::Remove(const std::string& uid) {
   std::thread thread;
   {
     absl::MutexLock lock(&mutex_);
-    auto known = entries_.find(uid);
+    if (const auto known = entries_.find(uid); known != entries_.end()) known->second->stop = true;
+    // Another call may remove it meanwhile.
+    auto ended = [this, &uid]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      const auto known = entries_.find(uid);
+      return known == entries_.end() || !known->second->working;
+    };
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&ended), kEndLimit)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("checkpoint ", uid, " is being taken; it was told to end, and has not yet"));
+    }
+    const auto known = entries_.find(uid);
     if (known == entries_.end()) return absl::OkStatus();
-    known->second->stop = true;
     thread = std::move(known->second->thread);
   }
   if (thread.joinable()) thread.join();

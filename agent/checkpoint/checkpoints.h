@@ -45,7 +45,7 @@ class Checkpoints {
   absl::StatusOr<std::string> FindArchive(const std::string& uid, const std::string& file_name) const
       ABSL_LOCKS_EXCLUDED(mutex_);
   // Removes archives and memory of it. One that runs is ended first, which takes as long as its freeze at most, or the disk
-  // a few writes. OK when nothing is there.
+  // a few writes; FailedPrecondition when it has not ended within some seconds: try again. OK when nothing is there.
   absl::Status Remove(const std::string& uid) ABSL_LOCKS_EXCLUDED(mutex_);
 
   struct Totals {
@@ -60,6 +60,7 @@ class Checkpoints {
     agent_api::CheckpointSpec spec;
     agent_api::CheckpointStatus status;
     std::atomic<bool> stop = false;  // it is to end, and no longer wanted
+    bool working = false;            // the last that the thread does is to say that it is not
     std::thread thread;              // joined by Remove or the destructor
   };
 

@@ -207,4 +207,19 @@ absl::Status ExtractTar(int fd, int64_t max_bytes,
   }
 }
 
+absl::Status ExtractFirst(int fd, const std::string& name, int64_t max_bytes, const std::string& path) {
+  std::unique_ptr<archive, FreeReader> reader(archive_read_new());
+  archive_read_support_format_tar(reader.get());
+  archive_entry* entry = nullptr;
+  if (archive_read_open_fd(reader.get(), fd, kChunk) != ARCHIVE_OK ||
+      archive_read_next_header(reader.get(), &entry) != ARCHIVE_OK) {
+    return ArchiveStatus(reader.get(), "cannot read the archive");
+  }
+  const char* first = archive_entry_pathname(entry);
+  if (first == nullptr || first != name || archive_entry_filetype(entry) != AE_IFREG || archive_entry_hardlink(entry))
+    return absl::DataLossError(absl::StrCat("the archive does not begin with ", name));
+  int64_t left = max_bytes;
+  return CopyEntry(reader.get(), name, path, left);
+}
+
 }  // namespace godwit::checkpoint

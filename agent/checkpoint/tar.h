@@ -79,4 +79,8 @@ absl::StatusOr<std::string> DigestOf(int fd, int64_t& size);
 absl::Status ExtractTar(int fd, int64_t max_bytes,
                         const std::function<absl::StatusOr<std::string>(const std::string& name)>& destination);
 
+// Copies the first entry of a tar file, a regular file of this name and at most max_bytes, to the new file `path`; no more of the
+// tar file is read. DataLoss when it begins otherwise.
+absl::Status ExtractFirst(int fd, const std::string& name, int64_t max_bytes, const std::string& path);
+
 }  // namespace godwit::checkpoint

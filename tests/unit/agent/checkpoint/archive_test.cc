@@ -4,7 +4,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "agent/checkpoint/tar.h"
 #include "base/file.h"
@@ -70,6 +73,31 @@ TEST_F(ArchiveTest, WhatWasPutInComesOut) {
   EXPECT_EQ(*ReadFile(parts->spec), R"({"ociVersion":"1.2.0"})");
   EXPECT_EQ(ReadFile(parts->volumes.at("scratch"))->size(), 512u);
   EXPECT_EQ(ReadPodManifest(Archive())->text, R"({"spec":{}})");
+}
+
+TEST_F(ArchiveTest, TheManifestIsReadByManyAtOnceAndWithoutTheRest) {
+  ASSERT_TRUE(WriteArchive(description_, parts_, Archive()).ok());
+  // What comes behind it may be a pod's memory, and damaged: that is for the restore to find.
+  ASSERT_EQ(truncate(Archive().c_str(), 4096), 0);
+  std::vector<std::thread> readers;
+  std::atomic<int> read = 0;
+  for (int i = 0; i < 8; ++i) {
+    readers.emplace_back([&] {
+      for (int again = 0; again < 20; ++again) read += ReadPodManifest(Archive()).ok();
+    });
+  }
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(read, 160);
+}
+
+TEST_F(ArchiveTest, AFileNameFitsWhateverThePodIsCalled) {
+  description_.pod.name = std::string(253, 'p');
+  description_.pod.name_space = std::string(63, 'n');
+  description_.container = std::string(63, 'c');
+  const std::string name = ArchiveFileName(description_);
+  EXPECT_LE(name.size(), 230u);
+  EXPECT_THAT(name, testing::HasSubstr(description_.container));
+  EXPECT_THAT(name, testing::EndsWith(".tar"));
 }
 
 TEST_F(ArchiveTest, WhatIsMadeMeanwhileTakesTheImagesPlace) {

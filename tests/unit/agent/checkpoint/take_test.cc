@@ -357,6 +357,23 @@ TEST_F(TakeTest, DeletingACheckpointThatIsBeingTakenEndsIt) {
   EXPECT_EQ((*checkpoints)->Get(kUid).status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(TakeTest, ACheckpointThatIsBeingTakenIsDeletedOnceByManyWhoAsk) {
+  absl::Notification reading;
+  world_.while_reading = [&] {
+    if (!reading.HasBeenNotified()) reading.Notify();
+    absl::SleepFor(absl::Milliseconds(20));
+  };
+  auto checkpoints = Checkpoints::Open(folder_ + "/checkpoints", node_, start_guard_, [](const CheckpointStatus&) {});
+  ASSERT_TRUE(checkpoints.ok()) << checkpoints.status();
+  ASSERT_TRUE((*checkpoints)->Take(spec_).ok());
+  reading.WaitForNotification();
+  std::vector<std::thread> askers;
+  for (int i = 0; i < 4; ++i) askers.emplace_back([&] { EXPECT_TRUE((*checkpoints)->Remove(kUid).ok()); });
+  for (std::thread& asker : askers) asker.join();
+  EXPECT_FALSE(FileExists(Archives()));
+  EXPECT_EQ((*checkpoints)->Get(kUid).status().code(), absl::StatusCode::kNotFound);
+}
+
 TEST_F(TakeTest, WhatAnAgentThatDiedHasLeftGoes) {
   Put(absl::StrCat("/checkpoints/", kUid, "/spec.json"), json::Encode(spec_));
   Put(absl::StrCat("/checkpoints/", kUid, "/work/app/images/pages-1.img"), "p");
