@@ -43,7 +43,7 @@ std::optional<Failure> WhyGiveUp(const Draft& draft) {
     return AbortedBy(*seen.source_side);
   }
   if (seen.target_side.ok() && seen.target_side->state == agent_api::TargetState::kAborted) {
-    return Failure{seen.target_side->reason, seen.target_side->message};
+    return AbortedBy(*seen.target_side);
   }
   if (auto why = WhyTargetPodFails(draft)) return why;
   if (draft.now > draft.deadline()) {

@@ -31,7 +31,7 @@ std::optional<Failure> WhyGiveUp(const Draft& draft) {
 // Why the target's agent would not take the state. Only of one that answers.
 std::optional<Failure> WhyTargetCannot(const Draft& draft) {
   const agent_api::TargetStatus& target = *draft.seen.target_side;
-  if (target.state == TargetState::kAborted) return Failure{target.reason, target.message};
+  if (target.state == TargetState::kAborted) return AbortedBy(target);
   if (target.state == TargetState::kNone) {
     return Failure{"TargetForgot", absl::StrCat("the agent of node ", draft.seen.target_node.name,
                                                 " no longer knows of the migration")};

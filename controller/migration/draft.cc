@@ -217,6 +217,11 @@ Failure AbortedBy(const agent_api::SourceStatus& source) {
           source.message.empty() ? "the source's agent aborted the migration" : source.message};
 }
 
+Failure AbortedBy(const agent_api::TargetStatus& target) {
+  return {target.reason.empty() ? "Aborted" : target.reason,
+          target.message.empty() ? "the target's agent aborted the migration" : target.message};
+}
+
 void RecordProgress(Draft& draft, const agent_api::SourceStatus& source, bool last) {
   constexpr absl::Duration kAtMostEvery = absl::Seconds(1);
   const agent_api::PreCopyProgress& progress = source.pre_copy;

@@ -82,6 +82,7 @@ Failure Deleted();
 Failure RivalFailure(const Draft& draft);
 Failure Expired(const Draft& draft, absl::string_view where);
 Failure AbortedBy(const agent_api::SourceStatus& source);
+Failure AbortedBy(const agent_api::TargetStatus& target);
 
 // An agent that is needed does not answer or is not fit: it is given time, then given up. Only where nothing
 // stands still.

@@ -140,8 +140,10 @@ RestoreDecision RestoreDraft::Pending() {
                 absl::StrCat("waiting until Checkpoint ", seen.checkpoint->metadata.name, " is Ready"),
                 absl::Seconds(1));
   }
-  if (auto why = WhyUnsuitable(seen.archive_node);
-      why && (!seen.archive_node.exists || !seen.archive_node.agent_runs)) {
+  if (!seen.archive_node.exists || !seen.archive_node.agent_runs) {
+    NodeView keeper = seen.archive_node;
+    keeper.schedulable = true;  // archives of a cordoned node can be read
+    const auto why = WhyUnsuitable(keeper);
     return Fail({why->reason, absl::StrCat("the archives cannot be read: ", why->message)});
   }
   if (!seen.archive_node.agent.ok()) return Silent(seen.archive_node.name, seen.archive_node.agent.status());
