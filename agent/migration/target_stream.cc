@@ -242,7 +242,8 @@ absl::Status Target::HearVerdict(const std::shared_ptr<transfer::Stream>& stream
       case FrameType::kCommit: {
         absl::MutexLock lock(&mutex_);
         commit_ = true;
-        running = StateOf(stage_) == TargetState::kRunning;
+        // Also while the permits are being written: whoever hung up before has not heard it.
+        running = thawed_.has_value() || StateOf(stage_) == TargetState::kRunning;
         break;
       }
       case FrameType::kPages:

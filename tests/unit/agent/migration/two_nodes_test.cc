@@ -813,7 +813,7 @@ class PostCopyTest : public TwoNodesTest {
     EXPECT_FALSE(target()->status().pull.pulling);
     EXPECT_EQ(target()->status().pull.lost, "");
     EXPECT_EQ(target()->status().pull.missing_bytes, 0);
-    EXPECT_TRUE(target()->final());
+    EXPECT_TRUE(pager_->Await([&] { return target()->final(); })) << "a moment after the source has heard";
     EXPECT_TRUE(source_->Finish(absl::Seconds(20)).ok());
     EXPECT_TRUE(world_.source_killed());
     EXPECT_EQ(world_.copies(true), 1);
