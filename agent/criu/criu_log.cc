@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "absl/types/span.h"
 #include "base/file.h"
 #include "base/status.h"
 
@@ -64,7 +66,13 @@ constexpr auto kCauses = std::to_array<Cause>({
     {"Can't fork for", "a process id of the container is taken here"},
 });
 
-// Errors that follow from the first one, or are always there.
+// Errors that are there without CAP_SYS_RESOURCE, and without AMD or NVIDIA plugins: they explain nothing.
+constexpr auto kAlwaysThere = std::to_array<absl::string_view>({
+    "Can't setup RLIMIT_NOFILE for self",
+    "cuda_plugin:",
+});
+
+// Errors that follow from the first one.
 constexpr auto kConsequences = std::to_array<absl::string_view>({
     "Dumping FAILED",
     "Restoring FAILED",
@@ -80,9 +88,6 @@ constexpr auto kConsequences = std::to_array<absl::string_view>({
     "Unable to detach",
     "Pre-resume script ret code",
     "One of more action scripts failed",
-    // Always there without CAP_SYS_RESOURCE, and without AMD or NVIDIA plugins.
-    "Can't setup RLIMIT_NOFILE for self",
-    "cuda_plugin:",
 });
 
 // Printable ASCII: the log holds names that the container chose, and goes into JSON and terminals.
@@ -106,11 +111,9 @@ absl::string_view ErrorOf(absl::string_view line, std::string& out) {
   return text;
 }
 
-bool IsConsequence(absl::string_view text) {
-  for (absl::string_view consequence : kConsequences) {
-    if (absl::StrContains(text, consequence)) return true;
-  }
-  return false;
+bool ContainsOneOf(absl::string_view text, absl::Span<const absl::string_view> pieces) {
+  return std::any_of(pieces.begin(), pieces.end(),
+                     [text](absl::string_view piece) { return absl::StrContains(text, piece); });
 }
 
 // The end of the file: where errors are. CRIU's log of a dump with many mappings can be long.
@@ -149,8 +152,8 @@ std::string TellingLines(absl::string_view log, int max_lines) {
   for (absl::string_view line : absl::StrSplit(log, '\n')) {
     std::string shown;
     const absl::string_view text = ErrorOf(line, shown);
-    if (text.empty()) continue;
-    std::vector<std::string>& list = IsConsequence(text) ? consequences : lines;
+    if (text.empty() || ContainsOneOf(text, kAlwaysThere)) continue;
+    std::vector<std::string>& list = ContainsOneOf(text, kConsequences) ? consequences : lines;
     if (list.size() < static_cast<size_t>(max_lines) && (list.empty() || list.back() != shown))
       list.push_back(shown);
   }

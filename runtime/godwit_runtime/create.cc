@@ -222,7 +222,10 @@ absl::Status Restore::WaitForRestore(Watcher& watcher, const criu::Plan& plan) {
     }
     if (sources[0].revents == 0) continue;
     if (absl::Status ended = watcher.Ended(); !ended.ok()) {
-      return absl::InternalError(absl::StrCat("cannot restore the container: ", ended.message(), ": ",
+      // The preload library may have said why.
+      std::string messages = ReadFile(plan.messages, 4096).value_or("");
+      if (!messages.empty()) messages += "; ";
+      return absl::InternalError(absl::StrCat("cannot restore the container: ", ended.message(), ": ", messages,
                                               criu::ExplainFailure(plan.log_file), "; ", config_.runtime,
                                               ": ", log_.LastError()));
     }

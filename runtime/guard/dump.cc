@@ -94,11 +94,15 @@ absl::Status Dump::Result() {
   const absl::StatusOr<ExitStatus> end = child_.Wait(absl::Seconds(1));
   if (!end.ok()) return end.status();
   if (end->ok()) return absl::OkStatus();
-  if (FileExists(plan_.log_file)) return absl::InternalError(criu::ExplainFailure(plan_.log_file));
-  // runc did not come as far as CRIU, or CRIU not as far as its log: the preload library may have said why.
-  const absl::StatusOr<UniqueFd> messages = OpenFile(plan_.messages, O_RDONLY);
-  return absl::InternalError(absl::StrCat(messages.ok() ? ReadOutput(messages->get()) + "; " : "",
-                                          plan_.argv[0], " checkpoint: ", end->ToString(), ": ",
+  // The preload library may have said why.
+  std::string messages;
+  if (const absl::StatusOr<UniqueFd> file = OpenFile(plan_.messages, O_RDONLY); file.ok())
+    messages = ReadOutput(file->get());
+  if (!messages.empty()) messages += "; ";
+  if (FileExists(plan_.log_file))
+    return absl::InternalError(absl::StrCat(messages, criu::ExplainFailure(plan_.log_file)));
+  // runc did not come as far as CRIU.
+  return absl::InternalError(absl::StrCat(messages, plan_.argv[0], " checkpoint: ", end->ToString(), ": ",
                                           ReadOutput(output_.get())));
 }
 
