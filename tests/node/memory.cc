@@ -178,8 +178,9 @@ void LazyPages::Take() {
   uint32_t pid = 0;
   char filler = 0;
   UniqueFd uffd;
-  if (!Receive(connection_.get(), &pid, sizeof(pid), nullptr) || pid == kRestoreFinished ||
-      !Receive(connection_.get(), &filler, 1, &uffd)) {
+  const bool received = Receive(connection_.get(), &pid, sizeof(pid), nullptr);
+  if (received && static_cast<int32_t>(pid) < 0) return;  // a zombie's: it has no memory
+  if (!received || pid == kRestoreFinished || !Receive(connection_.get(), &filler, 1, &uffd)) {
     connection_.Reset(eventfd(0, EFD_CLOEXEC));  // nothing comes any more
     return;
   }

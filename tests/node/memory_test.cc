@@ -126,7 +126,8 @@ TEST_F(MemoryTest, ComesBackByTheImages) {
   EXPECT_THAT(target.output().text(), Not(HasSubstr("DAMAGED")));
 }
 
-// Of one process, of two of which one is the other's fork, and of one with threads and guard regions.
+// Of one process, of two of which one is the other's fork, and of one with threads and guard regions, which has
+// a child from time to time that dies there.
 TEST_F(MemoryTest, ComesBackByFaults) {
   const struct {
     std::vector<std::string> workload;
@@ -148,7 +149,7 @@ TEST_F(MemoryTest, ComesBackByFaults) {
     }
     const absl::Status restored = target.Restore(source.images(), "", /*lazy_pages=*/true);
     ASSERT_TRUE(restored.ok()) << restored;
-    EXPECT_EQ(daemon.tasks(), c.tasks);
+    EXPECT_GE(daemon.tasks(), c.tasks);
     EXPECT_TRUE(target.Frozen());
     target.Thaw();
     ASSERT_NO_FATAL_FAILURE(ExpectUnbroken(source, target));
