@@ -299,7 +299,7 @@ SourceEvent Source::AwaitPrepared() {
       absl::MutexLock lock(&mutex_);
       auto word = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
         return stop_ || abort_.has_value() || heard_.prepared || heard_.aborted.has_value() ||
-               !heard_.lost.ok();
+               !heard_.lost.ok() || !heard_.wanted.empty();
       };
       mutex_.AwaitWithTimeout(absl::Condition(&word), kLook);
       if (!abort_.has_value() && !heard_.aborted.has_value() && heard_.prepared) return SourceEvent::kDone;
@@ -316,6 +316,7 @@ SourceEvent Source::AwaitPrepared() {
       return FailBecause("ConnectionLost",
                          absl::StrCat("the connection to the target node broke before it had restored all: ",
                                       lost.message()));
+    if (const absl::Status served = ServeWanted(); !served.ok()) return Fail(served, "SendFailed");
     if (guard_->Ended() || absl::Now() > FreezeDeadline()) {
       return FailBecause(
           "FreezeLimit",

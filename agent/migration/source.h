@@ -144,6 +144,8 @@ class Source {
 
   // Serving what the target pulls, in source_serve.cc.
   SourceEvent ServePages();
+  absl::Status ServeWanted() ABSL_LOCKS_EXCLUDED(mutex_);
+  std::vector<PreCopy::Container> Containers() const;
   absl::Status SendSome(PageService& service, bool* all) ABSL_LOCKS_EXCLUDED(mutex_);
   void TellPagesLost(transfer::Stream& stream, const absl::Status& why);
   std::optional<SourceEvent> LookAround(bool idle) ABSL_LOCKS_EXCLUDED(mutex_);

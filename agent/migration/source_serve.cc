@@ -36,12 +36,7 @@ SourceEvent Source::ServePages() {
     bucket_.SetLimit(limits_.bandwidth_limit);
   }
   stream->KeepQueueShort();  // a page that somebody waits for goes next
-  std::vector<PreCopy::Container> containers;
-  if (guard_spec_.has_value()) {
-    for (const agent_api::GuardContainer& one : guard_spec_->containers)
-      containers.push_back({one.name, node_.cgroup_here(one.cgroup)});
-  }
-  PageService service(std::move(containers), node_.memory, &bucket_);
+  PageService service(Containers(), node_.memory, &bucket_);
   service.SetStream(stream.get());
   const absl::Time begin = absl::Now();
   std::optional<SourceEvent> end;
@@ -63,6 +58,31 @@ SourceEvent Source::ServePages() {
                 .took = absl::Now() - begin});
   }
   return *end;
+}
+
+std::vector<PreCopy::Container> Source::Containers() const {
+  std::vector<PreCopy::Container> containers;
+  if (!guard_spec_.has_value()) return containers;
+  for (const agent_api::GuardContainer& one : guard_spec_->containers)
+    containers.push_back({one.name, node_.cgroup_here(one.cgroup)});
+  return containers;
+}
+
+// Before the decision: a few pages that the restore itself cannot do without. CRIU puts right what a task has
+// told the kernel of its threads (rseq), and the kernel writes there.
+absl::Status Source::ServeWanted() {
+  std::deque<transfer::TaskRanges> wanted;
+  {
+    absl::MutexLock lock(&mutex_);
+    wanted.swap(heard_.wanted);
+  }
+  for (const transfer::TaskRanges& pages : wanted) {
+    PageService service(Containers(), node_.memory, &bucket_);
+    service.SetStream(stream_.get());
+    GODWIT_RETURN_IF_ERROR(service.Add(pages));
+    GODWIT_RETURN_IF_ERROR(service.SendWanted(pages, FreezeDeadline()));
+  }
+  return absl::OkStatus();
 }
 
 // Takes what the target has said, and sends a little.

@@ -213,9 +213,11 @@ void Target::SendWanted(const transfer::TaskRanges& pages) {
   std::shared_ptr<transfer::Stream> stream;
   {
     absl::MutexLock lock(&mutex_);
-    if (listed_ == nullptr || listed_ != told_) return;  // List asks for it
-    stream = listed_;
+    // Before the pod runs: the restore itself waits for it. Later List asks for what was not asked for yet.
+    if (told_ != nullptr && listed_ != told_) return;
+    stream = told_ == nullptr ? stream_ : listed_;
   }
+  if (stream == nullptr) return;
   stream->Send(FrameType::kWanted, {transfer::EncodeTaskRanges(pages)}, After(kWantLimit)).IgnoreError();
 }
 

@@ -797,9 +797,13 @@ class PostCopyTest : public TwoNodesTest {
     AwaitSource(
         [](const SourceStatus& status) { return status.pre_copy.converged || status.pre_copy.gave_up; });
     FakeRuntime& app = Create("app");
-    app.before_restored = [this] { pager_ = std::make_unique<FakePager>(target()->Pages("app")); };
+    app.before_restored = [this] {
+      pager_ = std::make_unique<FakePager>(target()->Pages("app"));
+      if (before_standing_) before_standing_();
+    };
     ASSERT_TRUE(source_->Switch().ok());
     AwaitSource(TargetRuns);
+    AwaitTarget(TargetState::kRunning);
     ASSERT_NE(pager_, nullptr);
   }
   void Release() {
@@ -823,6 +827,7 @@ class PostCopyTest : public TwoNodesTest {
     source_.reset();  // it uses what is here
   }
 
+  std::function<void()> before_standing_;  // in the target's restore; to be set before
   std::atomic<bool> held_ = false;
   std::function<void()> on_read_;  // once released, with mutex_ held; to be set before
   std::unique_ptr<FakePager> pager_;
@@ -860,6 +865,18 @@ TEST_F(PostCopyTest, APodRunsBeforeItsLastPagesAreThereAndTheSourceLivesUntilThe
   ExpectAllArrives();
   EXPECT_EQ(source_->status().pulled_bytes, left);
   EXPECT_EQ(target()->status().pull.faults, 1);
+}
+
+TEST_F(PostCopyTest, APageThatTheRestoreWaitsForComesBeforeTheDecision) {
+  bool came = false;
+  before_standing_ = [&] {
+    pager_->Want(1500);
+    came = pager_->Await([&] { return pager_->Has(1500); });
+  };
+  Move();
+  EXPECT_TRUE(came);
+  Release();
+  ExpectAllArrives();
 }
 
 TEST_F(PostCopyTest, APageThatIsWaitedForComesBeforeAllOthers) {
