@@ -181,4 +181,14 @@ std::string ExplainFailure(const std::string& log_file) {
   return cause.empty() ? absl::StrCat("CRIU: ", lines) : absl::StrCat(cause, " (CRIU: ", lines, ")");
 }
 
+std::string PreloadSays(const std::string& messages_file) {
+  const absl::StatusOr<UniqueFd> file = OpenFile(messages_file, O_RDONLY);
+  if (!file.ok()) return "";
+  std::string text(4096, '\0');
+  const ssize_t size = pread(file->get(), text.data(), text.size(), 0);
+  text.resize(size > 0 ? static_cast<size_t>(size) : 0);
+  const absl::string_view said = absl::StripAsciiWhitespace(text);
+  return said.empty() ? "" : absl::StrCat(said, "; ");
+}
+
 }  // namespace godwit::criu

@@ -36,8 +36,7 @@ absl::Status PermitTable::Add(const PermitSpec& spec) {
                 : absl::FailedPreconditionError(absl::StrCat("migration ", spec.migration_uid,
                                                              " holds permits for another pod already"));
   }
-  Migration migration;
-  migration.spec = spec;
+  Migration migration = Fresh(spec);
   GODWIT_ASSIGN_OR_RETURN(std::vector<StoredPermit> stored, store_.ListSandbox(spec.sandbox_uid));
   for (const StoredPermit& old : stored) {
     if (old.permit.migration_uid != spec.migration_uid || old.permit.state != PermitState::kWaiting) {
@@ -47,7 +46,6 @@ absl::Status PermitTable::Add(const PermitSpec& spec) {
     }
     migration.permits[old.container].copy_cgroup = old.permit.copy_cgroup;
   }
-  for (const std::string& container : spec.containers) migration.permits[container];
   GODWIT_RETURN_IF_ERROR(WriteAll(migration, PermitState::kWaiting, ""));
   migrations_.emplace(spec.migration_uid, std::move(migration));
   return absl::OkStatus();
@@ -130,20 +128,23 @@ absl::Status PermitTable::CheckStanding(const std::string& migration_uid) {
   return CheckStandingLocked(migration_uid);
 }
 
-void PermitTable::Spend(const PermitSpec& spec) {
-  absl::MutexLock lock(&mutex_);
+PermitTable::Migration PermitTable::Fresh(const PermitSpec& spec) {
   Migration migration;
   migration.spec = spec;
-  migration.state = PermitState::kSpent;
   for (const std::string& container : spec.containers) migration.permits[container];
+  return migration;
+}
+
+void PermitTable::Spend(const PermitSpec& spec) {
+  absl::MutexLock lock(&mutex_);
+  Migration migration = Fresh(spec);
+  migration.state = PermitState::kSpent;
   migrations_.insert_or_assign(spec.migration_uid, std::move(migration));
 }
 
 absl::Status PermitTable::WriteSpent(const PermitSpec& spec) {
   absl::MutexLock lock(&mutex_);
-  Migration migration;
-  migration.spec = spec;
-  for (const std::string& container : spec.containers) migration.permits[container];
+  Migration migration = Fresh(spec);
   return WriteAll(migration, PermitState::kSpent, "");
 }
 

@@ -156,6 +156,8 @@ class PermitTable {
     std::map<std::string, Permit> permits;
   };
 
+  // With a permit a container that nobody has claimed yet.
+  static Migration Fresh(const PermitSpec& spec);
   absl::StatusOr<Migration*> Find(const std::string& migration_uid) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The permit while its migration can still go on.
   absl::StatusOr<Permit*> FindLive(const std::string& migration_uid, const std::string& container)

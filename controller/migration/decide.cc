@@ -139,10 +139,7 @@ MigrationDecision DecidePending(Draft& draft) {
   }
   if (auto tight = ProbeTooTight(seen.source->view, draft.settings.freeze_cap)) findings.push_back(*tight);
   if (!findings.empty()) return FailForFindings(draft, std::move(findings));
-  if (!seen.source_node.agent_runs) {
-    NodeView own = seen.source_node;
-    own.schedulable = true;  // pods may leave a cordoned node
-    const auto why = WhyUnsuitable(own);
+  if (auto why = WhyNoAgent(seen.source_node)) {
     return draft.Fail({why->reason, absl::StrCat("the pod's own node: ", why->message)});
   }
   const Choice choice = ChooseTarget(seen);

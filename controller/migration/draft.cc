@@ -212,15 +212,14 @@ MigrationDecision AwaitAgent(Draft& draft, const Failure& why) {
   return draft.Wait(why.reason, why.message, absl::Seconds(2));
 }
 
-Failure AbortedBy(const agent_api::SourceStatus& source) {
-  return {source.reason.empty() ? "Aborted" : source.reason,
-          source.message.empty() ? "the source's agent aborted the migration" : source.message};
+template <class Status>
+static Failure AbortedBy(absl::string_view side, const Status& status) {
+  return {status.reason.empty() ? "Aborted" : status.reason,
+          status.message.empty() ? absl::StrCat("the ", side, "'s agent aborted the migration") : status.message};
 }
 
-Failure AbortedBy(const agent_api::TargetStatus& target) {
-  return {target.reason.empty() ? "Aborted" : target.reason,
-          target.message.empty() ? "the target's agent aborted the migration" : target.message};
-}
+Failure AbortedBy(const agent_api::SourceStatus& source) { return AbortedBy("source", source); }
+Failure AbortedBy(const agent_api::TargetStatus& target) { return AbortedBy("target", target); }
 
 void RecordProgress(Draft& draft, const agent_api::SourceStatus& source, bool last) {
   constexpr absl::Duration kAtMostEvery = absl::Seconds(1);

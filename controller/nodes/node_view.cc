@@ -18,6 +18,13 @@ NodeView ViewOf(const std::string& name, const k8s::Node* node, const std::strin
   return view;
 }
 
+std::optional<Failure> WhyNoAgent(const NodeView& node) {
+  if (node.agent_runs) return std::nullopt;
+  NodeView uncordoned = node;
+  uncordoned.schedulable = true;
+  return WhyUnsuitable(uncordoned);
+}
+
 std::optional<Failure> WhyUnsuitable(const NodeView& node) {
   if (!node.exists) return Failure{"NodeNotFound", absl::StrCat("node ", node.name, " does not exist")};
   if (!node.ready) return Failure{"NodeNotReady", absl::StrCat("node ", node.name, " is not ready")};

@@ -222,12 +222,9 @@ absl::Status Restore::WaitForRestore(Watcher& watcher, const criu::Plan& plan) {
     }
     if (sources[0].revents == 0) continue;
     if (absl::Status ended = watcher.Ended(); !ended.ok()) {
-      // The preload library may have said why.
-      std::string messages = ReadFile(plan.messages, 4096).value_or("");
-      if (!messages.empty()) messages += "; ";
-      return absl::InternalError(absl::StrCat("cannot restore the container: ", ended.message(), ": ", messages,
-                                              criu::ExplainFailure(plan.log_file), "; ", config_.runtime,
-                                              ": ", log_.LastError()));
+      return absl::InternalError(absl::StrCat(
+          "cannot restore the container: ", ended.message(), ": ", criu::PreloadSays(plan.messages),
+          criu::ExplainFailure(plan.log_file), "; ", config_.runtime, ": ", log_.LastError()));
     }
     return absl::OkStatus();
   }

@@ -95,10 +95,7 @@ absl::Status Dump::Result() {
   if (!end.ok()) return end.status();
   if (end->ok()) return absl::OkStatus();
   // The preload library may have said why.
-  std::string messages;
-  if (const absl::StatusOr<UniqueFd> file = OpenFile(plan_.messages, O_RDONLY); file.ok())
-    messages = ReadOutput(file->get());
-  if (!messages.empty()) messages += "; ";
+  const std::string messages = criu::PreloadSays(plan_.messages);
   if (FileExists(plan_.log_file))
     return absl::InternalError(absl::StrCat(messages, criu::ExplainFailure(plan_.log_file)));
   // runc did not come as far as CRIU.
