@@ -5,21 +5,23 @@
 // A permit is for one (sandbox UID, container) and single use. On the disk it is Waiting, Aborted or Spent
 // (permit_store.h). While it is Waiting, a `create` that comes is its claim:
 //
-//   none -> waiting -> restoring -> restored -> confirmed          (confirmed: `create` has returned, all
-//   stands still)
+//   none -> waiting -> restoring -> restored -> confirmed
+//
+// Confirmed: `create` has returned, all stands still.
 //
 // A newer claim ends an older one that only waits. When a claim that restores or has restored is lost, by its
 // runtime's death or a newer `create`, the restored copy can never become whole: the whole migration has
 // failed here, which every call about it says from then on, until Abort settles it on the disk.
 //
 // How the target side of a migration uses it (every call may be repeated):
-//   Add(spec)                        before the pod can be started
-//   WaitForClaim(uid, container)     kubelet starts containers one after another
-//   Restore(uid, container, ...)     answers the waiting runtime; returns when the container stands restored
-//   and frozen Confirm(uid, container)          lets `create` return; the next container's `create` comes
-//   after that CheckStanding(uid)               before PREPARED is journaled Spend(spec) after RUNNING is
-//   journaled, before the first thaw; WriteSpent(spec) after it Abort(uid, message)              before RUNNING;
-//   OK means that no restored process is left: ABORTED may be journaled Forget(uid)                      at last
+//   - Add(spec), before the pod can be started.
+//   - WaitForClaim(uid, container): kubelet starts containers one after another.
+//   - Restore(uid, container, ...) answers the waiting runtime; returns when the container stands restored.
+//   - Confirm(uid, container) lets `create` return; the next container's `create` comes after that.
+//   - CheckStanding(uid), before PREPARED is journaled.
+//   - Spend(spec), after RUNNING is journaled, before the first thaw; WriteSpent(spec), after it.
+//   - Abort(uid, message), before RUNNING; OK: no restored process is left, ABORTED may be journaled.
+//   - Forget(uid), at last.
 #pragma once
 
 #include <cstdint>

@@ -136,7 +136,8 @@ TEST_F(ValidationTest, LimitsOfAPreCopyMayBeChangedEitherWayAndTakenAway) {
 }
 
 TEST_F(ValidationTest, TimeoutsAreDurationsInTheirBounds) {
-  for (const char* timeout : {"5s", "25h", "soon", "10", "-10m", "''"}) {
+  for (const char* timeout :
+       {"5s", "25h", "soon", "10", "-10m", "''", "99999999999h", "99999h99999h99999h99999h"}) {
     EXPECT_REFUSED(Create<Migration>(absl::StrCat(
                        "{podRef: {name: p}, target: {nodeName: n}, timeout: ", "\"", timeout, "\"}")),
                    "timeout must be a duration from 10s to 24h, such as 90s, 10m or 1h30m");

@@ -73,11 +73,21 @@ class AuthorsTest(ClusterTest):
         done = self.create(both, obj)
         self.assertEqual(done.returncode, 0, done.stderr)
 
-    def test_the_policy_compiles_without_a_warning(self):
-        policy = json.loads(kubectl("get", "validatingadmissionpolicy", "godwit-authors", "-o", "json"))
-        wait("the type checker", lambda: "typeChecking" in json.loads(
-            kubectl("get", "validatingadmissionpolicy", "godwit-authors", "-o", "json")).get("status", {}), 30)
-        self.assertFalse(policy.get("status", {}).get("typeChecking", {}).get("expressionWarnings"))
+    def test_status_is_written_by_the_controller_alone(self):
+        everything = self.author("everything", {"apiGroups": ["godwit.io"], "resources": ["*"], "verbs": ["*"]})
+        self.apply(self.migration("told", "no-such-pod", self.nodes[1]))
+        told = self.finished("migration", "told")
+        refused = kubectl("-n", self.namespace, "--as", everything, "patch", "migration", "told", "--subresource=status",
+                          "--type=merge", "-p", '{"status":{"phase":"Succeeded"}}', check=False)
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn(f"is written by the controller of Godwit, not by {everything}", refused.stderr)
+        self.assertEqual(self.get("migration", "told")["status"], told["status"])
+
+    def test_the_policies_compile_without_a_warning(self):
+        for name in ("godwit-authors", "godwit-status"):
+            status = lambda: json.loads(kubectl("get", "validatingadmissionpolicy", name, "-o", "json")).get("status", {})
+            wait("the type checker", lambda: "typeChecking" in status(), 30)
+            self.assertFalse(status()["typeChecking"].get("expressionWarnings"))
 
 
 class UpgradeTest(ClusterTest):

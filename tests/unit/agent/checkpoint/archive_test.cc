@@ -122,7 +122,8 @@ TEST_F(ArchiveTest, WhatIsMadeMustBeAsLongAsItWasSaidToBeAndLeavesNothingElse) {
                 HasSubstr("content than was announced"));
     EXPECT_FALSE(FileExists(Archive()));
   }
-  parts_.made["pages-1.img"] = {.bytes = 1, .write = [](const auto&) { return absl::CancelledError("enough"); }};
+  parts_.made["pages-1.img"] = {.bytes = 1,
+                                .write = [](const auto&) { return absl::CancelledError("enough"); }};
   EXPECT_TRUE(absl::IsCancelled(WriteArchive(description_, parts_, Archive()).status()));
   EXPECT_FALSE(FileExists(Archive()));
 }
@@ -150,8 +151,8 @@ TEST_F(ArchiveTest, ACutFileIsFound) {
 }
 
 TEST_F(ArchiveTest, EntriesThatWouldLeaveTheFolderAreRefused) {
-  for (const char* name : {"../evil", "/etc/passwd", "checkpoint/../../evil", "checkpoint/a/b", "volumes/..tar/x", "checkpoint/..",
-                           "unknown"}) {
+  for (const char* name : {"../evil", "/etc/passwd", "checkpoint/../../evil", "checkpoint/a/b",
+                           "volumes/..tar/x", "checkpoint/..", "unknown"}) {
     absl::Status status = Extract(HandMade(name));
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << name << ": " << status;
     EXPECT_FALSE(FileExists(folder_ + "/out")) << name;

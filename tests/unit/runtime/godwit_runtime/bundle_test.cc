@@ -36,12 +36,11 @@ TEST(BundleTest, ReadsAContainerOfContainerd) {
 }
 
 TEST(BundleTest, SeesATerminalAndASandbox) {
-  auto terminal =
-      ParseBundle(absl::StrReplaceAll(kContainerd, {{R"("cwd": "/")", R"("terminal": true)"}}));
+  auto terminal = ParseBundle(absl::StrReplaceAll(kContainerd, {{R"("cwd": "/")", R"("terminal": true)"}}));
   ASSERT_TRUE(terminal.ok());
   EXPECT_TRUE(terminal->terminal);
-  auto sandbox = ParseBundle(
-      absl::StrReplaceAll(kContainerd, {{R"(type": "container")", R"(type": "sandbox")"}}));
+  auto sandbox =
+      ParseBundle(absl::StrReplaceAll(kContainerd, {{R"(type": "container")", R"(type": "sandbox")"}}));
   ASSERT_TRUE(sandbox.ok());
   EXPECT_FALSE(sandbox->is_container);
 }
