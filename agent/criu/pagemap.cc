@@ -28,7 +28,8 @@ constexpr size_t kMaxPagemap = size_t{16} << 20;
 constexpr size_t kPieceBytes = size_t{1} << 20;
 
 // mmap(2) flags and CRIU's own status bits of a mapping (criu/include/image.h).
-constexpr uint64_t kPrivate = 0x02, kAnonymous = 0x20, kLocked = 0x2000, kHugeTlb = 0x40000;
+constexpr uint64_t kPrivate = 0x02, kDroppable = 0x08, kAnonymous = 0x20, kLocked = 0x2000;
+constexpr uint64_t kHugeTlb = 0x40000;
 constexpr uint64_t kVsyscall = 1u << 2, kVdso = 1u << 3, kVvar = 1u << 12, kGuard = 1u << 16;
 
 absl::Status Broken(const std::string& name, absl::string_view why) {
@@ -118,11 +119,12 @@ absl::StatusOr<std::string> ReadTaskImage(const std::string& path) {
   return bytes;
 }
 
-// The images of one task, checked.
+// The images of one task, checked, and the pages that are to come in.
 struct TaskImages {
   std::string pagemap_path;
   std::string pages_path;
   Pagemap pagemap;
+  Ranges pages;
 };
 
 absl::StatusOr<TaskImages> ReadTask(const std::string& folder, pid_t task, const Ranges& pages) {
@@ -151,13 +153,14 @@ absl::StatusOr<TaskImages> ReadTask(const std::string& folder, pid_t task, const
 
   const std::string mm_path = absl::StrCat(folder, "/mm-", task, ".img");
   GODWIT_ASSIGN_OR_RETURN(const std::string mm, ReadTaskImage(mm_path));
-  GODWIT_ASSIGN_OR_RETURN(const Ranges lazy, ParseLazyMappings(mm, mm_path));
+  GODWIT_ASSIGN_OR_RETURN(const Mappings mappings, ParseMappings(mm, mm_path));
   for (size_t i = 0; i < pages.size(); ++i) {
     if (!WholePages(pages[i]) || (i > 0 && pages[i].start < pages[i - 1].end))
       return absl::InvalidArgumentError(
           absl::StrCat("pages ", Text(pages[i]), " of task ", task, " are not whole, or not in order"));
   }
-  if (const Ranges outside = memory::Difference(pages, lazy); !outside.empty()) {
+  images.pages = memory::Difference(pages, mappings.droppable);
+  if (const Ranges outside = memory::Difference(images.pages, mappings.lazy); !outside.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("pages ", Text(outside[0]), " of task ", task,
                                                    " are in no private anonymous mapping of ", mm_path));
   }
@@ -165,13 +168,12 @@ absl::StatusOr<TaskImages> ReadTask(const std::string& folder, pid_t task, const
 }
 
 // Both lists as one. InvalidArgument where they overlap.
-absl::StatusOr<std::vector<PagemapEntry>> Merge(const TaskImages& images, const Ranges& pages,
-                                                uint32_t flags) {
+absl::StatusOr<std::vector<PagemapEntry>> Merge(const TaskImages& images, uint32_t flags) {
   const std::vector<PagemapEntry>& had = images.pagemap.entries;
   std::vector<PagemapEntry> all;
-  all.reserve(had.size() + pages.size());
+  all.reserve(had.size() + images.pages.size());
   size_t at = 0;
-  for (const Range& range : pages) {
+  for (const Range& range : images.pages) {
     while (at < had.size() && had[at].range.start < range.start) all.push_back(had[at++]);
     const bool before = !all.empty() && all.back().range.end > range.start;
     if (before || (at < had.size() && had[at].range.start < range.end)) {
@@ -242,10 +244,10 @@ std::string RenderPagemap(const Pagemap& pagemap) {
   return image;
 }
 
-absl::StatusOr<Ranges> ParseLazyMappings(absl::string_view bytes, const std::string& name) {
+absl::StatusOr<Mappings> ParseMappings(absl::string_view bytes, const std::string& name) {
   GODWIT_ASSIGN_OR_RETURN(const std::vector<absl::string_view> records, SplitImage(bytes, kMmMagic, name));
   if (records.size() != 1) return Broken(name, "it has not one record");
-  Ranges lazy;
+  Mappings mappings;
   uint64_t last = 0;
   ProtobufFields mm(records[0]);  // mm_entry: vmas = 14
   while (mm.Next()) {
@@ -263,22 +265,24 @@ absl::StatusOr<Ranges> ParseLazyMappings(absl::string_view bytes, const std::str
     if ((status & kGuard) != 0) continue;  // no mappings, at the end, in any order
     if (range.start < last) return Broken(name, "its mappings are not in order");
     last = range.start;
-    const bool can_be_lazy = (flags & kPrivate) != 0 && (flags & kAnonymous) != 0 &&
-                             (flags & (kLocked | kHugeTlb)) == 0 &&
+    if ((flags & kAnonymous) == 0 || !WholePages(range)) continue;
+    if ((flags & kDroppable) != 0) memory::Append(mappings.droppable, range);
+    const bool can_be_lazy = (flags & kPrivate) != 0 && (flags & (kLocked | kHugeTlb)) == 0 &&
                              (status & (kVdso | kVvar | kVsyscall)) == 0;
-    if (can_be_lazy && WholePages(range)) memory::Append(lazy, range);
+    if (can_be_lazy) memory::Append(mappings.lazy, range);
   }
   if (!mm.ok()) return Broken(name, "its record is not an mm_entry");
-  return lazy;
+  return mappings;
 }
 
-absl::Status AddLazyPages(const std::string& folder, pid_t task, const Ranges& pages) {
+absl::StatusOr<Ranges> AddLazyPages(const std::string& folder, pid_t task, const Ranges& pages) {
   GODWIT_ASSIGN_OR_RETURN(TaskImages images, ReadTask(folder, task, pages));
   // CRIU marks what it has written of such mappings as lazy too: on a lazy restore it would leave those pages
   // to the daemon, which knows nothing of them.
   for (PagemapEntry& entry : images.pagemap.entries) entry.flags &= ~kLazy;
-  GODWIT_ASSIGN_OR_RETURN(images.pagemap.entries, Merge(images, pages, kLazy));
-  return Replace(images.pagemap_path, RenderPagemap(images.pagemap));
+  GODWIT_ASSIGN_OR_RETURN(images.pagemap.entries, Merge(images, kLazy));
+  GODWIT_RETURN_IF_ERROR(Replace(images.pagemap_path, RenderPagemap(images.pagemap)));
+  return std::move(images.pages);
 }
 
 absl::StatusOr<CompletePages> CompletePages::Plan(const std::string& folder, pid_t task,
@@ -289,7 +293,7 @@ absl::StatusOr<CompletePages> CompletePages::Plan(const std::string& folder, pid
   complete.pagemap_name_ = absl::StrCat("pagemap-", task, ".img");
   complete.pages_name_ = absl::StrCat("pages-", images.pagemap.pages_id, ".img");
   complete.pages_id_ = images.pagemap.pages_id;
-  GODWIT_ASSIGN_OR_RETURN(complete.all_, Merge(images, pages, kLazy | kPresent));
+  GODWIT_ASSIGN_OR_RETURN(complete.all_, Merge(images, kLazy | kPresent));
   complete.own_ = std::move(images.pagemap.entries);
   for (const PagemapEntry& entry : complete.all_)
     complete.pages_bytes_ += static_cast<int64_t>(entry.range.bytes());

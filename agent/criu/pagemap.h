@@ -38,13 +38,15 @@ struct Pagemap {
 };
 
 // Rewrites pagemap-<task>.img in `folder` so that a restore with --lazy-pages leaves `pages` to the
-// lazy-pages daemon and takes all else from the images. InvalidArgument: the images are not sound, hold one
-// of `pages` themselves, or one of `pages` is in no mapping that CRIU gives to the daemon (it would read as
-// zeros). FailedPrecondition: a file of the task's is missing.
-absl::Status AddLazyPages(const std::string& folder, pid_t task, const memory::Ranges& pages);
+// lazy-pages daemon and takes all else from the images. Returns those of `pages` that the daemon is to fill:
+// all but those of droppable mappings (below). InvalidArgument: the images are not sound, hold one of `pages`
+// themselves, or one of `pages` is in no mapping that CRIU gives to the daemon (it would read as zeros).
+// FailedPrecondition: a file of the task's is missing.
+absl::StatusOr<memory::Ranges> AddLazyPages(const std::string& folder, pid_t task,
+                                            const memory::Ranges& pages);
 
-// The same images with the content of `pages` among CRIU's own: what CRIU alone can restore. Made while they
-// are written to an archive; the folder stays as it is.
+// The same images with the content of these pages among CRIU's own: what CRIU alone can restore. Made while
+// they are written to an archive; the folder stays as it is.
 class CompletePages {
  public:
   // Reads `size` bytes of whole pages of `pages` at `address`. Called in the order of addresses, once a page.
@@ -77,8 +79,16 @@ class CompletePages {
 absl::StatusOr<Pagemap> ParsePagemap(absl::string_view bytes, const std::string& name);
 std::string RenderPagemap(const Pagemap& pagemap);
 
-// The mappings in an mm-PID.img whose pages a lazy-pages daemon may fill: the private anonymous ones that are
-// neither locked nor of huge pages (vma_entry_can_be_lazy).
-absl::StatusOr<memory::Ranges> ParseLazyMappings(absl::string_view bytes, const std::string& name);
+struct Mappings {
+  // Whose pages a lazy-pages daemon may fill: the private anonymous ones that are neither locked nor of huge
+  // pages (vma_entry_can_be_lazy).
+  memory::Ranges lazy;
+  // Whose content the kernel may drop at any time (MAP_DROPPABLE, Linux 6.11), such as glibc's random
+  // numbers. CRIU keeps none of it; up to Linux 6.16 the tracker takes them for private ones.
+  memory::Ranges droppable;
+};
+
+// Of an mm-PID.img. InvalidArgument: it is not one, or its mappings are not in order.
+absl::StatusOr<Mappings> ParseMappings(absl::string_view bytes, const std::string& name);
 
 }  // namespace godwit::criu

@@ -46,6 +46,11 @@ absl::Status TrackedTask::Attach(absl::Duration limit) {
 }
 
 void TrackedTask::Detach() {
+  if (attached()) {
+    for (const Range& range : known_) {
+      if (!protection_->Unregister(range)) break;  // closing it does the rest
+    }
+  }
   protection_.reset();
   Forget();
 }

@@ -28,6 +28,9 @@ enum class LookKind { kRound, kOwned, kLast };
 class TrackedTask {
  public:
   TrackedTask(std::string proc, pid_t pid) : proc_(std::move(proc)), pid_(pid) {}
+  ~TrackedTask() { Detach(); }
+  TrackedTask(const TrackedTask&) = delete;
+  TrackedTask& operator=(const TrackedTask&) = delete;
 
   // Part of a mapping, small enough to share the work.
   struct Piece {

@@ -17,7 +17,8 @@ class WriteProtection {
   // nothing.
   static absl::Status CheckSupport();
 
-  // `uffd` is fresh from userfaultfd(2). Closing it ends the write protection of everything.
+  // `uffd` is fresh from userfaultfd(2). Closing it ends the write protection of everything, at once: the
+  // task waits at its next page fault or mmap until the kernel has seen each of its pages (0.2 s for 2 GiB).
   static absl::StatusOr<WriteProtection> Enable(UniqueFd uffd);
 
   enum class Outcome {
@@ -27,6 +28,9 @@ class WriteProtection {
     kMemoryGone,  // the task has ended, or has other memory since an exec
   };
   absl::StatusOr<Outcome> Register(Range range) const;
+  // Ends it for `range`, a little at a time, so that the task waits for 2 ms at most. False: not for all of
+  // it, as something else is mapped there by now, or the task has ended.
+  bool Unregister(Range range) const;
 
  private:
   explicit WriteProtection(UniqueFd uffd) : uffd_(std::move(uffd)) {}

@@ -429,9 +429,13 @@ bool Target::HasPages(const std::string& container) const { return !stores_.at(c
 
 // CRIU's images say of the pages that came beside them that the pager has them.
 absl::Status Target::AddPages(const std::string& container, const std::string& images) const {
-  const memory::PageStore& store = *stores_.at(container);
-  for (const pid_t task : store.Tasks())
-    GODWIT_RETURN_IF_ERROR(node_.add_pages(images, task, store.Held(task)));
+  memory::PageStore& store = *stores_.at(container);
+  for (const pid_t task : store.Tasks()) {
+    const memory::Ranges held = store.Held(task);
+    GODWIT_ASSIGN_OR_RETURN(const memory::Ranges wanted, node_.add_pages(images, task, held));
+    // The pager would find no mapping for the others.
+    if (wanted != held) GODWIT_RETURN_IF_ERROR(store.Keep(task, wanted));
+  }
   return absl::OkStatus();
 }
 
@@ -468,7 +472,8 @@ absl::Status Target::CheckCopies() {
 TargetEvent Target::Prepare() {
   const absl::Time begin = absl::Now();
   absl::Status status = CheckCopies();
-  const bool pulls = std::any_of(copies_.begin(), copies_.end(), [](const Copy& copy) { return copy.missing > 0; });
+  const bool pulls =
+      std::any_of(copies_.begin(), copies_.end(), [](const Copy& copy) { return copy.missing > 0; });
   if (status.ok() && pulls)  // known since the freeze
     status = WriteFileDurably(absl::StrCat(folder_, "/copies.json"), json::Encode(Copies{copies_}));
   if (status.ok()) status = WriteState(TargetState::kPrepared);

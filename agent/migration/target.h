@@ -51,7 +51,8 @@ struct TargetNode {
   permits::PermitTable* permits = nullptr;
   std::function<absl::Status(const std::string& images)> check_images;
   // criu::AddLazyPages.
-  std::function<absl::Status(const std::string& images, pid_t task, const memory::Ranges&)> add_pages;
+  std::function<absl::StatusOr<memory::Ranges>(const std::string& images, pid_t task, const memory::Ranges&)>
+      add_pages;
   std::function<uint64_t()>
       memory_for_pages;  // bytes that the memory of one pod may take here before it runs
   std::function<absl::Status(const permits::Claim&, const std::string& pod_uid, const FilesToApply&)>

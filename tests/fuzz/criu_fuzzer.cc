@@ -33,7 +33,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const auto again = criu::ParsePagemap(criu::RenderPagemap(*pagemap), "rendered");
     if (!again.ok() || again->pages_id != pagemap->pages_id || again->entries != pagemap->entries) abort();
   }
-  (void)criu::ParseLazyMappings(bytes, "input");
+  (void)criu::ParseMappings(bytes, "input");
   if (std::vector<small_tar::Entry> entries; small_tar::Unpack({bytes.data(), bytes.size()}, &entries)) {
     std::vector<small_tar::Entry> again;
     if (!small_tar::Unpack(small_tar::Pack(entries), &again) || again != entries) abort();

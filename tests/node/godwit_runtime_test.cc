@@ -239,8 +239,7 @@ TEST_F(GodwitRuntimeTest, ACreateBecomesARestoreThatStandsStillAndItsStartDoesNo
 
 TEST_F(GodwitRuntimeTest, AfterSpentEveryCreateIsAFreshStartAlsoWithoutAnAgent) {
   ASSERT_TRUE(
-      table_->WriteSpent({.migration_uid = kMigration, .sandbox_uid = kPod, .containers = {"app"}})
-          .ok());
+      table_->WriteSpent({.migration_uid = kMigration, .sandbox_uid = kPod, .containers = {"app"}}).ok());
   server_.reset();
   Container container("fresh", there_, {"count"});
   Annotate(container, true);
@@ -404,7 +403,7 @@ TEST_F(GodwitRuntimeTest, ARestoreWaitsAtItsGateForTheImagesAndLeavesTheMemoryTo
       source_->images(), images,
       std::filesystem::copy_options::recursive | std::filesystem::copy_options::skip_existing);
   for (const TaskMemory& task : memory_) {
-    const absl::Status added = criu::AddLazyPages(images, task.container_pid, task.populated);
+    const absl::Status added = criu::AddLazyPages(images, task.container_pid, task.populated).status();
     EXPECT_TRUE(added.ok()) << added;
   }
   const absl::Time opened = absl::Now();

@@ -126,8 +126,8 @@ TEST_F(MemoryTest, ComesBackByTheImages) {
   EXPECT_THAT(target.output().text(), Not(HasSubstr("DAMAGED")));
 }
 
-// Of one process, of two of which one is the other's fork, and of one with threads and guard regions, which has
-// a child from time to time that dies there.
+// Of one process, of two of which one is the other's fork, and of one with threads and guard regions, which
+// has a child from time to time that dies there.
 TEST_F(MemoryTest, ComesBackByFaults) {
   const struct {
     std::vector<std::string> workload;
@@ -142,7 +142,8 @@ TEST_F(MemoryTest, ComesBackByFaults) {
     const LazyPages daemon(criu::LazyPagesSocket(target.work()), &memory_);
     for (const TaskMemory& task : memory_) {
       const absl::Time began = absl::Now();
-      const absl::Status added = criu::AddLazyPages(source.images(), task.container_pid, task.populated);
+      const absl::Status added =
+          criu::AddLazyPages(source.images(), task.container_pid, task.populated).status();
       ASSERT_TRUE(added.ok()) << added;
       std::cout << "lazy pages of " << task.populated.size() << " ranges added in " << absl::Now() - began
                 << "\n";

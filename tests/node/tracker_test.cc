@@ -352,6 +352,28 @@ TEST(TrackerTest, ASecondTrackerIsRefusedAndTheFirstGoesOn) {
   EXPECT_TRUE(tracker->Round().ok());
 }
 
+TEST(TrackerTest, WriteProtectionEndsForWhatIsTold) {
+  constexpr size_t kBytes = size_t{40} << 20;
+  const auto protect = [] {
+    auto made = memory::WriteProtection::Enable(
+        UniqueFd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY))));
+    EXPECT_TRUE(made.ok()) << made.status();
+    return *std::move(made);
+  };
+  void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  const uint64_t start = reinterpret_cast<uint64_t>(memory);
+  const Range all{start, start + kBytes}, half{start, start + kBytes / 2}, rest{half.end, all.end};
+  const memory::WriteProtection first = protect(), second = protect();
+  using Outcome = memory::WriteProtection::Outcome;
+  EXPECT_EQ(*first.Register(all), Outcome::kRegistered);
+  EXPECT_TRUE(first.Unregister(half));
+  EXPECT_EQ(*second.Register(half), Outcome::kRegistered);
+  EXPECT_EQ(*second.Register(rest), Outcome::kBusy);
+  munmap(memory, kBytes);
+  EXPECT_FALSE(first.Unregister(all));
+}
+
 TEST(TrackerTest, AProcessOfADebuggerIsRefused) {
   Workload workload({"pipe"});
   // As strace does; by a thread, whose end lets it go.

@@ -23,7 +23,7 @@ using ::testing::HasSubstr;
 
 constexpr pid_t kTask = 7;
 constexpr uint32_t kPagesId = 3;
-constexpr uint64_t kPrivateAnonymous = 0x22, kPrivateFile = 0x02;
+constexpr uint64_t kPrivateAnonymous = 0x22, kPrivateFile = 0x02, kDroppable = 0x28;
 
 uint64_t Address(uint64_t page) { return 0x10000000 + page * memory::PageBytes(); }
 Range Pages(uint64_t first, uint64_t end) { return {Address(first), Address(end)}; }
@@ -210,7 +210,7 @@ TEST_F(PagemapTest, WhatDoesNotFitIsRefusedAndLeavesTheImagesAlone) {
   };
   const std::string before = Read("pagemap-7.img");
   for (const auto& c : cases) {
-    const absl::Status lazy = AddLazyPages(folder_, kTask, c.pages);
+    const absl::Status lazy = AddLazyPages(folder_, kTask, c.pages).status();
     EXPECT_EQ(lazy.code(), absl::StatusCode::kInvalidArgument) << lazy;
     EXPECT_THAT(std::string(lazy.message()), HasSubstr(c.why));
     EXPECT_EQ(CompletePages::Plan(folder_, kTask, c.pages).status(), lazy);
@@ -219,17 +219,33 @@ TEST_F(PagemapTest, WhatDoesNotFitIsRefusedAndLeavesTheImagesAlone) {
 }
 
 TEST_F(PagemapTest, LockedHugeAndSpecialMappingsAreNotTheDaemons) {
-  const auto lazy = ParseLazyMappings(MmImage({{Pages(0, 1), kPrivateAnonymous, 0x201},
+  const auto mappings = ParseMappings(MmImage({{Pages(0, 1), kPrivateAnonymous, 0x201},
                                                {Pages(1, 2), kPrivateAnonymous, 0x203},
                                                {Pages(5, 6), kPrivateAnonymous | 0x2000, 0x201},
                                                {Pages(7, 8), kPrivateAnonymous | 0x40000, 0x201},
                                                {Pages(9, 10), kPrivateAnonymous, 0x209},
                                                {Pages(11, 12), kPrivateAnonymous, 0x1201},
                                                {Pages(13, 14), 0x21, 0x101},
+                                               {Pages(15, 16), kDroppable, 0x201},
                                                {Pages(0, 1), kPrivateAnonymous, 0x10000}}),
                                       "mm");
-  ASSERT_TRUE(lazy.ok()) << lazy.status();
-  EXPECT_THAT(*lazy, ElementsAre(Pages(0, 2)));
+  ASSERT_TRUE(mappings.ok()) << mappings.status();
+  EXPECT_THAT(mappings->lazy, ElementsAre(Pages(0, 2)));
+  EXPECT_THAT(mappings->droppable, ElementsAre(Pages(15, 16)));
+}
+
+TEST_F(PagemapTest, PagesThatMayBeDroppedAreLeftOut) {
+  Write("mm-7.img", MmImage({{Pages(0, 100), kPrivateAnonymous, 0x201},
+                             {Pages(100, 110), kDroppable, 0x201},
+                             {Pages(110, 200), kPrivateAnonymous, 0x201}}));
+  const Ranges pages = {Pages(10, 12), Pages(99, 111)};
+  const auto complete = CompletePages::Plan(folder_, kTask, pages);
+  ASSERT_TRUE(complete.ok()) << complete.status();
+  const int64_t own = 3, taken = 4;
+  EXPECT_EQ(complete->pages_bytes(), (own + taken) * static_cast<int64_t>(memory::PageBytes()));
+  const auto wanted = AddLazyPages(folder_, kTask, pages);
+  ASSERT_TRUE(wanted.ok()) << wanted.status();
+  EXPECT_THAT(*wanted, ElementsAre(Pages(10, 12), Pages(99, 100), Pages(110, 111)));
 }
 
 TEST_F(PagemapTest, BrokenImagesAreNamed) {
@@ -253,7 +269,7 @@ TEST_F(PagemapTest, BrokenImagesAreNamed) {
   };
   for (const auto& c : cases) {
     Write("pagemap-7.img", c.content);
-    const absl::Status status = AddLazyPages(folder_, kTask, {});
+    const absl::Status status = AddLazyPages(folder_, kTask, {}).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(c.why));
   }
@@ -269,8 +285,9 @@ TEST_F(PagemapTest, TheNumberOfPagesMayBeInTheOlderField) {
 
 TEST_F(PagemapTest, ATaskWithoutImagesIsNamed) {
   std::filesystem::remove(folder_ + "/mm-7.img");
-  EXPECT_THAT(std::string(AddLazyPages(folder_, kTask, {}).message()), HasSubstr("mm-7.img is missing"));
-  const absl::Status status = AddLazyPages(folder_, 8, {});
+  EXPECT_THAT(std::string(AddLazyPages(folder_, kTask, {}).status().message()),
+              HasSubstr("mm-7.img is missing"));
+  const absl::Status status = AddLazyPages(folder_, 8, {}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("pagemap-8.img is missing"));
 }

@@ -53,12 +53,12 @@ class TwoNodesTest : public testing::Test {
                   return FileExists(images + "/inventory.img") ? check_images_
                                                                : absl::DataLossError("no inventory");
                 },
-            .add_pages =
-                [this](const std::string&, pid_t task, const memory::Ranges& pages) {
-                  absl::MutexLock lock(&mutex_);
-                  added_[task] = pages;
-                  return absl::OkStatus();
-                },
+            .add_pages = [this](const std::string&, pid_t task,
+                                const memory::Ranges& pages) -> absl::StatusOr<memory::Ranges> {
+              absl::MutexLock lock(&mutex_);
+              added_[task] = pages;
+              return memory::Difference(pages, left_out_);
+            },
             .memory_for_pages = [] { return uint64_t{1} << 30; },
             .apply_files =
                 [this](const permits::Claim& claim, const std::string&, const FilesToApply& files) {
@@ -286,6 +286,7 @@ class TwoNodesTest : public testing::Test {
   absl::Mutex mutex_;
   std::vector<std::string> applied_ ABSL_GUARDED_BY(mutex_);
   std::map<pid_t, memory::Ranges> added_ ABSL_GUARDED_BY(mutex_);
+  memory::Ranges left_out_;
   FakeMemory memory_{3000};
   std::vector<SourceStatus> froze_ ABSL_GUARDED_BY(mutex_);
   int streams_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -388,6 +389,23 @@ TEST_F(TwoNodesTest, APreCopiedPodMovesWithTheMemoryItHadWhenItWasFrozen) {
   EXPECT_THAT(*ReadFile(folder_ + "/source/app/hidden"), HasSubstr("4242 7f0000000000-"));
   absl::MutexLock lock(&mutex_);
   EXPECT_THAT(added_, testing::Contains(testing::Key(1)));
+}
+
+TEST_F(TwoNodesTest, PagesThatTheImagesHaveNoPlaceForDoNotReachThePager) {
+  for (size_t page = 0; page < 3000; ++page) memory_.Write(page, 7);
+  constexpr uint64_t kFirst = FakeMemory::kStart;
+  left_out_ = {{kFirst + 5 * memory::PageBytes(), kFirst + 9 * memory::PageBytes()}};
+  StartTarget();
+  StartPreCopy();
+  AwaitSource(Converged);
+  FakeRuntime& app = Create("app");
+  std::vector<uint8_t> restored;
+  app.before_restored = [&] { restored = PagesOf(*target()); };
+  ASSERT_TRUE(source_->Switch().ok());
+  AwaitSource(TargetRuns);
+  std::vector<uint8_t> expected(3000, 7);
+  std::fill_n(expected.begin() + 5, 4, 0);
+  EXPECT_EQ(restored, expected);
 }
 
 TEST_F(TwoNodesTest, APreCopyWhoseConnectionIsCutGoesOnWhereItWas) {
