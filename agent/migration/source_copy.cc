@@ -30,7 +30,7 @@ constexpr int kPauseFactor = 4;
 constexpr absl::Duration kRoundLimit = absl::Hours(2);
 constexpr absl::Duration kFillingLimit = absl::Seconds(60);
 constexpr absl::Duration kFillingLook = absl::Milliseconds(100);
-constexpr absl::Duration kGateLimit = absl::Seconds(20);  // for the target's restore to come to its gate
+constexpr absl::Duration kGateLimit = absl::Seconds(40);  // for the target's restore, which has 30 s for it
 
 }  // namespace
 

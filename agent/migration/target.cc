@@ -30,7 +30,7 @@ constexpr absl::Duration kFirstClaimLimit =
 constexpr absl::Duration kConfirmLimit = absl::Seconds(15);
 constexpr absl::Duration kEndLimit = absl::Seconds(30);
 constexpr absl::Duration kTellLimit = absl::Seconds(5);
-constexpr absl::Duration kGateLimit = absl::Seconds(10);  // for runc and CRIU to come to their gate
+constexpr absl::Duration kGateLimit = absl::Seconds(30);  // for runc and CRIU to come to their gate
 constexpr absl::Duration kGateLook = absl::Milliseconds(100);
 
 absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
@@ -354,7 +354,12 @@ absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& cl
       if (ended.HasBeenNotified()) return absl::OkStatus();  // it says why itself
       gate = criu::ReachGate(options.gate, kGateLook);
     }
-    if (!gate.ok()) return gate.status();
+    if (absl::IsDeadlineExceeded(gate.status())) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("the restore of container ", claim.container, " was not ready to begin within ",
+                       absl::FormatDuration(kGateLimit), ": the node is overloaded, or CRIU hangs"));
+    }
+    GODWIT_RETURN_IF_ERROR(gate.status());
     GODWIT_RETURN_IF_ERROR(MakeReady(claim, armed.files, deadline, quick_moves));
     opened = absl::Now();
     return criu::OpenGate(*gate);

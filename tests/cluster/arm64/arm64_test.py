@@ -48,8 +48,8 @@ class Arm64Test(ClusterTest):
         self.assertGreater(int(self.log(name).splitlines()[0].split()[1]), 20, "it began anew")
 
     def test_a_pod_moves_between_arm64_nodes_with_its_memory(self):
-        self.bench_pod("arm", self.arms[0], 64, 1)
-        self.apply(self.migration("over", "arm", self.arms[1], freezeBudget="5s"))
+        self.bench_pod("arm", self.arms[0], 16, 1)
+        self.apply(self.migration("over", "arm", self.arms[1], freezeBudget="10s"))
         status = self.succeeded("migration", "over", SLOW)["status"]
         target = status["targetPodName"]
         wait("the target to beat", lambda: self.log(target).count("beat ") >= 3, SLOW)
