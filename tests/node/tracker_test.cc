@@ -4,8 +4,11 @@
 #include "agent/memory/tracker.h"
 
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,6 +28,7 @@
 #include "agent/memory/inject.h"
 #include "agent/memory/maps.h"
 #include "agent/memory/task_status.h"
+#include "agent/memory/uffd.h"
 #include "agent/runtime/cgroup.h"
 #include "agent/runtime/freezer.h"
 #include "base/process.h"
@@ -360,9 +364,9 @@ TEST(TrackerTest, WriteProtectionEndsForWhatIsTold) {
     EXPECT_TRUE(made.ok()) << made.status();
     return *std::move(made);
   };
-  void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  ASSERT_NE(memory, MAP_FAILED);
-  const uint64_t start = reinterpret_cast<uint64_t>(memory);
+  void* pages = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(pages, MAP_FAILED);
+  const uint64_t start = reinterpret_cast<uint64_t>(pages);
   const Range all{start, start + kBytes}, half{start, start + kBytes / 2}, rest{half.end, all.end};
   const memory::WriteProtection first = protect(), second = protect();
   using Outcome = memory::WriteProtection::Outcome;
@@ -370,7 +374,7 @@ TEST(TrackerTest, WriteProtectionEndsForWhatIsTold) {
   EXPECT_TRUE(first.Unregister(half));
   EXPECT_EQ(*second.Register(half), Outcome::kRegistered);
   EXPECT_EQ(*second.Register(rest), Outcome::kBusy);
-  munmap(memory, kBytes);
+  munmap(pages, kBytes);
   EXPECT_FALSE(first.Unregister(all));
 }
 
