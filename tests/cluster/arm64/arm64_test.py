@@ -43,7 +43,7 @@ class Arm64Test(ClusterTest):
         print("   ", done["status"]["archives"][0]["path"], "freeze", done["status"]["freeze"]["duration"])
         kubectl("-n", self.namespace, "delete", "pod", "kept", f"--timeout={SLOW}s", timeout=SLOW + 10)
         self.apply(self.restore("again", "monday"))
-        name = self.succeeded("restore", "again", SLOW)["status"]["targetPodName"]
+        name = self.succeeded("restore", "again", SLOW)["status"]["podName"]
         wait("it to count on", lambda: len(self.log(name).splitlines()) > 5, SLOW)
         self.assertGreater(int(self.log(name).splitlines()[0].split()[1]), 20, "it began anew")
 
