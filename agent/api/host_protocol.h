@@ -75,7 +75,9 @@ struct RuntimeReply {
                      // empty: none. The images may come meanwhile; descriptors.json is there already.
   bool lazy_pages =
       false;  // kRestore: godwit-pager fills the memory; started by godwit-runtime before the restore
-  std::string message;  // kRefuse: becomes the container's failure message that kubectl describe shows
+  std::string shared_memory;  // kRestore: file of the shared memory that the agent holds
+                              // (criu_environment.h); empty: none
+  std::string message;        // kRefuse: becomes the container's failure message that kubectl describe shows
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("action", self.action);
@@ -83,6 +85,7 @@ struct RuntimeReply {
     field("work", self.work);
     field("gate", self.gate);
     field("lazyPages", self.lazy_pages);
+    field("sharedMemory", self.shared_memory);
     field("message", self.message);
   }
 };

@@ -20,10 +20,17 @@ inline constexpr char kConfigFileVariable[] = "CRIU_CONFIG_FILE";
 // (cgroup.kill): CRIU itself would let them run.
 inline constexpr char kHoldCgroupVariable[] = "GODWIT_CRIU_HOLD_CGROUP";
 
-// Restore, with the above: the cgroup2 folder (absolute) that CRIU moves to before it comes to its gate, since
-// runc puts it into the container's. It must be one that may hold processes: the caller's own is. Where that
-// fails CRIU ends.
+// Restore, with the above: the cgroup2 folder (absolute) that CRIU moves to before it comes to its gate,
+// since runc puts it into the container's. It must be one that may hold processes: the caller's own is. Where
+// that fails CRIU ends.
 inline constexpr char kOutsideCgroupVariable[] = "GODWIT_CRIU_OUTSIDE_CGROUP";
+
+// Restore: a file of the anonymous shared memory that is there already, read when the gate has been passed. A
+// line for each object: "<id> <inode> <path>\n", the number in its image's name (pagemap-shmem-<id>.img), the
+// inode number (both decimal) and "/proc/<pid>/fd/<n>" of the process that holds it. CRIU makes an empty
+// memfd for each object that tasks map; before it reads the object's image the library puts the one that is
+// there in its place. When one of them cannot be had, or was not asked for by the end, the restore fails.
+inline constexpr char kSharedMemoryVariable[] = "GODWIT_CRIU_SHARED_MEMORY";
 
 // A FIFO. A dump waits before it stops the first task, a restore before it opens the first image, until
 // somebody opens the FIFO for writing and writes a byte; closed without one, CRIU ends. So runc and CRIU can
@@ -33,7 +40,8 @@ inline constexpr char kGateVariable[] = "GODWIT_CRIU_GATE";
 // Dump: a file of the memory that the page engine carries, read when the gate has been passed. Text, a line
 // for each range, sorted: "<pid> <start>-<end>\n", pid (decimal) in the host's pid namespace, addresses in
 // hexadecimal. The kernel's answer to PAGEMAP_SCAN is changed so that CRIU finds no page there; a file that
-// cannot be read fails the dump.
+// cannot be read fails the dump. Lines of pid 0 are of anonymous shared memory, which CRIU dumps by object: a
+// range of inode numbers, in hexadecimal, of objects in which it finds no page (lseek, SEEK_DATA).
 inline constexpr char kHiddenPagesVariable[] = "GODWIT_CRIU_HIDDEN_PAGES";
 
 // Dump: a folder with a file for each task, named by its pid (in the host's pid namespace), that CRIU reads

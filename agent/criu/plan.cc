@@ -28,8 +28,9 @@ constexpr char kNoNetworkLock[] = "network-lock skip\n";
 // Connections that nobody has accepted yet are left out; without it CRIU refuses a busy server.
 constexpr char kSkipInFlight[] = "skip-in-flight\n";
 
-// Only the cgroup v2 hierarchy, whose name is empty. A machine may have v1 hierarchies beside it, each of which
-// would be read in the dump and moved into in the restore; a container's place in them is its runtime's.
+// Only the cgroup v2 hierarchy, whose name is empty. A machine may have v1 hierarchies beside it, each of
+// which would be read in the dump and moved into in the restore; a container's place in them is its
+// runtime's.
 constexpr char kCgroup2Alone[] = "cgroup-dump-controller \"\"\n";
 
 // runc began to send "skip in flight: no" in each request with 1.3, and to have a flag for it.
@@ -95,8 +96,8 @@ Plan PlanDump(const Programs& programs, const agent_api::GuardContainer& contain
   plan.done = absl::StrCat(container.work, "/done");
   plan.abort_file = absl::StrCat(container.work, "/abort");
   const bool has_flag = programs.runtime_version >= kHasSkipInFlightFlag;
-  plan.config = absl::StrCat(options.fenced ? kNoNetworkLock : kNetworkLock, kGhostLimit,
-                             kCgroup2Alone, has_flag ? "" : kSkipInFlight);
+  plan.config = absl::StrCat(options.fenced ? kNoNetworkLock : kNetworkLock, kGhostLimit, kCgroup2Alone,
+                             has_flag ? "" : kSkipInFlight);
   plan.argv = {programs.runtime, "--root",         container.runc_root, "checkpoint",   "--leave-running",
                "--image-path",   container.images, "--work-path",       container.work, "--tcp-established",
                "--file-locks"};
@@ -132,6 +133,8 @@ Plan PlanRestore(const Programs& programs, const RestoreRequest& request) {
   plan.env.push_back(Variable(kHoldCgroupVariable, absl::StrCat(root, request.cgroup)));
   plan.env.push_back(Variable(kOutsideCgroupVariable, absl::StrCat(root, request.own_cgroup)));
   if (!request.gate.empty()) plan.env.push_back(Variable(kGateVariable, request.gate));
+  if (!request.shared_memory.empty())
+    plan.env.push_back(Variable(kSharedMemoryVariable, request.shared_memory));
   return plan;
 }
 

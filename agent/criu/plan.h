@@ -65,10 +65,11 @@ struct RestoreRequest {
   std::string work;  // CRIU's log, config and messages; must exist
   std::string
       cgroup;  // below the cgroup2 mount, from linux.cgroupsPath, with both drivers resolved: "/kubepods/..."
-  std::string cgroup_root;  // where cgroup2 is mounted: "/sys/fs/cgroup"
-  std::string own_cgroup;   // the caller's, below cgroup_root (the 0:: line of /proc/self/cgroup)
-  std::string gate;         // FIFO, or empty
-  bool lazy_pages = false;  // a lazy-pages daemon listens at LazyPagesSocket(work)
+  std::string cgroup_root;    // where cgroup2 is mounted: "/sys/fs/cgroup"
+  std::string own_cgroup;     // the caller's, below cgroup_root (the 0:: line of /proc/self/cgroup)
+  std::string gate;           // FIFO, or empty
+  bool lazy_pages = false;    // a lazy-pages daemon listens at LazyPagesSocket(work)
+  std::string shared_memory;  // file for kSharedMemoryVariable, there when the gate is opened; or empty
 };
 
 // Where CRIU, started by runc, looks for the lazy-pages daemon (criu/uffd.c).

@@ -76,7 +76,8 @@ absl::StatusOr<Restored> PermitTable::Restore(const std::string& migration_uid, 
                        .images = images,
                        .work = work,
                        .gate = options.gate,
-                       .lazy_pages = options.lazy_pages});
+                       .lazy_pages = options.lazy_pages,
+                       .shared_memory = options.shared_memory});
   while (true) {
     GODWIT_ASSIGN_OR_RETURN(permit, FindLive(migration_uid, container));
     if (permit->stage == Stage::kRestored) return Restored{permit->claim, permit->pid};

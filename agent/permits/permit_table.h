@@ -64,8 +64,9 @@ struct Restored {
 
 // How a container is restored, beyond where from; as in RuntimeReply.
 struct RestoreOptions {
-  std::string gate;         // FIFO (host path) at which CRIU waits for the images, or empty
-  bool lazy_pages = false;  // godwit-pager fills the memory
+  std::string gate;           // FIFO (host path) at which CRIU waits for the images, or empty
+  bool lazy_pages = false;    // godwit-pager fills the memory
+  std::string shared_memory;  // file of the shared memory that the agent holds, or empty
 };
 
 // A godwit-runtime at the other end of a connection. Its connection closes only when nothing of its restore

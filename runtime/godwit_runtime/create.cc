@@ -152,7 +152,8 @@ absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& or
                                         .cgroup_root = config_.cgroup_root,
                                         .own_cgroup = preparation.own_cgroup,
                                         .gate = order.gate,
-                                        .lazy_pages = order.lazy_pages};
+                                        .lazy_pages = order.lazy_pages,
+                                        .shared_memory = order.shared_memory};
   const criu::Plan plan = criu::PlanRestore(preparation.programs, request);
   GODWIT_RETURN_IF_ERROR(criu::Prepare(plan));
   if (order.lazy_pages) GODWIT_RETURN_IF_ERROR(StartPager(order.work));

@@ -11,36 +11,18 @@
 #include <unistd.h>
 
 #include "runtime/preload/settings.h"
+#include "runtime/preload/text.h"
 
 namespace godwit::preload {
 namespace {
 
 constexpr uint64_t kPageIsPresent = 1u << 3;
-constexpr size_t kMaxFile = size_t{256} << 20;
 
 const HiddenRange* hidden = nullptr;  // by task and address; mapped, never freed
 size_t hidden_count = 0;
+dev_t shared_device = 0;
 
 long AskKernel(int fd, PagemapScan* scan) { return syscall(SYS_ioctl, fd, kPagemapScan, scan); }
-
-// A number up to `end`, with no more than 16 digits. False where there is none.
-bool Number(const char*& at, const char* end, unsigned base, uint64_t* out) {
-  const char* begin = at;
-  for (*out = 0; at < end && at - begin < 16; ++at) {
-    const unsigned digit = *at >= '0' && *at <= '9'   ? static_cast<unsigned>(*at - '0')
-                           : *at >= 'a' && *at <= 'f' ? static_cast<unsigned>(*at - 'a' + 10)
-                                                      : base;
-    if (digit >= base) break;
-    *out = *out * base + digit;
-  }
-  return at > begin;
-}
-
-bool Skip(const char*& at, const char* end, char c) {
-  if (at >= end || *at != c) return false;
-  ++at;
-  return true;
-}
 
 // The first range of `pid` that ends behind `address`, or one behind all of its ranges.
 const HiddenRange* FirstBehind(const HiddenRange* ranges, size_t count, uint64_t pid, uint64_t address) {
@@ -57,11 +39,6 @@ const HiddenRange* FirstBehind(const HiddenRange* ranges, size_t count, uint64_t
   return ranges;
 }
 
-bool Refuse(const char* what, const char* detail, int error) {
-  Say(what, detail, error);
-  return false;
-}
-
 // Without PAGEMAP_SCAN CRIU reads the whole pagemap file, from which nothing can be hidden.
 bool KernelCanScan() {
   const int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -74,20 +51,28 @@ bool KernelCanScan() {
                        "", error);
 }
 
-bool ParseMapped(const char* text, size_t size, const char* path) {
-  size_t lines = 0;
-  for (const char* at = text;
-       (at = static_cast<const char*>(memchr(at, '\n', static_cast<size_t>(text + size - at)))) != nullptr;
-       ++at)
-    ++lines;
+bool ParseMapped(const Text& text, const char* path) {
+  const size_t lines = CountLines(text.bytes, text.size);
   const size_t bytes = (lines + 1) * sizeof(HiddenRange);
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return Refuse("cannot map memory for the hidden pages of", path, errno);
   auto* ranges = static_cast<HiddenRange*>(memory);
-  const ssize_t count = ParseHidden(text, size, ranges, lines);
+  const ssize_t count = ParseHidden(text.bytes, text.size, ranges, lines);
   if (count < 0) return Refuse("the file of hidden pages is broken:", path, 0);
   hidden = ranges;
   hidden_count = static_cast<size_t>(count);
+  return true;
+}
+
+// The file system of all shared memory that has no name. False: an object could not be told from a file.
+bool FindSharedDevice() {
+  const int fd = static_cast<int>(syscall(SYS_memfd_create, "godwit", MFD_CLOEXEC));
+  struct stat status{};
+  const bool found = fd >= 0 && fstat(fd, &status) == 0;
+  const int error = errno;
+  if (fd >= 0) close(fd);
+  if (!found) return Refuse("cannot hide shared memory from CRIU: it cannot be made", "", error);
+  shared_device = status.st_dev;
   return true;
 }
 
@@ -102,7 +87,7 @@ ssize_t ParseHidden(const char* text, size_t size, HiddenRange* ranges, size_t c
     if (!Number(at, end, 10, &range.pid) || !Skip(at, end, ' ') || !Number(at, end, 16, &range.start) ||
         !Skip(at, end, '-') || !Number(at, end, 16, &range.end) || !Skip(at, end, '\n'))
       return -1;
-    if (count == capacity || range.pid == 0 || range.start >= range.end) return -1;
+    if (count == capacity || range.start >= range.end) return -1;
     if (count > 0) {
       const HiddenRange& last = ranges[count - 1];
       if (range.pid < last.pid || (range.pid == last.pid && range.start < last.end)) return -1;
@@ -153,22 +138,24 @@ long ScanAround(const HiddenRange* ranges, size_t count, uint64_t pid, int fd, P
 
 bool LoadHidden(const char* path) {
   if (!KernelCanScan()) return false;
-  const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-  if (fd < 0) return Refuse("cannot open the file of hidden pages", path, errno);
+  Text text;
+  if (!MapText(path, "hidden pages", &text)) return false;
+  if (text.size == 0) return true;
+  const bool parsed = ParseMapped(text, path);
+  UnmapText(text);
+  return parsed && (hidden[0].pid != 0 || FindSharedDevice());
+}
+
+bool HoldsNoData(const HiddenRange* ranges, size_t count, uint64_t inode) {
+  const HiddenRange* const found = FirstBehind(ranges, count, 0, inode);
+  return found < ranges + count && found->pid == 0 && found->start <= inode;
+}
+
+bool HidesObject(int fd) {
+  if (hidden_count == 0 || hidden[0].pid != 0) return false;
   struct stat status{};
-  if (fstat(fd, &status) != 0 || status.st_size < 0 || static_cast<size_t>(status.st_size) > kMaxFile) {
-    close(fd);
-    return Refuse("the file of hidden pages is too large:", path, 0);
-  }
-  const auto size = static_cast<size_t>(status.st_size);
-  void* text = size == 0 ? nullptr : mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-  const int error = errno;
-  close(fd);
-  if (text == MAP_FAILED) return Refuse("cannot read the file of hidden pages", path, error);
-  if (size == 0) return true;
-  const bool parsed = ParseMapped(static_cast<const char*>(text), size, path);
-  munmap(text, size);
-  return parsed;
+  return fstat(fd, &status) == 0 && status.st_dev == shared_device &&
+         HoldsNoData(hidden, hidden_count, status.st_ino);
 }
 
 long ScanVisible(int fd, PagemapScan* scan) {

@@ -19,6 +19,7 @@ struct PageRegion {
 };
 inline constexpr unsigned long kPagemapScan = (3UL << 30) | (sizeof(PagemapScan) << 16) | ('f' << 8) | 16;
 
+// Addresses in a task's memory; of pid 0, which is none: inode numbers of objects of shared memory.
 struct HiddenRange {
   uint64_t pid, start, end;
 };
@@ -37,9 +38,15 @@ using KernelScan = long (*)(int fd, PagemapScan* scan);  // as ioctl(2)
 long ScanAround(const HiddenRange* ranges, size_t count, uint64_t pid, int fd, PagemapScan* scan,
                 KernelScan kernel);
 
+// Whether the object with this inode number is hidden. CRIU dumps such memory by object and asks for its
+// pages by SEEK_DATA (CRIU 4.2: criu/shmem.c, next_data_segment).
+bool HoldsNoData(const HiddenRange* ranges, size_t count, uint64_t inode);
+
 // Reads the file. False: the dump must not go on; the messages file has the reason.
 bool LoadHidden(const char* path);
 // PAGEMAP_SCAN of a descriptor, as it is after LoadHidden.
 long ScanVisible(int fd, PagemapScan* scan);
+// Whether this is a descriptor of an object of shared memory that is hidden, after LoadHidden.
+bool HidesObject(int fd);
 
 }  // namespace godwit::preload

@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "runtime/preload/shared.h"
+
 namespace godwit::preload {
 namespace {
 
@@ -111,16 +113,15 @@ bool AwaitWord(int gate, const Settings& settings) {
 bool LeaveContainer(const Settings& settings) {
   if (settings.outside_cgroup[0] == '\0') return true;
   const int error = WriteControl(settings.outside_cgroup, "cgroup.procs", "0");
-  if (error != 0)
-    Say("cannot move CRIU out of the container's cgroup to", settings.outside_cgroup, error);
+  if (error != 0) Say("cannot move CRIU out of the container's cgroup to", settings.outside_cgroup, error);
   return error == 0;
 }
 
 bool HoldContainer(const Settings& settings) {
   int error = WriteControl(settings.hold_cgroup, "cgroup.freeze", "1");
   if (error == 0) error = WaitFrozen(settings.hold_cgroup);
-  if (error == 0) return true;
-  Say("cannot freeze", settings.hold_cgroup, error);
+  if (error == 0 && AllSharedTaken()) return true;
+  if (error != 0) Say("cannot freeze", settings.hold_cgroup, error);
   Say("killing the restored container: it must not run before it is told to", settings.hold_cgroup, 0);
   if (WriteControl(settings.hold_cgroup, "cgroup.kill", "1") != 0) KillOneByOne(settings.hold_cgroup);
   return false;

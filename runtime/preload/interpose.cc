@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The libc calls through which CRIU talks to runc and writes pages. Each does what its namesake does, by the
-// same system call, and looks at what passes. CRIU 4.2: criu/cr-service.c, criu/cr-dump.c, criu/seize.c,
-// criu/cr-restore.c, criu/page-xfer.c, criu/pagemap-cache.c.
+// The libc calls through which CRIU talks to runc, finds and writes pages and makes shared memory. Each does
+// what its namesake does, by the same system call, and looks at what passes. CRIU 4.2: criu/cr-service.c,
+// criu/cr-dump.c, criu/seize.c, criu/cr-restore.c, criu/page-xfer.c, criu/pagemap-cache.c, criu/shmem.c,
+// criu/memfd.c.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/netfilter/nfnetlink.h>
@@ -22,6 +23,7 @@
 #include "runtime/preload/hold.h"
 #include "runtime/preload/rpc.h"
 #include "runtime/preload/settings.h"
+#include "runtime/preload/shared.h"
 #include "runtime/preload/smaps.h"
 
 #define GODWIT_EXPORT extern "C" __attribute__((visibility("default")))
@@ -93,6 +95,8 @@ void AtGate(uint64_t type) {
   if (!godwit::preload::PassGate(*settings)) _exit(1);
   const bool hides = type == godwit::preload::kRequestDump && settings->hidden_pages[0] != '\0';
   if (hides && !godwit::preload::LoadHidden(settings->hidden_pages)) _exit(1);
+  const bool has_shared = type == godwit::preload::kRequestRestore && settings->shared_memory[0] != '\0';
+  if (has_shared && !godwit::preload::LoadShared(settings->shared_memory)) _exit(1);
 }
 
 int OpenAt(int folder, const char* path, int flags, mode_t mode) {
@@ -102,7 +106,13 @@ int OpenAt(int folder, const char* path, int flags, mode_t mode) {
     const int fd = godwit::preload::OpenSmaps(settings->smaps, folder);
     if (fd >= 0) return fd;
   }
+  if (!godwit::preload::PutSharedInPlace(folder, path)) return -1;
   return static_cast<int>(syscall(SYS_openat, folder, path, flags, mode));
+}
+
+off64_t Seek(int fd, off64_t offset, int whence) {
+  if (whence == SEEK_DATA && Active() != nullptr && godwit::preload::HidesObject(fd)) return Fail(ENXIO);
+  return syscall(SYS_lseek, fd, offset, whence);
 }
 
 // The argument after `flags`, which is there for some of them only (openat(2)).
@@ -167,6 +177,15 @@ GODWIT_EXPORT unsigned alarm(unsigned seconds) {
   itimerval before{};
   syscall(SYS_setitimer, ITIMER_REAL, &next, &before);
   return static_cast<unsigned>(before.it_value.tv_sec) + (before.it_value.tv_usec != 0 ? 1 : 0);
+}
+
+GODWIT_EXPORT off_t lseek(int fd, off_t offset, int whence) { return Seek(fd, offset, whence); }
+GODWIT_EXPORT off64_t lseek64(int fd, off64_t offset, int whence) { return Seek(fd, offset, whence); }
+
+GODWIT_EXPORT int memfd_create(const char* name, unsigned flags) {
+  const int fd = static_cast<int>(syscall(SYS_memfd_create, name, flags));
+  godwit::preload::NoteMemfd(fd);
+  return fd;
 }
 
 GODWIT_EXPORT ssize_t splice(int in, off64_t* in_offset, int out, off64_t* out_offset, size_t size,

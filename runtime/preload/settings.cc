@@ -95,12 +95,15 @@ __attribute__((constructor)) void Load() {
   Take(criu::kGateVariable, settings.gate);
   Take(criu::kHiddenPagesVariable, settings.hidden_pages);
   Take(criu::kSmapsVariable, settings.smaps);
+  Take(criu::kSharedMemoryVariable, settings.shared_memory);
   Take(criu::kDoneVariable, settings.done);
   no_conntrack = getenv(criu::kNoConntrackVariable) != nullptr;
   unsetenv(criu::kNoConntrackVariable);
   TakeLogLevel();
   MapAbortFile();
-  if (settings.broken) Say("a GODWIT_CRIU_ variable is neither an absolute path of less than 1024 bytes nor what else it may be", "", 0);
+  if (settings.broken)
+    Say("a GODWIT_CRIU_ variable is neither an absolute path of less than 1024 bytes nor what else it may be",
+        "", 0);
   RedirectStderr();
   void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (page == MAP_FAILED || madvise(page, 4096, MADV_WIPEONFORK) != 0) {
@@ -110,6 +113,26 @@ __attribute__((constructor)) void Load() {
   main_process = static_cast<unsigned char*>(page);
   *main_process = 1;
 }
+
+bool Append(int folder, const char* path, const void* data, size_t size) {
+  const int fd = openat(folder, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return false;
+  const bool written = syscall(SYS_write, fd, data, size) == static_cast<long>(size);
+  close(fd);
+  return written;
+}
+
+struct Line {
+  Line(const char* message, const char* detail, int error) {
+    const int length =
+        snprintf(text, sizeof(text), "godwit-preload: %s%s%s%s%s\n", message, detail[0] != '\0' ? " " : "",
+                 detail, error != 0 ? ": " : "", error != 0 ? strerrordesc_np(error) : "");
+    if (length > 0)
+      size = static_cast<size_t>(length) < sizeof(text) ? static_cast<size_t>(length) : sizeof(text) - 1;
+  }
+  char text[kMaxPath + 256];
+  size_t size = 0;
+};
 
 }  // namespace
 
@@ -123,22 +146,20 @@ bool AbortRequested() {
 }
 
 bool AppendMessages(const void* data, size_t size) {
-  if (settings.messages[0] == '\0') return false;
-  const int fd = open(settings.messages, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (fd < 0) return false;
-  const bool written = syscall(SYS_write, fd, data, size) == static_cast<long>(size);
-  close(fd);
-  return written;
+  return settings.messages[0] != '\0' && Append(AT_FDCWD, settings.messages, data, size);
 }
 
 void Say(const char* message, const char* detail, int error) {
-  char line[kMaxPath + 256];
-  const int size =
-      snprintf(line, sizeof(line), "godwit-preload: %s%s%s%s%s\n", message, detail[0] != '\0' ? " " : "",
-               detail, error != 0 ? ": " : "", error != 0 ? strerrordesc_np(error) : "");
-  if (size <= 0) return;
-  AppendMessages(line,
-                 static_cast<size_t>(size) < sizeof(line) ? static_cast<size_t>(size) : sizeof(line) - 1);
+  const Line line(message, detail, error);
+  AppendMessages(line.text, line.size);
+}
+
+void SayFrom(int folder, const char* message, const char* detail, int error) {
+  if (settings.messages[0] == '\0') return;
+  char path[sizeof(kUpToTheRoot) + kMaxPath];
+  snprintf(path, sizeof(path), "%s%s", kUpToTheRoot, settings.messages);
+  const Line line(message, detail, error);
+  Append(folder, path, line.text, line.size);
 }
 
 }  // namespace godwit::preload

@@ -17,8 +17,9 @@ struct Settings {
   char messages[kMaxPath];
   char hidden_pages[kMaxPath];
   char smaps[kMaxPath];
+  char shared_memory[kMaxPath];
   char done[kMaxPath];
-  unsigned char log_level;  // the most that CRIU may log; 0: as its request says
+  unsigned char log_level;              // the most that CRIU may log; 0: as its request says
   const volatile unsigned char* abort;  // mapped; nullptr when not asked for
 };
 
@@ -34,6 +35,14 @@ bool AbortRequested();
 
 // Appends one line to the messages file, if there is one. `detail` may be empty, `error` (errno) 0.
 void Say(const char* message, const char* detail, int error);
+
+// The same from a process that may be in the container's tree of mounts; `folder` is a descriptor of a folder
+// in this machine's.
+void SayFrom(int folder, const char* message, const char* detail, int error);
+
+// From such a folder to the root of its tree: put before an absolute path. It lies less deep than this.
+inline constexpr char kUpToTheRoot[] =
+    "../../../../../../../../../../../../../../../../../../../../../../../..";
 
 // Appends bytes to the messages file. False when there is none.
 bool AppendMessages(const void* data, size_t size);

@@ -135,6 +135,14 @@ TEST(PlanRestore, LeavesMemoryToTheLazyPagesDaemon) {
   EXPECT_EQ(LazyPagesSocket(request.work), "/m/app/work/lazy-pages.socket");
 }
 
+TEST(PlanRestore, NamesTheSharedMemoryThatIsThere) {
+  RestoreRequest request = Restore();
+  EXPECT_THAT(PlanRestore(Runc({1, 1, 15}), request).env, Not(Contains(HasSubstr("SHARED_MEMORY"))));
+  request.shared_memory = "/m/app/work/shared-memory";
+  EXPECT_THAT(PlanRestore(Runc({1, 1, 15}), request).env,
+              Contains("GODWIT_CRIU_SHARED_MEMORY=/m/app/work/shared-memory"));
+}
+
 TEST(Prepare, WritesConfigAndAbortFileAndMakesTheGate) {
   const std::string folder = absl::StrCat(testing::TempDir(), "/prepare");
   std::filesystem::create_directories(folder);

@@ -146,7 +146,7 @@ class PermitTableTest : public ::testing::Test {
   std::unique_ptr<PermitTable> table_;
 };
 
-TEST_F(PermitTableTest, TheOrderToRestoreNamesGateAndLazyPages) {
+TEST_F(PermitTableTest, TheOrderToRestoreNamesGateLazyPagesAndSharedMemory) {
   ASSERT_TRUE(table_->Add(Spec()).ok());
   const auto runtime = Create();
   agent_api::RuntimeReply order;
@@ -154,13 +154,15 @@ TEST_F(PermitTableTest, TheOrderToRestoreNamesGateAndLazyPages) {
     order = runtime->Next();
     table_->OnRequest(runtime, {.op = RuntimeOp::kRestored, .pid = 4711});
   });
-  const auto restored = table_->Restore(kMigration, "app", "/images", "/work", absl::Seconds(10),
-                                        {.gate = "/work/gate", .lazy_pages = true});
+  const auto restored =
+      table_->Restore(kMigration, "app", "/images", "/work", absl::Seconds(10),
+                      {.gate = "/work/gate", .lazy_pages = true, .shared_memory = "/work/shared"});
   answers.join();
   ASSERT_TRUE(restored.ok()) << restored.status();
   EXPECT_EQ(order.images, "/images");
   EXPECT_EQ(order.gate, "/work/gate");
   EXPECT_TRUE(order.lazy_pages);
+  EXPECT_EQ(order.shared_memory, "/work/shared");
 }
 
 TEST_F(PermitTableTest, ACreateWaitsIsRestoredAndAfterSpentEveryCreateIsAFreshStart) {

@@ -137,12 +137,13 @@ TEST_F(HiddenTest, TheFileIsReadOrRefused) {
       {"", 0},
       {"12 7f00-8000\n", 1},
       {"12 7f00-8000\n12 8000-9000\n13 1000-2000\n", 3},
+      {"0 2f-30\n0 30-31\n13 1000-2000\n", 3},
+      {"13 1000-2000\n0 2f-30\n", -1},
       {"12 7f00-8000", -1},
       {"12 7f00-8000 \n", -1},
       {"12  7f00-8000\n", -1},
       {"12 8000-7f00\n", -1},
       {"12 8000-8000\n", -1},
-      {"0 7f00-8000\n", -1},
       {"-1 7f00-8000\n", -1},
       {"12 7F00-8000\n", -1},
       {"12 0x7f00-8000\n", -1},
@@ -162,6 +163,16 @@ TEST_F(HiddenTest, TheFileIsReadOrRefused) {
   EXPECT_EQ(range.pid, 4194304u);
   EXPECT_EQ(range.start, 0x7ffffffff000u);
   EXPECT_EQ(range.end, 0xffffffffffff000u);
+}
+
+TEST_F(HiddenTest, HiddenObjectsAreToldByTheirInodes) {
+  const std::vector<HiddenRange> hidden = {{0, 5, 6}, {0, 6, 7}, {0, 9, 10}, {7, 11, 1000}};
+  for (uint64_t inode = 0; inode < 20; ++inode)
+    EXPECT_EQ(HoldsNoData(hidden.data(), hidden.size(), inode), inode == 5 || inode == 6 || inode == 9)
+        << inode;
+  EXPECT_FALSE(HoldsNoData(hidden.data(), 0, 5));
+  EXPECT_FALSE(HoldsNoData(hidden.data() + 3, 1, 11)) << "an address of a task";
+  EXPECT_THAT(Scan(hidden, 7, 0, 20).regions, ElementsAre(std::pair(0, 11))) << "inodes hide no addresses";
 }
 
 TEST_F(HiddenTest, APagemapNamesItsTask) {
