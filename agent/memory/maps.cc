@@ -51,6 +51,13 @@ bool PrivateAnonymous(const Line& line) {
           absl::StartsWith(line.name, "[anon:"));
 }
 
+// Its name is the kernel's own (mm/shmem.c, shmem_zero_setup); a file of that name in some file system is on
+// another device, which the caller knows.
+bool SharedAnonymous(const Line& line, uint64_t& inode) {
+  return line.permissions[3] == 's' && line.name == "/dev/zero (deleted)" &&
+         absl::SimpleAtoi(line.inode, &inode) && inode != 0;
+}
+
 // proc_pid_smaps(5): locked, hugetlb, I/O, raw page frames, shadow stack, droppable (since 6.11).
 bool Excluded(absl::string_view vm_flags) {
   for (absl::string_view flag : absl::StrSplit(vm_flags, ' ', absl::SkipEmpty())) {
@@ -95,6 +102,9 @@ absl::StatusOr<AddressSpace> ParseMaps(absl::string_view text) {
     if (executable && line.inode != "0") code = true;
     candidate = line.range.start < line.range.end && PrivateAnonymous(line) && (code || !executable);
     end = std::max(end, line.range.end);
+    uint64_t inode = 0;
+    if (line.range.start < line.range.end && SharedAnonymous(line, inode))
+      space.shared_anonymous.push_back({line.range, std::string(line.device), inode});
     if (candidate) space.private_anonymous.push_back(line.range);
     if (line.name == "[vdso]" && line.range.start < line.range.end) space.vdso = line.range;
     if (absl::StartsWith(line.name, "/[aio]")) space.aio_ring = true;

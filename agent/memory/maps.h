@@ -13,6 +13,14 @@
 
 namespace godwit::memory {
 
+// A mapping of anonymous memory that processes share: mmap(MAP_SHARED | MAP_ANONYMOUS), which the kernel
+// shows as "/dev/zero (deleted)". Not memfd_create(2)'s, shmat(2)'s or a tmpfs file's.
+struct SharedMapping {
+  Range range;
+  std::string device;  // as the text has it: "00:01"
+  uint64_t inode = 0;  // of the object, which other mappings may be of as well
+};
+
 struct AddressSpace {
   // The mappings that CRIU can restore with their pages missing (criu/include/vma.h 4.2,
   // vma_entry_can_be_lazy): private and anonymous, not the kernel's own, not hugetlb, locked or droppable,
@@ -21,6 +29,7 @@ struct AddressSpace {
   // get_exec_start), and pages may be read at that moment. One range a mapping, in the order of their
   // addresses; neighbours are not joined.
   std::vector<Range> private_anonymous;
+  std::vector<SharedMapping> shared_anonymous;
   Range vdso;             // empty: there is none
   bool aio_ring = false;  // io_setup(2) was called
 };

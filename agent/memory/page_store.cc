@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -12,13 +13,39 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "agent/memory/page_set.h"
+#include "agent/memory/shared_key.h"
 #include "base/status.h"
 
 namespace godwit::memory {
 namespace {
 
+std::string NameOf(pid_t key) {
+  return IsShared(key) ? absl::StrCat("shared memory ", SharedId(key)) : absl::StrCat("task ", key);
+}
+
 absl::Status Failed(absl::string_view what, pid_t task, uint64_t address) {
-  return ErrnoStatus(absl::StrFormat("cannot %s memory of task %d at 0x%x", what, task, address));
+  return ErrnoStatus(absl::StrFormat("cannot %s memory of %s at 0x%x", what, NameOf(task), address));
+}
+
+// As long as the address space, so that what was never written is a hole, not the end of the file.
+absl::StatusOr<UniqueFd> MakeTaskFile(pid_t task) {
+  UniqueFd file(memfd_create(absl::StrCat("godwit-pages-", task).c_str(), MFD_CLOEXEC));
+  if (file.ok() && ftruncate(file.get(), static_cast<off_t>(kAddressEnd)) == 0) return file;
+  return ErrnoStatus(absl::StrCat("cannot make a memory file for task ", task));
+}
+
+// A memfd would do as well, but would be one in the eyes of whoever moves the tasks the next time: memory
+// that may be written through descriptors.
+absl::StatusOr<UniqueFd> MakeSharedFile() {
+  const uint64_t page = PageBytes();
+  void* memory =
+      mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return ErrnoStatus("cannot make shared memory");
+  const auto start = reinterpret_cast<uint64_t>(memory);
+  absl::StatusOr<UniqueFd> file =
+      OpenFile(absl::StrFormat("/proc/self/map_files/%x-%x", start, start + page), O_RDWR);
+  munmap(memory, page);
+  return file;
 }
 
 absl::Status WriteAt(int file, pid_t task, uint64_t address, absl::string_view bytes) {
@@ -41,6 +68,10 @@ struct PageStore::Task {
     absl::MutexLock lock(&mutex);
     all_bytes -= held.pages() * PageBytes();
   }
+  absl::Status CheckOurs() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    if (!handed_over) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat(NameOf(pid), " is the restored tasks' own already"));
+  }
   absl::Status Drop(Range range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     missing.Erase(range);
     const uint64_t dropped = held.Erase(range) * PageBytes();
@@ -62,6 +93,7 @@ struct PageStore::Task {
   absl::Mutex mutex;
   PageSet held ABSL_GUARDED_BY(mutex);
   PageSet missing ABSL_GUARDED_BY(mutex);  // among those held
+  bool handed_over ABSL_GUARDED_BY(mutex) = false;
 };
 
 std::shared_ptr<PageStore::Task> PageStore::Find(pid_t task) const {
@@ -78,13 +110,12 @@ absl::StatusOr<std::shared_ptr<PageStore::Task>> PageStore::FindOrMake(pid_t tas
   if (tasks_.size() > max_tasks_) {
     status = absl::ResourceExhaustedError(absl::StrCat("a container of more than ", max_tasks_, " tasks"));
   } else {
-    UniqueFd file(memfd_create(absl::StrCat("godwit-pages-", task).c_str(), MFD_CLOEXEC));
-    // As long as the address space, so that what was never written is a hole, not the end of the file.
-    if (file.ok() && ftruncate(file.get(), static_cast<off_t>(kAddressEnd)) == 0) {
-      place = std::make_shared<Task>(task, std::move(file), bytes_);
+    absl::StatusOr<UniqueFd> file = IsShared(task) ? MakeSharedFile() : MakeTaskFile(task);
+    if (file.ok()) {
+      place = std::make_shared<Task>(task, *std::move(file), bytes_);
       return place;
     }
-    status = ErrnoStatus(absl::StrCat("cannot make a memory file for task ", task));
+    status = file.status();
   }
   tasks_.erase(task);
   return status;
@@ -93,7 +124,7 @@ absl::StatusOr<std::shared_ptr<PageStore::Task>> PageStore::FindOrMake(pid_t tas
 absl::Status PageStore::Reserve(pid_t task, uint64_t more) {
   if (bytes_.fetch_add(more) + more <= limit_) return absl::OkStatus();
   bytes_ -= more;
-  return absl::ResourceExhaustedError(absl::StrCat("no room for the memory of task ", task, ": ", more,
+  return absl::ResourceExhaustedError(absl::StrCat("no room for the memory of ", NameOf(task), ": ", more,
                                                    " bytes more than the ", limit_,
                                                    " that may be held here"));
 }
@@ -102,6 +133,7 @@ absl::Status PageStore::Write(pid_t task, uint64_t address, absl::string_view by
   GODWIT_ASSIGN_OR_RETURN(std::shared_ptr<Task> found, FindOrMake(task));
   const Range range{address, address + bytes.size()};
   absl::MutexLock lock(&found->mutex);
+  GODWIT_RETURN_IF_ERROR(found->CheckOurs());
   const uint64_t more = found->held.Missing(range) * PageBytes();
   GODWIT_RETURN_IF_ERROR(Reserve(task, more));
   absl::Status status = WriteAt(found->file.get(), task, address, bytes);
@@ -118,6 +150,7 @@ absl::Status PageStore::Zero(pid_t task, Range range) {
   const std::shared_ptr<Task> found = Find(task);
   if (found == nullptr) return absl::OkStatus();
   absl::MutexLock lock(&found->mutex);
+  GODWIT_RETURN_IF_ERROR(found->CheckOurs());
   return found->Drop(range);
 }
 
@@ -130,6 +163,7 @@ absl::Status PageStore::Keep(pid_t task, const Ranges& ranges, Range window) {
   const std::shared_ptr<Task> found = Find(task);
   if (found == nullptr) return absl::OkStatus();
   absl::MutexLock lock(&found->mutex);
+  GODWIT_RETURN_IF_ERROR(found->CheckOurs());
   for (const Range& gap : Difference(found->held.Inside(window), ranges)) {
     GODWIT_RETURN_IF_ERROR(found->Drop(gap));
   }
@@ -138,6 +172,7 @@ absl::Status PageStore::Keep(pid_t task, const Ranges& ranges, Range window) {
 
 // A range longer than all that may be held is refused before it is noted bit by bit.
 absl::Status PageStore::Miss(pid_t task, const Ranges& ranges) {
+  if (IsShared(task)) return absl::InvalidArgumentError(absl::StrCat(NameOf(task), " cannot be missing"));
   GODWIT_ASSIGN_OR_RETURN(std::shared_ptr<Task> found, FindOrMake(task));
   absl::MutexLock lock(&found->mutex);
   for (const Range& range : ranges) {
@@ -221,15 +256,37 @@ std::vector<pid_t> PageStore::Tasks() const {
   absl::MutexLock lock(&mutex_);
   std::vector<pid_t> tasks;
   tasks.reserve(tasks_.size());
-  for (const auto& entry : tasks_) tasks.push_back(entry.first);
+  for (const auto& entry : tasks_) {
+    if (!IsShared(entry.first)) tasks.push_back(entry.first);
+  }
   return tasks;
+}
+
+std::vector<pid_t> PageStore::Objects() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<pid_t> objects;
+  for (const auto& entry : tasks_) {
+    if (IsShared(entry.first)) objects.push_back(entry.first);
+  }
+  return objects;
+}
+
+absl::StatusOr<PageStore::SharedFile> PageStore::HandOver(pid_t key) {
+  const std::shared_ptr<Task> found = IsShared(key) ? Find(key) : nullptr;
+  if (found == nullptr) return absl::NotFoundError(absl::StrCat("nothing is held of ", NameOf(key)));
+  struct stat status{};
+  if (fstat(found->file.get(), &status) != 0)
+    return ErrnoStatus(absl::StrCat("cannot look at ", NameOf(key)));
+  absl::MutexLock lock(&found->mutex);
+  found->handed_over = true;
+  return SharedFile{absl::StrCat("/proc/", getpid(), "/fd/", found->file.get()), status.st_ino};
 }
 
 absl::StatusOr<UniqueFd> PageStore::FileOf(pid_t task) const {
   const std::shared_ptr<Task> found = Find(task);
-  if (found == nullptr) return absl::NotFoundError(absl::StrCat("nothing is held of task ", task));
+  if (found == nullptr) return absl::NotFoundError(absl::StrCat("nothing is held of ", NameOf(task)));
   UniqueFd copy(fcntl(found->file.get(), F_DUPFD_CLOEXEC, 0));
-  if (!copy.ok()) return ErrnoStatus(absl::StrCat("cannot copy the memory file of task ", task));
+  if (!copy.ok()) return ErrnoStatus(absl::StrCat("cannot copy the memory file of ", NameOf(task)));
   return copy;
 }
 

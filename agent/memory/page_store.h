@@ -6,6 +6,10 @@
 //
 // In a post-copy pages may be missing: the task had them, and what the file holds of them is old, or nothing.
 // They count as held. Arrive brings them, one after the other, while the pager fills from the file.
+//
+// Objects of shared memory are kept beside the tasks, under their keys (shared_key.h), a page at its offset.
+// Such a memory file is what mmap(MAP_SHARED | MAP_ANONYMOUS) makes: the restore gives it to the tasks
+// themselves (HandOver), and nothing is copied. So none of their pages is ever missing.
 #pragma once
 
 #include <sys/types.h>
@@ -14,6 +18,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -45,7 +50,7 @@ class PageStore {
   // itself.
   absl::Status Keep(pid_t task, const Ranges& ranges, Range window = {0, kAddressEnd})
       ABSL_LOCKS_EXCLUDED(mutex_);
-  // From now on these pages are missing. Errors as of Write.
+  // From now on these pages are missing, which only a task's can be. Errors as of Write.
   absl::Status Miss(pid_t task, const Ranges& ranges) ABSL_LOCKS_EXCLUDED(mutex_);
   // Takes the content of those of the pages in `range` that are missing; `bytes` is all of its content, or
   // empty for zeros. Returns which came by that: they are in the file. What is not missing is left alone.
@@ -54,7 +59,7 @@ class PageStore {
   // earlier agent. What it holds is not known, and not counted.
   absl::Status Adopt(pid_t task, UniqueFd file, int map) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Drops every task that is not among `tasks`.
+  // Drops every task and every object that is not among `tasks`.
   void KeepTasks(const std::vector<pid_t>& tasks) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Pages held of a task, by address, those that are missing too; kept in memory, not asked of the file.
@@ -64,9 +69,19 @@ class PageStore {
   uint64_t missing_bytes() const ABSL_LOCKS_EXCLUDED(mutex_);
   // The same as a map (page_set.h), in a new memfd.
   absl::StatusOr<UniqueFd> MapOf(pid_t task) const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Tasks of which a page was written or is missing, sorted.
+  // Tasks of which a page was written or is missing, sorted; and the keys of objects of which one was
+  // written.
   std::vector<pid_t> Tasks() const ABSL_LOCKS_EXCLUDED(mutex_);
+  std::vector<pid_t> Objects() const ABSL_LOCKS_EXCLUDED(mutex_);
   uint64_t bytes() const { return bytes_; }
+  // The object's file as restored tasks are to map it, to be opened by that path for as long as it is in this
+  // store. From now on its pages are theirs: whatever would change them is FailedPrecondition.
+  struct SharedFile {
+    std::string path;    // "/proc/PID/fd/N" of this process
+    uint64_t inode = 0;  // which it must have
+  };
+  absl::StatusOr<SharedFile> HandOver(pid_t key) ABSL_LOCKS_EXCLUDED(mutex_);
+
   // A copy of the task's descriptor, for the pager or for an archive; the file spans all addresses. NotFound
   // when no page of the task was written.
   absl::StatusOr<UniqueFd> FileOf(pid_t task) const ABSL_LOCKS_EXCLUDED(mutex_);

@@ -58,12 +58,14 @@ void TrackedTask::Detach() {
 absl::Status TrackedTask::Plan(LookKind kind) {
   const Ranges known = kind == LookKind::kRound ? std::exchange(known_, {}) : known_;
   pieces_.clear();
+  shared_.clear();
   memory_gone_ = false;
   GODWIT_ASSIGN_OR_RETURN(status_, ReadTaskStatus(proc_, pid_));
   if (!status_.has_memory) return absl::NotFoundError(absl::StrCat("process ", pid_, " is ending"));
   GODWIT_ASSIGN_OR_RETURN(PagemapScan scan, PagemapScan::Open(proc_, pid_));
   scan_.emplace(std::move(scan));
-  GODWIT_ASSIGN_OR_RETURN(const AddressSpace space, ReadMappings());
+  GODWIT_ASSIGN_OR_RETURN(AddressSpace space, ReadMappings());
+  shared_ = std::move(space.shared_anonymous);
   for (const Range& mapping : space.private_anonymous) {
     const Ranges old = attached() ? Intersection({mapping}, known) : Ranges();
     const Ranges fresh = Difference({mapping}, old);

@@ -56,6 +56,8 @@ class TrackedTask {
   // Finds the pieces. NotFound: the process is gone. A process that is not attached is looked at as a whole.
   absl::Status Plan(LookKind kind);
   std::vector<Piece>& pieces() { return pieces_; }
+  // The shared memory that Plan saw mapped.
+  const std::vector<SharedMapping>& shared() const { return shared_; }
   // May run for several pieces at the same time.
   void Scan(LookKind kind, Piece& piece) const;
 
@@ -79,6 +81,7 @@ class TrackedTask {
   TaskStatus status_;
   std::optional<PagemapScan> scan_;
   std::vector<Piece> pieces_;
+  std::vector<SharedMapping> shared_;
   mutable std::atomic<bool> memory_gone_ = false;
 };
 

@@ -6,18 +6,18 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
-#include <thread>
+#include <optional>
 
-#include "absl/functional/function_ref.h"
 #include "absl/log/log.h"
 #include "absl/time/clock.h"
 #include "agent/memory/pagemap_scan.h"
 #include "agent/memory/pinned.h"
+#include "agent/memory/shared_objects.h"
 #include "agent/memory/tracked_task.h"
 #include "agent/memory/uffd.h"
 #include "agent/runtime/cgroup.h"
 #include "base/log.h"
+#include "base/share_work.h"
 #include "base/status.h"
 
 namespace godwit::memory {
@@ -29,21 +29,6 @@ constexpr absl::Duration kStopLimit = absl::Seconds(1);
 constexpr absl::Duration kStopLimitInRound = absl::Milliseconds(100);
 // An exec between a look's steps is rare; what goes on doing it is taken as it is.
 constexpr int kAttachAttempts = 3;
-constexpr unsigned kThreads = 4;
-
-// Calls `work(i)` for all i < count, by several threads when there is more than one thing to do.
-void Share(size_t count, absl::FunctionRef<void(size_t)> work) {
-  std::atomic<size_t> next = 0;
-  const auto run = [&] {
-    for (size_t i; (i = next++) < count;) work(i);
-  };
-  std::vector<std::thread> others;
-  const size_t wanted =
-      std::min<size_t>({count, kThreads, std::max(1u, std::thread::hardware_concurrency())});
-  for (size_t i = 1; i < wanted; ++i) others.emplace_back(run);
-  run();
-  for (std::thread& thread : others) thread.join();
-}
 
 bool ShareMemory(pid_t a, pid_t b) { return syscall(SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0; }
 
@@ -63,6 +48,7 @@ uint64_t Look::dirty_bytes() const {
 uint64_t Look::owned_bytes() const {
   uint64_t bytes = 0;
   for (const TaskPages& task : tasks) bytes += Bytes(task.owned);
+  for (const TaskPages& object : shared) bytes += Bytes(object.owned);
   return bytes;
 }
 
@@ -70,10 +56,11 @@ class Tracker::Impl {
  public:
   Impl(std::string proc, std::string cgroup) : proc_(std::move(proc)), cgroup_(std::move(cgroup)) {}
 
-  absl::Status Attach();
+  absl::Status Attach(const Options& options);
   absl::StatusOr<Look> Round();
   absl::StatusOr<Look> Owned() { return TakeLook(LookKind::kOwned); }
   absl::StatusOr<Look> Last() { return TakeLook(LookKind::kLast); }
+  const char* SharedMemory(pid_t key) const;
   std::vector<Pinned> FindPinned() const;
 
  private:
@@ -84,9 +71,11 @@ class Tracker::Impl {
   bool SharesMemory(const TrackedTask& task) const;
   void AttachNew(const Tasks& tasks);
   absl::Status LookOnce(LookKind kind, Tasks& tasks);
+  absl::Status LookAtShared(LookKind kind, std::vector<TaskPages>& shared);
 
   const std::string proc_, cgroup_;
   std::map<pid_t, std::unique_ptr<TrackedTask>> tasks_;
+  std::optional<SharedObjects> shared_;
 };
 
 // Makes tasks_ those that are in the cgroup now.
@@ -110,7 +99,15 @@ bool Tracker::Impl::SharesMemory(const TrackedTask& task) const {
   });
 }
 
-absl::Status Tracker::Impl::Attach() {
+absl::Status Tracker::Impl::Attach(const Options& options) {
+  if (options.shared_memory) {
+    absl::StatusOr<SharedObjects> shared = SharedObjects::Start(proc_);
+    if (shared.ok()) {
+      shared_.emplace(*std::move(shared));
+    } else {
+      LOG(WARNING) << Log("shared memory is left to CRIU").With(shared.status());
+    }
+  }
   GODWIT_RETURN_IF_ERROR(Follow());
   for (auto task = tasks_.begin(); task != tasks_.end();) {
     const absl::Status attached =
@@ -133,7 +130,7 @@ void Tracker::Impl::AttachNew(const Tasks& tasks) {
 // Leaves in `tasks` those that have to be looked at again.
 absl::Status Tracker::Impl::LookOnce(LookKind kind, Tasks& tasks) {
   std::vector<absl::Status> planned(tasks.size());
-  Share(tasks.size(), [&](size_t i) { planned[i] = tasks[i]->Plan(kind); });
+  ShareWork(tasks.size(), [&](size_t i) { planned[i] = tasks[i]->Plan(kind); });
   std::vector<std::pair<TrackedTask*, TrackedTask::Piece*>> pieces;
   for (size_t i = 0; i < tasks.size(); ++i) {
     if (absl::IsNotFound(planned[i])) {
@@ -144,8 +141,29 @@ absl::Status Tracker::Impl::LookOnce(LookKind kind, Tasks& tasks) {
     GODWIT_RETURN_IF_ERROR(planned[i]);
     for (TrackedTask::Piece& piece : tasks[i]->pieces()) pieces.emplace_back(tasks[i], &piece);
   }
-  Share(pieces.size(), [&](size_t i) { pieces[i].first->Scan(kind, *pieces[i].second); });
+  ShareWork(pieces.size(), [&](size_t i) { pieces[i].first->Scan(kind, *pieces[i].second); });
   std::erase_if(tasks, [](TrackedTask* task) { return task == nullptr || !task->DetachIfMemoryGone(); });
+  return absl::OkStatus();
+}
+
+absl::Status Tracker::Impl::LookAtShared(LookKind kind, std::vector<TaskPages>& shared) {
+  if (!shared_.has_value()) return absl::OkStatus();
+  // At the last look CRIU works in the tasks: what it has mapped there is not theirs.
+  if (kind != LookKind::kLast) {
+    std::vector<std::pair<pid_t, SharedMapping>> mappings;
+    for (const auto& [pid, task] : tasks_) {
+      for (const SharedMapping& mapping : task->shared()) mappings.emplace_back(pid, mapping);
+    }
+    shared_->Follow(mappings);
+  }
+  for (const SharedObjects::Object& object : shared_->objects()) {
+    TaskPages pages{.pid = object.key, .container_pid = object.key, .owned = {{0, object.bytes}}};
+    if (kind != LookKind::kOwned) {
+      GODWIT_ASSIGN_OR_RETURN(pages.dirty, shared_->Populated(object.key));
+      if (kind == LookKind::kLast) pages.populated = pages.dirty;
+    }
+    shared.push_back(std::move(pages));
+  }
   return absl::OkStatus();
 }
 
@@ -171,6 +189,7 @@ absl::StatusOr<Look> Tracker::Impl::TakeLook(LookKind kind) {
   }
   std::sort(look.tasks.begin(), look.tasks.end(),
             [](const TaskPages& a, const TaskPages& b) { return a.container_pid < b.container_pid; });
+  GODWIT_RETURN_IF_ERROR(LookAtShared(kind, look.shared));
   look.took = absl::Now() - began;
   return look;
 }
@@ -184,6 +203,14 @@ absl::StatusOr<Look> Tracker::Impl::Round() {
   return look;
 }
 
+const char* Tracker::Impl::SharedMemory(pid_t key) const {
+  if (!shared_.has_value()) return nullptr;
+  for (const SharedObjects::Object& object : shared_->objects()) {
+    if (object.key == key) return object.memory;
+  }
+  return nullptr;
+}
+
 std::vector<Pinned> Tracker::Impl::FindPinned() const {
   std::vector<Pinned> pinned;
   for (pid_t pid : runtime::ProcessesInCgroup(cgroup_).value_or(std::vector<pid_t>())) {
@@ -195,16 +222,18 @@ std::vector<Pinned> Tracker::Impl::FindPinned() const {
 Tracker::Tracker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tracker::~Tracker() = default;
 
-absl::StatusOr<std::unique_ptr<Tracker>> Tracker::Attach(const std::string& proc, const std::string& cgroup) {
+absl::StatusOr<std::unique_ptr<Tracker>> Tracker::Attach(const std::string& proc, const std::string& cgroup,
+                                                         const Options& options) {
   GODWIT_RETURN_IF_ERROR(CheckTrackerSupport());
   auto impl = std::make_unique<Impl>(proc, cgroup);
-  GODWIT_RETURN_IF_ERROR(impl->Attach());
+  GODWIT_RETURN_IF_ERROR(impl->Attach(options));
   return std::unique_ptr<Tracker>(new Tracker(std::move(impl)));
 }
 
 absl::StatusOr<Look> Tracker::Round() { return impl_->Round(); }
 absl::StatusOr<Look> Tracker::Owned() { return impl_->Owned(); }
 absl::StatusOr<Look> Tracker::Last() { return impl_->Last(); }
+const char* Tracker::SharedMemory(pid_t key) const { return impl_->SharedMemory(key); }
 std::vector<Pinned> Tracker::FindPinned() const { return impl_->FindPinned(); }
 
 }  // namespace godwit::memory

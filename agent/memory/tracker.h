@@ -9,8 +9,11 @@
 // does not), but for those that CRIU cannot restore empty (maps.h). `owned` is of the moment of its look.
 // Every page of `dirty` and `populated` could be read through /proc/PID/mem, but not all by
 // process_vm_readv(2), which minds PROT_NONE. A task or a mapping that appears between two looks is all dirty
-// at the next. The tracker's userfaultfds are the agent's alone: when it goes, by intention or not, the
-// kernel drops the registrations and the tasks run on as if nothing had been. Not thread-safe.
+// at the next. Where it is asked for, also the objects of anonymous shared memory that tasks map
+// (shared_objects.h): which of their pages were written is not known, so that a look says what they hold, to
+// be compared with what was sent. The tracker's userfaultfds are the agent's alone: when it goes, by
+// intention or not, the kernel drops the registrations and the tasks run on as if nothing had been. Not
+// thread-safe.
 #pragma once
 
 #include <sys/types.h>
@@ -32,7 +35,8 @@ namespace godwit::memory {
 // ("kernel 6.1 has no PAGEMAP_SCAN (6.7 and newer have)").
 absl::Status CheckTrackerSupport();
 
-// One task's memory at one look.
+// One task's memory at one look, or an object's of shared memory; for that, both ids are its key
+// (shared_key.h), and addresses are offsets in it.
 struct TaskPages {
   pid_t pid = 0;            // in the reader's pid namespace (the host's)
   pid_t container_pid = 0;  // in the innermost one, by which CRIU names its images
@@ -42,9 +46,10 @@ struct TaskPages {
 };
 
 struct Look {
-  std::vector<TaskPages> tasks;  // sorted by container_pid
-  uint64_t dirty_bytes() const;
-  uint64_t owned_bytes() const;
+  std::vector<TaskPages> tasks;   // sorted by container_pid
+  std::vector<TaskPages> shared;  // dirty is all that has content; sorted by key
+  uint64_t dirty_bytes() const;   // of tasks
+  uint64_t owned_bytes() const;   // of all
   absl::Duration took;
 };
 
@@ -60,7 +65,14 @@ class Tracker {
   // FailedPrecondition: it cannot be tracked (a tracer is there already, a userfaultfd is on its memory), and
   // nothing was changed. DeadlineExceeded: a task did not stop within a second (it waits for a disk). Locked
   // memory is no obstacle: it is not owned. Pinned memory is not looked for: FindPinned.
-  static absl::StatusOr<std::unique_ptr<Tracker>> Attach(const std::string& proc, const std::string& cgroup);
+  struct Options {
+    bool shared_memory = false;  // looks tell of it as well
+  };
+  static absl::StatusOr<std::unique_ptr<Tracker>> Attach(const std::string& proc, const std::string& cgroup,
+                                                         const Options& options);
+  static absl::StatusOr<std::unique_ptr<Tracker>> Attach(const std::string& proc, const std::string& cgroup) {
+    return Attach(proc, cgroup, Options());
+  }
   // Detaches. Also right when the container is frozen, or gone.
   ~Tracker();
 
@@ -73,9 +85,13 @@ class Tracker {
   absl::StatusOr<Look> Owned();
 
   // The last look, at a container whose cgroup is frozen; nothing is injected and nothing re-armed. What
-  // could not be registered before (new mappings, new tasks) is dirty as a whole. Where the container is
-  // thawed after all, rounds may go on.
+  // could not be registered before (new mappings, new tasks) is dirty as a whole. Shared memory is that of
+  // the look before. Where the container is thawed after all, rounds may go on.
   absl::StatusOr<Look> Last();
+
+  // All of an object of shared memory, to be read; valid until the next Round or Owned. Null: the last look
+  // did not tell of it. To read what has no content takes memory.
+  const char* SharedMemory(pid_t key) const;
 
   // Memory that is written past the page tables, as far as /proc tells; looked at anew in each call.
   std::vector<Pinned> FindPinned() const;

@@ -15,11 +15,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto space = ParseMaps(bytes);
   if (!space.ok()) return 0;
   uint64_t end = 0;
-  for (const Range& range : space->private_anonymous) {
+  const auto check = [&end](const Range& range) {
     if (range.start < end || range.end <= range.start || range.start % PageBytes() != 0 ||
         range.end % PageBytes() != 0)
       abort();
     end = range.end;
+  };
+  for (const Range& range : space->private_anonymous) check(range);
+  end = 0;
+  for (const SharedMapping& mapping : space->shared_anonymous) {
+    check(mapping.range);
+    if (mapping.inode == 0 || mapping.device.size() > size) abort();
   }
   return 0;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as frames of pages (a type byte, two bytes of length, the payload, again and again) into a receiver.
-// Whatever comes, the stores hold no more than they may, and their index and their files say the same.
+// Any bytes as frames of pages (a type byte, two bytes of length, the payload, again and again) into a
+// receiver. Whatever comes, the stores hold no more than they may, and their index and their files say the
+// same.
 #include <sys/stat.h>
 
 #include <cstddef>
@@ -26,9 +27,14 @@ void Require(bool holds) {
 // `exact`: no page was ever missing. One that is, or has come as zeros, counts as held.
 void CheckStore(const memory::PageStore& store, bool exact) {
   Require(store.bytes() <= kLimit);
-  Require(store.Tasks().size() <= kMaxTasks);
+  std::vector<pid_t> tasks = store.Tasks();
+  for (const pid_t object : store.Objects()) {
+    Require(store.Missing(object).empty());
+    tasks.push_back(object);
+  }
+  Require(tasks.size() <= kMaxTasks);
   uint64_t held = 0;
-  for (const pid_t task : store.Tasks()) {
+  for (const pid_t task : tasks) {
     const memory::Ranges ranges = store.Held(task);
     Require(ranges.empty() || ranges.back().end <= memory::kAddressEnd);
     struct stat status{};

@@ -245,7 +245,8 @@ void Container::Start() {
   ASSERT_TRUE(started.ok()) << started << "\n" << output_->text();
 }
 
-criu::Plan Container::PlanRestore(const std::string& images, const std::string& gate, bool lazy_pages) {
+criu::Plan Container::PlanRestore(const std::string& images, const std::string& gate, bool lazy_pages,
+                                  const std::string& shared_memory) {
   const Node& node = Node::Get();
   return criu::PlanRestore(node.programs(),
                            {.global_arguments = {"--root", kRuncRoot, "--log", folder_ + "/runc.log"},
@@ -258,16 +259,18 @@ criu::Plan Container::PlanRestore(const std::string& images, const std::string& 
                             .cgroup_root = "/sys/fs/cgroup",
                             .own_cgroup = node.own_cgroup,
                             .gate = gate,
-                            .lazy_pages = lazy_pages});
+                            .lazy_pages = lazy_pages,
+                            .shared_memory = shared_memory});
 }
 
-absl::Status Container::Restore(const std::string& images, const std::string& gate, bool lazy_pages) {
-  return Restore(PlanRestore(images, gate, lazy_pages));
+absl::Status Container::Restore(const std::string& images, const std::string& gate, bool lazy_pages,
+                                const std::string& shared_memory) {
+  return Restore(PlanRestore(images, gate, lazy_pages, shared_memory));
 }
 
 absl::Status Container::RestoreWith(const std::string& images, const std::string& name,
                                     const std::string& value) {
-  criu::Plan plan = PlanRestore(images, "", false);
+  criu::Plan plan = PlanRestore(images, "", false, "");
   for (std::string& variable : plan.env) {
     if (absl::StartsWith(variable, name + "=")) variable = name + "=" + value;
   }

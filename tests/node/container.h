@@ -85,7 +85,8 @@ class Container {
   void Start();  // runc run --detach
   // As godwit-runtime: runc restore of these images, held standing still. The result is runc's, with CRIU's
   // reason.
-  absl::Status Restore(const std::string& images, const std::string& gate = "", bool lazy_pages = false);
+  absl::Status Restore(const std::string& images, const std::string& gate = "", bool lazy_pages = false,
+                       const std::string& shared_memory = "");
   // The same without a gate, a variable (criu_environment.h) having another value.
   absl::Status RestoreWith(const std::string& images, const std::string& name, const std::string& value);
   void Thaw();
@@ -103,7 +104,8 @@ class Container {
   agent_api::GuardContainer Spec() const;
 
  private:
-  criu::Plan PlanRestore(const std::string& images, const std::string& gate, bool lazy_pages);
+  criu::Plan PlanRestore(const std::string& images, const std::string& gate, bool lazy_pages,
+                         const std::string& shared_memory);
   absl::Status Restore(const criu::Plan& plan);
   void WriteConfig(const Sandbox& sandbox, const std::vector<std::string>& arguments) const;
 

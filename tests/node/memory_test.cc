@@ -3,15 +3,19 @@
 #include "tests/node/memory.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <iostream>
+#include <memory>
 #include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
@@ -20,7 +24,10 @@
 #include "agent/criu/plan.h"
 #include "agent/guard/client.h"
 #include "agent/memory/maps.h"
+#include "agent/memory/page_store.h"
+#include "agent/memory/shared_key.h"
 #include "agent/memory/short_smaps.h"
+#include "agent/memory/tracker.h"
 #include "agent/runtime/cgroup.h"
 #include "agent/runtime/freezer.h"
 #include "gmock/gmock.h"
@@ -33,6 +40,7 @@ namespace {
 using agent_api::GuardReply;
 using agent_api::GuardSpec;
 using guard::GuardClient;
+using memory::Tracker;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -157,6 +165,137 @@ TEST_F(MemoryTest, ComesBackByFaults) {
     EXPECT_GT(daemon.faults(), 0);
     EXPECT_THAT(target.output().text(), HasSubstr(c.says));
     EXPECT_THAT(target.output().text(), Not(HasSubstr("DAMAGED")));
+  }
+}
+
+// Objects of anonymous shared memory, which CRIU neither dumps nor restores: the engine's half of it, but for
+// the stream.
+class SharedMemoryTest : public MemoryTest {
+ protected:
+  // Dumps all but the objects that store_ then holds, private memory included, and kills the source.
+  void DumpWithoutSharedMemory(Container& source) {
+    auto tracker = Tracker::Attach("/proc", source.cgroup(), {.shared_memory = true});
+    ASSERT_TRUE(tracker.ok()) << tracker.status();
+    store_ = std::make_unique<memory::PageStore>(uint64_t{1} << 30);
+    Take(**tracker, (*tracker)->Round());
+    const GuardSpec spec = SpecWithHidden(source);
+    GuardClient client = StartedGuard(spec);
+    Expect(client.Arm());
+    Expect(client.Freeze());
+    const auto owned = (*tracker)->Owned();
+    ASSERT_TRUE(owned.ok()) << owned.status();
+    std::string hidden;
+    for (const memory::TaskPages& object : owned->shared) {
+      const uint32_t id = memory::SharedId(object.pid);
+      absl::StrAppendFormat(&hidden, "0 %x-%x\n", id, id + 1);
+    }
+    ASSERT_TRUE(WriteFileDurably(spec.containers[0].hidden, hidden).ok());
+    WriteSmaps(source, spec);
+    const absl::Time began = absl::Now();
+    Expect(client.Dump(source.id(), absl::Seconds(60)));
+    std::cout << "dump from the gate on " << absl::Now() - began;
+    Take(**tracker, (*tracker)->Last());
+    Expect(client.Cede());
+    Expect(client.Kill());
+    const auto sizes = criu::MeasureImages(source.images());
+    ASSERT_TRUE(sizes.ok());
+    EXPECT_LT(sizes->pages, 4 << 20) << "only what is private is left";
+  }
+  // The whole of each object; a sender would leave out what has not changed.
+  void Take(const Tracker& tracker, const absl::StatusOr<memory::Look>& look) {
+    ASSERT_TRUE(look.ok()) << look.status();
+    for (const memory::TaskPages& object : look->shared) {
+      for (const memory::Range& range : object.dirty)
+        ASSERT_TRUE(store_
+                        ->Write(object.pid, range.start,
+                                {tracker.SharedMemory(object.pid) + range.start, range.bytes()})
+                        .ok());
+      ASSERT_TRUE(store_->Keep(object.pid, object.dirty).ok());
+    }
+  }
+  std::string SharedList() const {
+    std::string list;
+    for (const pid_t key : store_->Objects()) {
+      const auto file = store_->HandOver(key);
+      EXPECT_TRUE(file.ok()) << file.status();
+      if (file.ok()) absl::StrAppend(&list, memory::SharedId(key), " ", file->inode, " ", file->path, "\n");
+    }
+    return list;
+  }
+  static std::string Written(const Container& target, const std::string& list) {
+    const std::string path = target.work() + "/shared-memory";
+    EXPECT_TRUE(WriteFileDurably(path, list).ok());
+    return path;
+  }
+  static void ExpectSound(Container& container) {
+    EXPECT_THAT(container.output().text(), HasSubstr("sound"));
+    EXPECT_THAT(container.output().text(), Not(HasSubstr("DAMAGED")));
+  }
+
+  std::unique_ptr<memory::PageStore> store_;
+};
+
+// There, and on to a third, which finds what the second was given to be what it can carry.
+TEST_F(SharedMemoryTest, IsTheRestoredTasksOwnAndTheirsAlone) {
+  const std::vector<std::string> workload = {"shared", "64"};
+  Container first("first", here_, workload);
+  first.Start();
+  ASSERT_TRUE(first.output().WaitLines(150));
+  ASSERT_NO_FATAL_FAILURE(DumpWithoutSharedMemory(first));
+  std::unique_ptr<Container> before;
+  for (const char* name : {"second", "third"}) {
+    SCOPED_TRACE(name);
+    Container& source = before == nullptr ? first : *before;
+    auto target = std::make_unique<Container>(name, before == nullptr ? there_ : here_, workload);
+    ASSERT_EQ(store_->Objects().size(), 1u);
+    struct stat held{};
+    ASSERT_EQ(fstat(store_->FileOf(store_->Objects()[0])->get(), &held), 0);
+    const absl::Time began = absl::Now();
+    const absl::Status restored =
+        target->Restore(source.images(), "", /*lazy_pages=*/false, Written(*target, SharedList()));
+    ASSERT_TRUE(restored.ok()) << restored;
+    std::cout << ", restore " << absl::Now() - began << "\n";
+    EXPECT_TRUE(target->Frozen());
+    store_.reset();  // the object is the tasks' own
+    target->Thaw();
+    ASSERT_NO_FATAL_FAILURE(ExpectUnbroken(source, *target));
+    ExpectSound(*target);
+    const auto pids = runtime::ProcessesInCgroup(target->cgroup());
+    ASSERT_TRUE(pids.ok());
+    for (const pid_t pid : *pids) {
+      EXPECT_THAT(*ReadFile(absl::StrCat("/proc/", pid, "/maps")),
+                  testing::ContainsRegex(absl::StrCat(" ", held.st_ino, " +/dev/zero \\(deleted\\)")));
+      EXPECT_EQ(ListFolder(absl::StrCat("/proc/", pid, "/fd"))->size(), 3u) << "a descriptor is left open";
+    }
+    if (std::string(name) == "third") break;
+    ASSERT_NO_FATAL_FAILURE(DumpWithoutSharedMemory(*target));
+    before = std::move(target);
+  }
+}
+
+TEST_F(SharedMemoryTest, WhatIsNotThereAsItWasEndsTheRestoreAndNothingRuns) {
+  const std::vector<std::string> workload = {"shared", "8"};
+  Container source("source", here_, workload);
+  source.Start();
+  ASSERT_TRUE(source.output().WaitLines(150));
+  ASSERT_NO_FATAL_FAILURE(DumpWithoutSharedMemory(source));
+  const std::string list = SharedList();
+  const struct {
+    std::string list;
+    const char* says;
+  } cases[] = {
+      {absl::StrCat(list, "99 1 /proc/1/fd/0\n"), "CRIU's restore has not asked for"},
+      {absl::StrReplaceAll(list, {{"/fd/", "/fd/9"}}), "cannot open /proc/"},
+      {absl::StrReplaceAll(list, {{" /proc", "1 /proc"}}), "not what it was"},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.list);
+    Container target("target", there_, workload);
+    const absl::Status restored =
+        target.Restore(source.images(), "", /*lazy_pages=*/false, Written(target, c.list));
+    EXPECT_FALSE(restored.ok());
+    EXPECT_THAT(std::string(restored.message()), HasSubstr(c.says));
+    EXPECT_FALSE(target.Running());
   }
 }
 

@@ -13,8 +13,10 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <map>
 #include <random>
 #include <thread>
 #include <unordered_map>
@@ -23,10 +25,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "agent/guard/client.h"
 #include "agent/memory/inject.h"
 #include "agent/memory/maps.h"
+#include "agent/memory/shared_key.h"
 #include "agent/memory/task_status.h"
 #include "agent/memory/uffd.h"
 #include "agent/runtime/cgroup.h"
@@ -286,6 +290,126 @@ TEST(TrackerTest, AReceiverHasEveryPageWhateverTheProcessesDoToTheirMemory) {
             << " guard pages, up to " << tasks << " processes: " << all.different << " different\n";
   EXPECT_GT(all.populated, 1000u);
   EXPECT_GT(tasks, 1u);
+}
+
+// A mapping of anonymous shared memory, as the kernel shows it.
+struct Mapping {
+  Range range;
+  uint64_t offset = 0;
+  pid_t key = 0;
+};
+std::vector<Mapping> SharedMappings(pid_t pid) {
+  std::vector<Mapping> mappings;
+  const std::string maps = ReadFile(absl::StrCat("/proc/", pid, "/maps")).value_or("");
+  for (absl::string_view line : absl::StrSplit(maps, '\n', absl::SkipEmpty())) {
+    if (!absl::EndsWith(line, " /dev/zero (deleted)")) continue;
+    unsigned long start = 0, end = 0, offset = 0, inode = 0;
+    EXPECT_EQ(sscanf(std::string(line).c_str(), "%lx-%lx %*s %lx %*s %lu", &start, &end, &offset, &inode), 4);
+    mappings.push_back({{start, end}, offset, memory::SharedKey(static_cast<uint32_t>(inode))});
+  }
+  return mappings;
+}
+
+// What a receiver has of shared memory.
+class SharedModel {
+ public:
+  void Apply(const Look& look, const Tracker& tracker, bool last) {
+    std::erase_if(objects_, [&](const auto& entry) { return Find(look, entry.first) == nullptr; });
+    for (const TaskPages& object : look.shared) {
+      auto& pages = objects_[object.pid];
+      for (const Range& range : object.dirty) {
+        for (uint64_t at = range.start; at < range.end; at += kPage)
+          memcpy(pages[at].data(), tracker.SharedMemory(object.pid) + at, kPage);
+      }
+      if (last)
+        std::erase_if(pages, [&](const auto& page) { return !Contains(object.populated, page.first); });
+    }
+  }
+  const Page& At(pid_t key, uint64_t offset) const {
+    const auto object = objects_.find(key);
+    if (object == objects_.end()) return kZeros;
+    const auto page = object->second.find(offset);
+    return page == object->second.end() ? kZeros : page->second;
+  }
+  static const TaskPages* Find(const Look& look, pid_t key) {
+    for (const TaskPages& object : look.shared) {
+      if (object.pid == key) return &object;
+    }
+    return nullptr;
+  }
+
+ private:
+  std::map<pid_t, std::unordered_map<uint64_t, Page>> objects_;
+};
+
+// Every page of every mapping of it, as its process has it.
+Compared CompareShared(const Look& look, const SharedModel& model) {
+  Compared compared;
+  for (const TaskPages& task : look.tasks) {
+    const UniqueFd memory = OpenMemory(task.pid);
+    for (const Mapping& mapping : SharedMappings(task.pid)) {
+      const TaskPages* const object = SharedModel::Find(look, mapping.key);
+      EXPECT_NE(object, nullptr) << "an object was not seen";
+      if (object == nullptr) continue;
+      ReadPages(memory, mapping.range, [&](uint64_t address, const Page* page) {
+        const uint64_t offset = mapping.offset + address - mapping.range.start;
+        ++(page == nullptr ? compared.unreadable : compared.pages);
+        if (Contains(object->populated, offset)) ++compared.populated;
+        if (page != nullptr && *page == model.At(mapping.key, offset)) return;
+        if (++compared.different <= 5)
+          ADD_FAILURE() << "process " << task.pid << ", object " << memory::SharedId(mapping.key)
+                        << ", offset " << std::hex << offset;
+      });
+    }
+  }
+  return compared;
+}
+
+// Processes that write and end between two looks, unmap, map once more, give pages back and have them
+// swapped.
+TEST(TrackerTest, AReceiverHasEveryPageOfSharedMemoryWhateverTheProcessesDoToIt) {
+  const int64_t seed = Number("GODWIT_TRACKER_SEED", 1);
+  Workload workload({"shared", absl::StrCat(seed)});
+  auto attached = Tracker::Attach("/proc", workload.cgroup(), {.shared_memory = true});
+  ASSERT_TRUE(attached.ok()) << attached.status();
+  Tracker& tracker = **attached;
+  std::mt19937 random(static_cast<unsigned>(seed));
+  SharedModel model;
+  Compared all;
+  size_t tasks = 0, objects = 0;
+  for (int64_t freeze = 0; freeze < Number("GODWIT_TRACKER_FREEZES", 12); ++freeze) {
+    for (size_t round = 0, rounds = random() % 4; round < rounds; ++round) {
+      const absl::StatusOr<Look> look = tracker.Round();
+      ASSERT_TRUE(look.ok()) << look.status();
+      model.Apply(*look, tracker, /*last=*/false);
+      absl::SleepFor(absl::Milliseconds(random() % 60));
+    }
+    const runtime::FrozenCgroups frozen = workload.Freeze();
+    ASSERT_TRUE(tracker.Owned().ok());
+    const absl::StatusOr<Look> last = tracker.Last();
+    ASSERT_TRUE(last.ok()) << last.status();
+    model.Apply(*last, tracker, /*last=*/true);
+    const Compared compared = CompareShared(*last, model);
+    tasks = std::max(tasks, last->tasks.size());
+    objects = std::max(objects, last->shared.size());
+    all.pages += compared.pages;
+    all.populated += compared.populated;
+    ASSERT_EQ(compared.different, 0u) << "in freeze " << freeze << " of seed " << seed;
+    EXPECT_EQ(compared.unreadable, 0u);
+  }
+  std::cout << all.pages << " pages compared, " << all.populated << " of them populated, up to " << tasks
+            << " processes and " << objects << " objects\n";
+  EXPECT_GT(all.populated, 1000u);
+  EXPECT_GT(tasks, 1u);
+  EXPECT_GT(objects, 3u);
+}
+
+TEST(TrackerTest, SharedMemoryIsToldOfWhereItIsAskedFor) {
+  Workload workload({"shared", "1"});
+  std::unique_ptr<Tracker> tracker = Attached(workload);
+  const absl::StatusOr<Look> look = tracker->Round();
+  ASSERT_TRUE(look.ok()) << look.status();
+  EXPECT_THAT(look->shared, IsEmpty());
 }
 
 // The kernel tells 512 ranges at a time: a look at more takes several steps, between which the process

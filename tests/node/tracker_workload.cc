@@ -519,6 +519,107 @@ void Aio() {
   }
 }
 
+// ---- shared SEED: processes that come and go, and do everything to memory that they share ----
+
+struct SharedRegion {
+  char* start;
+  size_t bytes;
+};
+
+class Sharer {
+ public:
+  explicit Sharer(unsigned seed) : random_(seed) {
+    for (int i = 0; i < 4; ++i) New();
+  }
+
+  [[noreturn]] void Run(long steps) {
+    for (long step = 0; steps < 0 || step < steps; ++step) {
+      Step(steps < 0);
+      while (waitpid(-1, nullptr, WNOHANG) > 0) --children_;
+      if (Below(3) == 0) usleep(static_cast<useconds_t>(Below(300)));
+    }
+    _exit(0);
+  }
+
+ private:
+  size_t Below(size_t limit) { return random_() % limit; }
+  void New() {
+    const size_t bytes = (1 + Below(600)) * kPage;
+    void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) Die("mmap");
+    regions_.push_back({static_cast<char*>(at), bytes});
+  }
+  void Drop(SharedRegion& region) {
+    munmap(region.start, region.bytes);
+    region = regions_.back();
+    regions_.pop_back();
+  }
+  // Another mapping of part of the same object, and at times the region itself elsewhere.
+  void Remap(SharedRegion region, size_t index) {
+    if (Below(2) == 0) {
+      void* const moved = mremap(region.start, region.bytes, region.bytes, MREMAP_MAYMOVE);
+      if (moved != MAP_FAILED) regions_[index].start = static_cast<char*>(moved);
+      return;
+    }
+    const size_t pages = region.bytes / kPage, first = Below(pages);
+    const size_t bytes = (1 + Below(pages - first)) * kPage;
+    void* const again = mremap(region.start + first * kPage, 0, bytes, MREMAP_MAYMOVE);
+    if (again != MAP_FAILED) regions_.push_back({static_cast<char*>(again), bytes});
+  }
+  void Write(const SharedRegion& region) {
+    for (size_t i = 0, n = 1 + Below(30); i < n; ++i) {
+      const uint64_t value = random_();
+      memcpy(region.start + Below(region.bytes / kPage) * kPage + Below(kPage / 8) * 8, &value,
+             sizeof(value));
+    }
+  }
+  void Advise(const SharedRegion& region, int advice) {
+    const size_t pages = region.bytes / kPage, first = Below(pages);
+    madvise(region.start + first * kPage, (1 + Below(pages - first)) * kPage, advice);
+  }
+  void Fork() {
+    if (children_ >= 3) return;
+    const pid_t child = fork();
+    if (child < 0) return;
+    if (child > 0) {
+      ++children_;
+      return;
+    }
+    Sharer own(*this, static_cast<unsigned>(random_()) ^ static_cast<unsigned>(getpid()));
+    own.Run(static_cast<long>(Below(2) == 0 ? 1 : own.Below(600)));
+  }
+  Sharer(const Sharer& parent, unsigned seed) : random_(seed), regions_(parent.regions_) {}
+
+  void Step(bool may_fork) {
+    if (regions_.empty()) return New();
+    const size_t index = Below(regions_.size());
+    SharedRegion& region = regions_[index];
+    switch (Below(40)) {
+      case 0: return regions_.size() < 12 ? New() : Drop(region);
+      case 1: return Drop(region);
+      case 2: return Remap(region, index);
+      case 3: return Advise(region, MADV_REMOVE);
+      case 4: return Advise(region, MADV_DONTNEED);
+      case 5: return Advise(region, MADV_PAGEOUT);
+      case 6: {  // the mapping falls into three
+        const size_t pages = region.bytes / kPage, page = Below(pages);
+        mprotect(region.start + page * kPage, kPage, PROT_READ);
+        mprotect(region.start + page * kPage, kPage, PROT_READ | PROT_WRITE);
+        return;
+      }
+      case 7:
+      case 8:
+        if (may_fork) Fork();
+        return;
+      default: return Write(region);
+    }
+  }
+
+  std::mt19937 random_;
+  std::vector<SharedRegion> regions_;
+  int children_ = 0;
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -530,6 +631,10 @@ int main(int argc, char** argv) {
     mallopt(M_ARENA_MAX, 1);  // 64 MiB each to compare, of nothing
     if (argc < 5) Say("ready");
     Mutate(static_cast<unsigned>(number(2)), static_cast<int>(number(3)), argc > 4 ? number(4) : -1);
+  }
+  if (mode == "shared") {
+    Say("ready");
+    Sharer(static_cast<unsigned>(number(2))).Run(-1);
   }
   if (mode == "nap") Nap(number(2));
   if (mode == "futex") Futex();

@@ -184,6 +184,69 @@ std::string Nothing() { return "-"; }
   });
 }
 
+// Memory that a parent and its child share and both write, by turns: each line the parent asks, the child
+// fills a page that the parent then checks. Each fiftieth line a process that ends at once writes as well;
+// each hundredth the parent looks at all of it. The last quarter stays empty. Part of it is mapped a second
+// time. Beside it the parent has memory of its own, a page of which it writes each line, so that the number
+// of the last line says what each must hold.
+[[noreturn]] void Shared(size_t mib) {
+  constexpr size_t kPageWords = 512;
+  const size_t bytes = mib << 20, pages = bytes / 4096, used = pages / 4 * 3;
+  auto* memory = static_cast<volatile unsigned long*>(
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  if (memory == MAP_FAILED) Die("mmap");
+  auto* const start = const_cast<unsigned long*>(memory);
+  // A length of 0 makes another mapping of the same memory (mremap(2)).
+  auto* second =
+      static_cast<volatile unsigned long*>(mremap(start + kPageWords, 0, bytes / 2, MREMAP_MAYMOVE));
+  if (second == MAP_FAILED) Die("mremap");
+  volatile unsigned long* const asked = memory;  // the first page has the words that they pass
+  volatile unsigned long* const answered = memory + 1;
+  for (size_t page = 1; page < used; ++page) memory[page * kPageWords + 511] = page * 2654435761u;
+  if (fork() == 0) {
+    while (true) {
+      if (*answered != *asked) {
+        const unsigned long n = *asked;
+        memory[(1 + n * 7919 % (used - 1)) * kPageWords + 3] = n;
+        *answered = n;
+      }
+      Nap(1);
+    }
+  }
+  const size_t own_pages = pages / 32;
+  auto* own = static_cast<volatile unsigned long*>(
+      mmap(nullptr, own_pages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (own == MAP_FAILED) Die("mmap");
+  const auto own_word = [&](unsigned long line) { return line * 7919 % own_pages * kPageWords + 3; };
+  for (size_t page = 0; page < own_pages; ++page) own[page * kPageWords + 3] = 0;
+  unsigned long n = 0;
+  Count([&]() -> std::string {
+    *asked = ++n;
+    own[own_word(n)] = n;
+    for (int i = 0; *answered != n && i < 2000; ++i) Nap(1);
+    if (memory[(1 + n * 7919 % (used - 1)) * kPageWords + 3] != n) return "DAMAGED: the child's page";
+    if (n % 50 == 0) {
+      const pid_t child = fork();
+      if (child == 0) {
+        memory[(n % used) * kPageWords + 5] = n;
+        _exit(0);
+      }
+      waitpid(child, nullptr, 0);
+      if (memory[(n % used) * kPageWords + 5] != n) return "DAMAGED: an ended process' page";
+      if (second[100 * kPageWords + 511] != memory[101 * kPageWords + 511])
+        return "DAMAGED: the second mapping";
+    }
+    if (n % 100 != 0) return "unchecked";
+    for (size_t page = 1; page < used; ++page) {
+      if (memory[page * kPageWords + 511] != page * 2654435761u) return "DAMAGED";
+    }
+    for (unsigned long line = n; line > 0 && line + own_pages > n; --line) {
+      if (own[own_word(line)] != line) return "DAMAGED: a page of its own";
+    }
+    return memory[(used + 1 + n % 8) * kPageWords] == 0 ? "sound" : "DAMAGED: not empty";
+  });
+}
+
 // Memory with a guard region (MADV_GUARD_INSTALL, Linux 6.13) in its middle, as thread stacks of newer C
 // libraries have: writing there must still kill a process.
 [[noreturn]] void Guarded() {
@@ -350,6 +413,7 @@ int main(int argc, char** argv) {
   if (mode == "rewrite") Rewrite(argument, /*check=*/true);
   if (mode == "rewrite-only") Rewrite(argument, /*check=*/false);
   if (mode == "protected") Protected();
+  if (mode == "shared") Shared(argument);
   if (mode == "guarded") Guarded();
   if (mode == "pair") Pair();
   if (mode == "tcp") Tcp();

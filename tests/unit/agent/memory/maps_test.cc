@@ -53,6 +53,35 @@ TEST(MapsTest, PrivateAnonymousMappingsAreOwnedAndNothingElse) {
   }
 }
 
+TEST(MapsTest, AnonymousSharedMemoryIsToldWithItsObjectAndNothingElse) {
+  const struct {
+    const char* rest;
+    uint64_t inode;  // 0: it is not
+  } cases[] = {
+      {"rw-s 00000000 00:01 1234                       /dev/zero (deleted)", 1234},
+      {"---s 00001000 00:01 18446744073709551615       /dev/zero (deleted)", ~uint64_t{0}},
+      {"rw-p 00000000 00:01 1234                       /dev/zero (deleted)", 0},
+      {"rw-s 00000000 00:01 0                          /dev/zero (deleted)", 0},
+      {"rw-s 00000000 00:01 18446744073709551616       /dev/zero (deleted)", 0},
+      {"rw-s 00000000 00:01 -1                         /dev/zero (deleted)", 0},
+      {"rw-s 00000000 00:01 1234                       /memfd:/dev/zero (deleted)", 0},
+      {"rw-s 00000000 00:01 1234                       /SYSV00000000 (deleted)", 0},
+      {"rw-s 00000000 00:01 1234                       /dev/zero (deleted) (deleted)", 0},
+      {"rw-s 00000000 00:0f 1234                       /anon_hugepage (deleted)", 0},
+      {"rw-s 00000000 00:05 7                          /dev/zero", 0},
+  };
+  for (const auto& c : cases) {
+    const absl::StatusOr<AddressSpace> space =
+        ParseMaps(absl::StrCat("7f0000000000-7f0000002000 ", c.rest, "\n"));
+    ASSERT_TRUE(space.ok()) << space.status();
+    ASSERT_EQ(space->shared_anonymous.size(), c.inode == 0 ? 0u : 1u) << c.rest;
+    if (c.inode == 0) continue;
+    EXPECT_EQ(space->shared_anonymous[0].inode, c.inode);
+    EXPECT_EQ(space->shared_anonymous[0].device, "00:01");
+    EXPECT_EQ(space->shared_anonymous[0].range, (Range{0x7f0000000000, 0x7f0000002000}));
+  }
+}
+
 TEST(MapsTest, SmapsTellsWhatCannotBeRestoredLazily) {
   const struct {
     const char* flags;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/memory/page_store.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include <thread>
 
 #include "agent/memory/page_set.h"
+#include "agent/memory/shared_key.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -132,6 +134,42 @@ TEST(PageStoreTest, ATaskTooManyIsRefused) {
   EXPECT_THAT(store.Tasks(), ElementsAre(1, 2));
 }
 
+// What restored tasks map: the file itself, by the path that is handed over.
+TEST(PageStoreTest, SharedMemoryIsHandedOverAsItIsAndNotTouchedAfterwards) {
+  PageStore store(kLimit);
+  const pid_t key = SharedKey(4711);
+  ASSERT_TRUE(store.Write(key, 3 * kPage, Content('s', 2)).ok());
+  ASSERT_TRUE(store.Write(7, 3 * kPage, Content('t')).ok());
+  EXPECT_THAT(store.Tasks(), ElementsAre(7));
+  EXPECT_THAT(store.Objects(), ElementsAre(key));
+  ASSERT_TRUE(store.Zero(key, Pages(4, 5)).ok());
+  EXPECT_EQ(store.bytes(), 2 * kPage);
+  const absl::StatusOr<PageStore::SharedFile> file = store.HandOver(key);
+  ASSERT_TRUE(file.ok()) << file.status();
+  char target[64] = "";
+  ASSERT_GT(readlink(file->path.c_str(), target, sizeof(target) - 1), 0);
+  EXPECT_STREQ(target, "/dev/zero (deleted)") << "what mmap makes, not what memfd_create does";
+  const UniqueFd opened(open(file->path.c_str(), O_RDWR | O_CLOEXEC));
+  struct stat status{};
+  ASSERT_EQ(fstat(opened.get(), &status), 0);
+  EXPECT_EQ(status.st_ino, file->inode);
+  EXPECT_EQ(ReadAt(store, key, Pages(2, 4)), Content(0) + Content('s'));
+
+  for (const absl::Status& refused :
+       {store.Write(key, 0, Content('x')), store.Zero(key, Pages(3, 4)), store.Keep(key, {Pages(0, 1)})}) {
+    EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("shared memory 4711 is the restored tasks' own"));
+  }
+  EXPECT_TRUE(store.HandOver(key).ok()) << "a restore may be begun once more";
+  store.KeepTasks({});
+  char byte = 0;
+  EXPECT_EQ(pread(opened.get(), &byte, 1, static_cast<off_t>(3 * kPage)), 1);
+  EXPECT_EQ(byte, 's');
+  EXPECT_TRUE(absl::IsNotFound(store.HandOver(key).status()));
+  ASSERT_TRUE(store.Write(7, kPage, Content('t')).ok());
+  EXPECT_TRUE(absl::IsNotFound(store.HandOver(7).status())) << "a task's memory is the pager's to fill";
+}
+
 // Property: the index, the count and the file agree after any calls.
 TEST(PageStoreTest, IndexAndFileAgree) {
   std::mt19937_64 random(5);
@@ -224,6 +262,13 @@ TEST(PageStoreTest, NoMoreCanBeMissedThanThereIsRoomFor) {
   EXPECT_EQ(store.Miss(7, {Pages(20, 21)}).code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(store.Miss(8, {{0, kAddressEnd}}).code(), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(store.Arrive(7, Pages(2, 8), Content('b', 6)).ok()) << "its room was kept";
+}
+
+TEST(PageStoreTest, SharedMemoryIsNeverMissing) {
+  PageStore store(kLimit);
+  const absl::Status refused = store.Miss(SharedKey(4711), {Pages(2, 8)});
+  EXPECT_TRUE(absl::IsInvalidArgument(refused)) << refused;
+  EXPECT_THAT(store.Objects(), IsEmpty());
 }
 
 TEST(PageStoreTest, WhatIsDroppedIsNotMissing) {
