@@ -31,23 +31,34 @@ FixedPart FixedPartFor(int containers) {
 void Convergence::Add(const RoundFigures& round) {
   ++rounds_;
   if (round.since_last > absl::ZeroDuration()) {
-    Mix(dirty_rate_, static_cast<double>(round.dirty_bytes) / absl::ToDoubleSeconds(round.since_last),
-        rounds_ == 2);
+    const double seconds = absl::ToDoubleSeconds(round.since_last);
+    Mix(dirty_rate_, static_cast<double>(round.dirty_bytes) / seconds, rounds_ == 2);
+    Mix(shared_rate_, static_cast<double>(round.shared_bytes) / seconds, rounds_ == 2);
   }
-  if (round.sent_bytes >= kTellingBytes && round.took > absl::ZeroDuration()) {
-    Mix(throughput_, static_cast<double>(round.sent_bytes) / absl::ToDoubleSeconds(round.took),
+  const absl::Duration sending = round.took - round.comparing;
+  if (round.sent_bytes >= kTellingBytes && sending > absl::ZeroDuration()) {
+    Mix(throughput_, static_cast<double>(round.sent_bytes) / absl::ToDoubleSeconds(sending),
         throughput_ == 0);
   }
   last_ = round;
 }
 
-absl::Duration Convergence::PredictedFreeze() const {
-  if (pulled_) return fixed_.freeze;
-  if (rounds_ < 2) return absl::InfiniteDuration();
-  const double left = std::min(dirty_rate_ * absl::ToDoubleSeconds(last_.took + kToTheFreeze),
+absl::Duration Convergence::Sending() const {
+  const double rate = pulled_ ? shared_rate_ : dirty_rate_;
+  const double left = std::min(rate * absl::ToDoubleSeconds(last_.took + kToTheFreeze),
                                static_cast<double>(last_.memory_bytes));
-  const absl::Duration sending = absl::Seconds(left / (throughput_ > 0 ? throughput_ : kUnknownThroughput));
-  return fixed_.freeze + std::max(absl::ZeroDuration(), sending - fixed_.dump);
+  return absl::Seconds(left / (throughput_ > 0 ? throughput_ : kUnknownThroughput));
+}
+
+absl::Duration Convergence::PredictedFreeze() const {
+  const bool known = rounds_ > 1 || (rounds_ == 1 && pulled_ && last_.shared_bytes == 0);
+  if (!known) return absl::InfiniteDuration();
+  return fixed_.freeze + std::max(absl::ZeroDuration(), last_.comparing + Sending() - fixed_.dump);
+}
+
+// What a post-copy is asked for is the shortest freeze there is.
+absl::Duration Convergence::Bearable() const {
+  return pulled_ ? std::max(limits_.freeze_budget, fixed_.freeze) : limits_.freeze_budget;
 }
 
 Convergence::Verdict Convergence::Decide(absl::Duration copying,
@@ -56,8 +67,9 @@ Convergence::Verdict Convergence::Decide(absl::Duration copying,
   if (rounds_ < 2) return Verdict::kCopyOn;
   const bool late =
       copying > limits_.pre_copy_timeout || switching.value_or(absl::ZeroDuration()) > kSwitchPatience;
-  // No round makes the fixed part shorter.
-  const bool hopeless = fixed_.freeze > limits_.freeze_budget && PredictedFreeze() <= fixed_.freeze;
+  // No round makes the fixed part shorter, nor the comparing.
+  const absl::Duration least = fixed_.freeze + std::max(absl::ZeroDuration(), last_.comparing - fixed_.dump);
+  const bool hopeless = least > Bearable() && Sending() <= fixed_.dump;
   if (!late && !hopeless) return Verdict::kCopyOn;
   return limits_.when_not_converging == agent_api::WhenNotConverging::kFail ? Verdict::kGiveUp
                                                                             : Verdict::kInsist;

@@ -6,7 +6,9 @@
 // so that only what takes longer than the dump counts:
 //
 //   left    = dirty rate x (time from the last look to the freeze)         at most what is mapped
-//   freeze  = fixed + max(0, left / throughput - dump)
+//   freeze  = fixed + max(0, comparing + left / throughput - dump)
+//
+// A post-copy leaves the pages of tasks for later, so that there it is shared memory alone that is left.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +25,10 @@ struct RoundFigures {
   absl::Duration took;        // from the look until all was sent
   int64_t memory_bytes = 0;   // mapped and carried
   int64_t dirty_bytes = 0;    // written since the last look
+  int64_t shared_bytes = 0;   // of these, in shared memory
   int64_t sent_bytes = 0;     // content that went over
+  // Comparing shared memory with what was sent before: as long again in the freeze, beside the dump.
+  absl::Duration comparing;
 };
 
 // The fixed part for a pod of so many containers, which are dumped and restored one after another.
@@ -35,7 +40,7 @@ FixedPart FixedPartFor(int containers);
 
 class Convergence {
  public:
-  // `pulled`: of a post-copy, which sends no page in the freeze. One round is enough for it.
+  // `pulled`: of a post-copy. Without shared memory one round is enough for it, whatever the budget.
   Convergence(const agent_api::PreCopyLimits& limits, int containers, bool pulled = false)
       : limits_(limits), fixed_(FixedPartFor(containers)), pulled_(pulled) {}
 
@@ -45,9 +50,10 @@ class Convergence {
   // Bytes a second; of the last rounds, the newer the more.
   int64_t dirty_rate() const { return static_cast<int64_t>(dirty_rate_); }
   int64_t throughput() const { return static_cast<int64_t>(throughput_); }
-  // Before the second round, which is the first that knows a rate, there is no prediction: infinite.
+  // Before the second round, which is the first that knows a rate, there is no prediction, unless no rate
+  // matters: infinite.
   absl::Duration PredictedFreeze() const;
-  bool Fits() const { return pulled_ ? rounds_ > 0 : PredictedFreeze() <= limits_.freeze_budget; }
+  bool Fits() const { return PredictedFreeze() <= Bearable(); }
 
   enum class Verdict {
     kCopyOn,
@@ -59,11 +65,15 @@ class Convergence {
   Verdict Decide(absl::Duration copying, std::optional<absl::Duration> switching) const;
 
  private:
+  absl::Duration Sending() const;
+  absl::Duration Bearable() const;
+
   agent_api::PreCopyLimits limits_;
   const FixedPart fixed_;
   const bool pulled_;
   int rounds_ = 0;
   double dirty_rate_ = 0;
+  double shared_rate_ = 0;  // of shared memory alone
   double throughput_ = 0;
   RoundFigures last_;
 };

@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "agent/memory/shared_key.h"
 #include "agent/memory/task_status.h"
 #include "agent/runtime/cgroup.h"
 #include "base/file.h"
@@ -24,6 +26,7 @@ class RealTracked final : public TrackedMemory {
   absl::StatusOr<memory::Look> Round() override { return tracker_->Round(); }
   absl::StatusOr<memory::Look> Owned() override { return tracker_->Owned(); }
   absl::StatusOr<memory::Look> Last() override { return tracker_->Last(); }
+  const char* SharedMemory(pid_t key) const override { return tracker_->SharedMemory(key); }
   std::vector<memory::Pinned> FindPinned() const override { return tracker_->FindPinned(); }
 
  private:
@@ -32,38 +35,45 @@ class RealTracked final : public TrackedMemory {
 
 }  // namespace
 
-MemoryNode RealMemory(const std::string& proc) {
-  return {.track = [proc](const std::string& cgroup) -> absl::StatusOr<std::unique_ptr<TrackedMemory>> {
-            GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<memory::Tracker> tracker,
-                                    memory::Tracker::Attach(proc, cgroup));
-            return std::make_unique<RealTracked>(std::move(tracker));
-          },
-          .read = transfer::ReadTaskMemory,
-          .tasks = [proc](const std::string& cgroup) -> absl::StatusOr<std::map<pid_t, pid_t>> {
-            GODWIT_ASSIGN_OR_RETURN(const std::vector<pid_t> pids, runtime::ProcessesInCgroup(cgroup));
-            std::map<pid_t, pid_t> tasks;
-            for (const pid_t pid : pids) {
-              GODWIT_ASSIGN_OR_RETURN(const memory::TaskStatus status, memory::ReadTaskStatus(proc, pid));
-              tasks[status.container_pid] = pid;
-            }
-            return tasks;
-          },
-          .open = [proc](pid_t pid) -> absl::StatusOr<MemoryNode::ReadOne> {
-            const std::string path = absl::StrCat(proc, "/", pid, "/mem");
-            GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, O_RDONLY));
-            return [path, memory = std::make_shared<UniqueFd>(std::move(file))](
-                       uint64_t address, char* to, size_t size) -> absl::StatusOr<size_t> {
-              const ssize_t got = pread(memory->get(), to, size, static_cast<off_t>(address));
-              if (got < 0) return ErrnoStatus(absl::StrFormat("cannot read %s at 0x%x", path, address));
-              return static_cast<size_t>(got);
-            };
-          }};
+MemoryNode RealMemory(const std::string& proc, const memory::Tracker::Options& options) {
+  return {
+      .track = [proc, options](const std::string& cgroup) -> absl::StatusOr<std::unique_ptr<TrackedMemory>> {
+        GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<memory::Tracker> tracker,
+                                memory::Tracker::Attach(proc, cgroup, options));
+        return std::make_unique<RealTracked>(std::move(tracker));
+      },
+      .read = transfer::ReadTaskMemory,
+      .tasks = [proc](const std::string& cgroup) -> absl::StatusOr<std::map<pid_t, pid_t>> {
+        GODWIT_ASSIGN_OR_RETURN(const std::vector<pid_t> pids, runtime::ProcessesInCgroup(cgroup));
+        std::map<pid_t, pid_t> tasks;
+        for (const pid_t pid : pids) {
+          GODWIT_ASSIGN_OR_RETURN(const memory::TaskStatus status, memory::ReadTaskStatus(proc, pid));
+          tasks[status.container_pid] = pid;
+        }
+        return tasks;
+      },
+      .open = [proc](pid_t pid) -> absl::StatusOr<MemoryNode::ReadOne> {
+        const std::string path = absl::StrCat(proc, "/", pid, "/mem");
+        GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, O_RDONLY));
+        return [path, memory = std::make_shared<UniqueFd>(std::move(file))](
+                   uint64_t address, char* to, size_t size) -> absl::StatusOr<size_t> {
+          const ssize_t got = pread(memory->get(), to, size, static_cast<off_t>(address));
+          if (got < 0) return ErrnoStatus(absl::StrFormat("cannot read %s at 0x%x", path, address));
+          return static_cast<size_t>(got);
+        };
+      }};
 }
 
 PreCopy::PreCopy(std::vector<Container> containers, const MemoryNode& node, transfer::TokenBucket* bucket)
     : node_(node) {
   for (Container& container : containers) {
-    auto sender = std::make_unique<transfer::PageSender>(container.name, node_.read, bucket);
+    const size_t index = parts_.size();
+    auto read = [this, index](pid_t task, uint64_t address, char* to, size_t size) -> absl::StatusOr<size_t> {
+      if (!memory::IsShared(task)) return node_.read(task, address, to, size);
+      memcpy(to, parts_[index].memory->SharedMemory(task) + address, size);
+      return size;
+    };
+    auto sender = std::make_unique<transfer::PageSender>(container.name, std::move(read), bucket);
     parts_.push_back({.container = std::move(container), .sender = std::move(sender)});
   }
 }
@@ -114,6 +124,10 @@ absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
     figures.dirty_bytes += static_cast<int64_t>(look->dirty_bytes());
     if (again_) GODWIT_RETURN_IF_ERROR(SendAgain(part, *look, deadline));
     GODWIT_RETURN_IF_ERROR(SendLook(part, *look, deadline));
+    GODWIT_ASSIGN_OR_RETURN(const Compared compared, SendShared(part, look->shared, deadline));
+    figures.dirty_bytes += compared.different;
+    figures.shared_bytes += compared.different;
+    figures.comparing += compared.took;
   }
   again_ = false;
   figures.took = absl::Now() - begin;
@@ -126,6 +140,24 @@ absl::Status PreCopy::SendLook(Part& part, const memory::Look& look, absl::Time 
     GODWIT_RETURN_IF_ERROR(part.sender->Send(task.pid, task.container_pid, task.dirty, deadline, &totals_));
   }
   return absl::OkStatus();
+}
+
+// `dirty` of them is all that they hold. What a cut stream may have lost is not known to be at the target,
+// and goes again.
+absl::StatusOr<PreCopy::Compared> PreCopy::SendShared(Part& part,
+                                                      const std::vector<memory::TaskPages>& shared,
+                                                      absl::Time deadline) {
+  Compared compared;
+  for (const memory::TaskPages& object : shared) {
+    const absl::Time begin = absl::Now();
+    const memory::Ranges different =
+        part.sender->Differing(object.container_pid, object.dirty, part.memory->SharedMemory(object.pid));
+    compared.took += absl::Now() - begin;
+    compared.different += static_cast<int64_t>(memory::Bytes(different));
+    GODWIT_RETURN_IF_ERROR(
+        part.sender->Send(object.pid, object.container_pid, different, deadline, &totals_));
+  }
+  return compared;
 }
 
 // What the cut stream may have lost, of tasks that are there still.
@@ -150,8 +182,14 @@ absl::StatusOr<std::string> PreCopy::LookOwned(size_t container) {
   absl::StatusOr<memory::Look> look = part.memory->Owned();
   if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
   for (memory::TaskPages& task : look->tasks) part.owned[task.pid] = std::move(task.owned);
+  for (memory::TaskPages& object : look->shared) part.owned[object.pid] = std::move(object.owned);
   std::string hidden;
   for (const auto& [pid, owned] : part.owned) {
+    if (memory::IsShared(pid)) {  // these keys are the lowest, and ascend with the ids
+      const uint64_t id = memory::SharedId(pid);
+      absl::StrAppendFormat(&hidden, "0 %x-%x\n", id, id + 1);
+      continue;
+    }
     for (const memory::Range& range : owned)
       absl::StrAppendFormat(&hidden, "%d %x-%x\n", pid, range.start, range.end);
   }
@@ -191,7 +229,13 @@ absl::StatusOr<int64_t> PreCopy::SendLast(size_t container, bool leave, absl::Ti
     if (again_) GODWIT_RETURN_IF_ERROR(SendAgain(part, *look, deadline));
     GODWIT_RETURN_IF_ERROR(SendLook(part, *look, deadline));
   }
+  // Restored tasks map it as it is: none of it can be left.
+  GODWIT_RETURN_IF_ERROR(SendShared(part, look->shared, deadline).status());
   std::vector<pid_t> tasks;
+  for (const memory::TaskPages& object : look->shared) {
+    GODWIT_RETURN_IF_ERROR(part.sender->KeepPages(object.container_pid, object.populated, deadline));
+    tasks.push_back(object.container_pid);
+  }
   for (const memory::TaskPages& task : look->tasks) {
     GODWIT_RETURN_IF_ERROR(part.sender->KeepPages(task.container_pid, task.populated, deadline));
     tasks.push_back(task.container_pid);

@@ -28,6 +28,7 @@ class TrackedMemory {
   virtual absl::StatusOr<memory::Look> Round() = 0;
   virtual absl::StatusOr<memory::Look> Owned() = 0;
   virtual absl::StatusOr<memory::Look> Last() = 0;
+  virtual const char* SharedMemory(pid_t key) const = 0;
   virtual std::vector<memory::Pinned> FindPinned() const = 0;
 };
 
@@ -42,7 +43,7 @@ struct MemoryNode {
   std::function<absl::StatusOr<ReadOne>(pid_t task)> open;
 };
 // The real one. `proc` with the host's process ids.
-MemoryNode RealMemory(const std::string& proc);
+MemoryNode RealMemory(const std::string& proc, const memory::Tracker::Options& options);
 
 class PreCopy {
  public:
@@ -66,8 +67,8 @@ class PreCopy {
   void Acknowledge();
 
   // The containers stand still. What CRIU is to leave out (criu_environment.h: kHiddenPagesVariable); then,
-  // while it dumps, the last pages and what the memory is made of. `leave`: the pages are not sent but named,
-  // for the target to pull; returns how many bytes they are, else 0.
+  // while it dumps, the last pages and what the memory is made of. `leave`: pages of tasks are not sent but
+  // named, for the target to pull; returns how many bytes they are, else 0.
   absl::StatusOr<std::string> LookOwned(size_t container);
   absl::StatusOr<int64_t> SendLast(size_t container, bool leave, absl::Time deadline);
 
@@ -81,9 +82,17 @@ class PreCopy {
     Container container;
     std::unique_ptr<TrackedMemory> memory;
     std::unique_ptr<transfer::PageSender> sender;
-    std::map<pid_t, memory::Ranges> owned;  // by host pid: what CRIU was told to leave out
+    // By host pid, or an object's key: what CRIU was told to leave out.
+    std::map<pid_t, memory::Ranges> owned;
+  };
+  // What comparing shared memory with what was sent has found and taken.
+  struct Compared {
+    int64_t different = 0;  // bytes
+    absl::Duration took;
   };
   absl::Status SendLook(Part& part, const memory::Look& look, absl::Time deadline);
+  absl::StatusOr<Compared> SendShared(Part& part, const std::vector<memory::TaskPages>& shared,
+                                      absl::Time deadline);
   absl::Status SendAgain(Part& part, const memory::Look& look, absl::Time deadline);
   absl::StatusOr<int64_t> LeaveLast(Part& part, const memory::Look& look, absl::Time deadline);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/migration/target.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "agent/criu/gate.h"
+#include "agent/memory/shared_key.h"
 #include "agent/migration/reasons.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -334,8 +336,10 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
 absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& claim, absl::Time deadline) {
   GODWIT_ASSIGN_OR_RETURN(const ContainerState armed, AwaitArmed(claim.container, deadline));
   const std::string own = absl::StrCat(folder_, "/", claim.container);
-  const permits::RestoreOptions options{.gate = absl::StrCat(own, "/work/gate"),
-                                        .lazy_pages = HasPages(claim.container)};
+  const permits::RestoreOptions options{
+      .gate = absl::StrCat(own, "/work/gate"),
+      .lazy_pages = HasPages(claim.container),
+      .shared_memory = HasPages(claim.container) ? SharedMemoryFile(claim.container) : ""};
   GODWIT_RETURN_IF_ERROR(criu::MakeGate(options.gate));
   absl::StatusOr<permits::Restored> restored = absl::UnknownError("the restore has not begun");
   absl::Notification ended;
@@ -432,7 +436,12 @@ void Target::TellAtGate(const std::string& container) {
 
 bool Target::HasPages(const std::string& container) const { return !stores_.at(container)->Tasks().empty(); }
 
-// CRIU's images say of the pages that came beside them that the pager has them.
+std::string Target::SharedMemoryFile(const std::string& container) const {
+  return absl::StrCat(folder_, "/", container, "/work/shared-memory");
+}
+
+// CRIU's images say of the pages that came beside them that the pager has them; of shared memory CRIU's
+// restore is told where it is.
 absl::Status Target::AddPages(const std::string& container, const std::string& images) const {
   memory::PageStore& store = *stores_.at(container);
   for (const pid_t task : store.Tasks()) {
@@ -441,7 +450,16 @@ absl::Status Target::AddPages(const std::string& container, const std::string& i
     // The pager would find no mapping for the others.
     if (wanted != held) GODWIT_RETURN_IF_ERROR(store.Keep(task, wanted));
   }
-  return absl::OkStatus();
+  std::string shared;
+  for (const pid_t key : store.Objects()) {
+    if (store.Held(key).empty()) continue;  // CRIU makes one as good
+    GODWIT_ASSIGN_OR_RETURN(const memory::PageStore::SharedFile file, store.HandOver(key));
+    absl::StrAppend(&shared, memory::SharedId(key), " ", file.inode, " ", file.path, "\n");
+  }
+  const std::string path = SharedMemoryFile(container);
+  // Read at once, on this machine: no need to wait for the disk.
+  GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+  return WriteAll(file.get(), shared, path);
 }
 
 absl::StatusOr<memory::PageServer::Found> Target::Pages(const std::string& container) const {

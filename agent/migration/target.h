@@ -162,6 +162,7 @@ class Target {
   void ForgetApplied(FilesToApply& files) const;
   absl::Status AddPages(const std::string& container, const std::string& images) const;
   bool HasPages(const std::string& container) const;
+  std::string SharedMemoryFile(const std::string& container) const;
   absl::Status Bring();
   TargetEvent Prepare();
   std::optional<TargetEvent> AwaitVerdict();

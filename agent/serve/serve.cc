@@ -207,7 +207,7 @@ class Agent {
                           .criu_folder = absl::StrCat(options_.install_folder, "/criu"),
                           .guards_folder = absl::StrCat(options_.run_folder, "/guards"),
                           .criu_version = facts_->Info().criu_version,
-                          .memory = TrackedMemory(),
+                          .memory = TrackedMemory({}),  // shared memory is in CRIU's images, as they are kept
                           .memory_for_pages = [this] { return MemoryForPages(); },
                           .write_smaps = SmapsWriter()};
     GODWIT_ASSIGN_OR_RETURN(checkpoints_, checkpoint::Checkpoints::Open(
@@ -221,9 +221,10 @@ class Agent {
                                  .source = SourceNode(),
                                  .target = TargetNode(),
                                  .fetch = [this](const auto&... arguments) { return Fetch(arguments...); },
-                                 .find_archive = [this](const std::string& uid, const std::string& file_name) {
-                                   return checkpoints_->FindArchive(uid, file_name);
-                                 },
+                                 .find_archive =
+                                     [this](const std::string& uid, const std::string& file_name) {
+                                       return checkpoints_->FindArchive(uid, file_name);
+                                     },
                                  .memory_available = [this] { return MemoryAvailable(host_.proc); }}));
     return absl::OkStatus();
   }
@@ -235,8 +236,8 @@ class Agent {
     };
   }
 
-  migration::MemoryNode TrackedMemory() const {
-    migration::MemoryNode memory = migration::RealMemory(host_.proc);
+  migration::MemoryNode TrackedMemory(const memory::Tracker::Options& options) const {
+    migration::MemoryNode memory = migration::RealMemory(host_.proc, options);
     if (absl::Status tracking = facts_->CheckTracking(); !tracking.ok())
       memory.track = [tracking](const std::string&) { return tracking; };
     return memory;
@@ -251,7 +252,7 @@ class Agent {
       return migration::FindPod(host_, spec.pod, spec.containers, spec.empty_dirs);
     };
     node.pack = [this](auto&&... arguments) { return migration::PackHostFolder(host_, arguments...); };
-    node.memory = TrackedMemory();
+    node.memory = TrackedMemory({.shared_memory = true});
     node.write_smaps = SmapsWriter();
     node.filling = [this](const std::vector<std::string>& ids) {
       return memory::StillFilled(host_.At(agent_api::kPagersFolder), ids);
@@ -273,7 +274,8 @@ class Agent {
     return node;
   }
 
-  // A container of its own cgroup namespace finds itself at its root; the agent's, privileged, is in the host's.
+  // A container of its own cgroup namespace finds itself at its root; the agent's, privileged, is in the
+  // host's.
   static std::string OwnCgroupProcs() {
     const absl::StatusOr<std::string> own = runtime::CgroupOfProcess("/proc", getpid());
     if (!own.ok()) {

@@ -17,6 +17,12 @@ uint64_t& KnownPages::HashOf(uint64_t address) {
   return (*last_)[page % kChunkPages];
 }
 
+uint64_t KnownPages::Find(uint64_t address) const {
+  const uint64_t page = address / memory::PageBytes();
+  const auto chunk = chunks_.find(page / kChunkPages);
+  return chunk == chunks_.end() ? 0 : (*chunk->second)[page % kChunkPages];
+}
+
 void KnownPages::Forget(memory::Range range) {
   const uint64_t first = range.start / memory::PageBytes();
   const uint64_t end = range.end / memory::PageBytes();

@@ -16,6 +16,8 @@ class KnownPages {
  public:
   // The place of the page's hash; valid until the next Forget.
   uint64_t& HashOf(uint64_t address);
+  // The same without making place for it. Threads may ask at the same time.
+  uint64_t Find(uint64_t address) const;
   void Forget(memory::Range range);
 
  private:

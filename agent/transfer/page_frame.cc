@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "agent/memory/page_store.h"
+#include "agent/memory/shared_key.h"
 #include "agent/transfer/frame.h"
 #include "agent/transfer/little_endian.h"
 #include "base/status.h"
@@ -22,6 +23,11 @@ uint8_t PageShift() { return static_cast<uint8_t>(std::countr_zero(memory::PageB
 
 absl::Status Broken(absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("the peer broke the stream's rules: ", what));
+}
+
+// A task's process id, an object's key, or 0.
+bool IsTask(uint32_t number) {
+  return number <= static_cast<uint32_t>(kMaxContainerPid) || number > memory::kSharedFlag;
 }
 
 // Takes numbers off the front of a payload.
@@ -78,7 +84,7 @@ absl::StatusOr<Start> TakeStart(Reader& reader, size_t max_count) {
   const uint8_t reserved = reader.Take<uint8_t>();
   start.count = reader.Take<uint32_t>();
   start.content_bytes = reader.Take<uint32_t>();
-  if (pid > static_cast<uint32_t>(kMaxContainerPid)) return Broken(absl::StrCat("task ", pid));
+  if (!IsTask(pid)) return Broken(absl::StrCat("task ", pid));
   if (reserved != 0) return Broken("a frame of pages with reserved bits set");
   if (page_shift != PageShift()) {
     return Broken(
@@ -123,7 +129,7 @@ absl::StatusOr<KeepPages> TakeTasks(Reader& reader, const Start& start) {
   keep.tasks.reserve(start.count);
   for (uint32_t i = 0; i < start.count; ++i) {
     const uint32_t pid = reader.Take<uint32_t>();
-    if (pid == 0 || pid > static_cast<uint32_t>(kMaxContainerPid)) return Broken(absl::StrCat("task ", pid));
+    if (pid == 0 || !IsTask(pid)) return Broken(absl::StrCat("task ", pid));
     keep.tasks.push_back(static_cast<pid_t>(pid));
   }
   return keep;
@@ -240,7 +246,8 @@ std::string EncodeTaskRanges(const TaskRanges& task) {
 absl::StatusOr<TaskRanges> DecodeTaskRanges(absl::string_view payload) {
   Reader reader(payload);
   GODWIT_ASSIGN_OR_RETURN(Start start, TakeStart(reader, kMaxKeptRanges));
-  if (start.container_pid == 0) return Broken("missing pages of task 0");
+  if (start.container_pid <= 0)
+    return Broken(absl::StrCat("missing pages of task ", static_cast<uint32_t>(start.container_pid)));
   if (start.encoding != 0 || start.content_bytes != 0) return Broken("a list of missing pages with content");
   if (reader.left().size() != start.count * kRunBytes) {
     return Broken("a list of missing pages of the wrong length");

@@ -22,6 +22,8 @@ inline constexpr size_t kMaxContainerName = 128;
 inline constexpr size_t kMaxPagesRuns = 4096;             // in one PAGES frame
 inline constexpr size_t kMaxKeptRanges = 65536;           // in one KEEP_PAGES or MISSING frame
 inline constexpr pid_t kMaxContainerPid = (1 << 22) - 1;  // the kernel's PID_MAX_LIMIT
+// Beyond, a task's number is the key of an object of shared memory (agent/memory/shared_key.h), whose pages
+// are told of in the same way, by their offsets.
 
 // Pages that follow each other, all of them content or all of them zeros.
 struct PageRun {
@@ -46,7 +48,7 @@ std::string EncodePagesHead(const Pages& pages);
 absl::StatusOr<Pages> DecodePages(absl::string_view payload);
 
 // KEEP_PAGES: what a container's memory is made of. Either one task's pages: of those in `window`, only
-// `ranges` are there (container_pid > 0); or the container's tasks: there are no others (container_pid 0).
+// `ranges` are there (container_pid not 0); or the container's tasks: there are no others (container_pid 0).
 struct KeepPages {
   std::string container;
   pid_t container_pid = 0;

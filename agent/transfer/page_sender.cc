@@ -23,6 +23,7 @@
 #include "agent/transfer/known_pages.h"
 #include "agent/transfer/page_frame.h"
 #include "base/file.h"
+#include "base/share_work.h"
 #include "base/status.h"
 
 namespace godwit::transfer {
@@ -31,8 +32,9 @@ namespace {
 using memory::Range;
 using memory::Ranges;
 
-constexpr size_t kReadBytes = 256u << 10;  // small enough to be hashed while it is in the cache
-constexpr int64_t kSampleEvery = 32;       // of this many frames with content, one is sampled
+constexpr size_t kReadBytes = 256u << 10;     // small enough to be hashed while it is in the cache
+constexpr uint64_t kCompareBytes = 4u << 20;  // by one thread at a time
+constexpr int64_t kSampleEvery = 32;          // of this many frames with content, one is sampled
 constexpr size_t kSampleBytes = 64u << 10;
 
 bool IsZero(const char* page, size_t size) { return page[0] == 0 && memcmp(page, page + 1, size - 1) == 0; }
@@ -100,6 +102,27 @@ class PageSender::Impl {
                     absl::StrCat("cannot send memory of task ", container_pid, " of container ", container_));
   }
 
+  Ranges Differing(pid_t container_pid, const Ranges& pages, const char* memory) const {
+    const auto task = tasks_.find(container_pid);
+    if (task == tasks_.end()) return pages;
+    Ranges pieces;
+    for (Range left : pages) {
+      for (; left.start < left.end; left.start = pieces.back().end)
+        pieces.push_back({left.start, std::min(left.end, left.start + kCompareBytes)});
+    }
+    std::vector<Ranges> found(pieces.size());
+    ShareWork(pieces.size(), [&](size_t i) {
+      for (uint64_t at = pieces[i].start; at < pieces[i].end; at += page_) {
+        if (HashOf(memory + at) != task->second.known.Find(at)) memory::Append(found[i], {at, at + page_});
+      }
+    });
+    Ranges differing;
+    for (const Ranges& ranges : found) {
+      for (const Range& range : ranges) memory::Append(differing, range);
+    }
+    return differing;
+  }
+
   absl::Status KeepPages(pid_t container_pid, const Ranges& populated, absl::Time deadline) {
     auto task = tasks_.find(container_pid);
     if (task != tasks_.end()) {
@@ -165,6 +188,8 @@ class PageSender::Impl {
     std::vector<PageRun> runs;
     size_t content = 0;
   };
+
+  uint64_t HashOf(const char* page) const { return IsZero(page, page_) ? zero_hash_ : hash_(page, page_); }
 
   static void ForgetAll(KnownPages& known, const Ranges& ranges) {
     for (const Range& range : ranges) known.Forget(range);
@@ -306,6 +331,9 @@ void PageSender::SetStream(Stream* stream) { impl_->SetStream(stream); }
 absl::Status PageSender::Send(pid_t task, pid_t container_pid, const Ranges& pages, absl::Time deadline,
                               PageTotals* totals) {
   return impl_->Send(task, container_pid, pages, deadline, totals);
+}
+Ranges PageSender::Differing(pid_t container_pid, const Ranges& pages, const char* memory) const {
+  return impl_->Differing(container_pid, pages, memory);
 }
 absl::Status PageSender::KeepPages(pid_t container_pid, const Ranges& populated, absl::Time deadline) {
   return impl_->KeepPages(container_pid, populated, deadline);

@@ -53,6 +53,11 @@ class PageSender {
   absl::Status Send(pid_t task, pid_t container_pid, const memory::Ranges& pages, absl::Time deadline,
                     PageTotals* totals);
 
+  // Which of `pages` the target is not known to have as they are at this moment in `memory`, where offset 0
+  // of them is: what there is to Send of memory of which nobody knows where it was written. By several
+  // threads.
+  memory::Ranges Differing(pid_t container_pid, const memory::Ranges& pages, const char* memory) const;
+
   // After the last look: `populated` is all that the task has (KEEP_PAGES, as many frames as it takes). What
   // the target holds of it beyond is dropped there.
   absl::Status KeepPages(pid_t container_pid, const memory::Ranges& populated, absl::Time deadline);

@@ -22,8 +22,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cluster/e2e"))
-from cluster import ClusterTest, CommandFailed, kubectl, on_node, wait  # noqa: E402
-from results import seconds  # noqa: E402
+from cluster import ClusterTest, CommandFailed, kubectl, on_node, seconds, wait  # noqa: E402
 
 
 class Wrong(Exception):

@@ -55,9 +55,9 @@ def put(node, path, content):
 class PlainContainer:
     """Made on the first node; `move` takes it to the other one. Closes itself as a context."""
 
-    def __init__(self, nodes, workload, mib, rate):
+    def __init__(self, nodes, workload, *arguments):
         self.nodes, self.workload = nodes, pathlib.Path(workload)
-        self.arguments = ["/workload", str(mib), str(rate)]
+        self.arguments = ["/workload", *arguments]
         self.at, self.id = nodes[0], "bench"
 
     def __enter__(self):

@@ -14,12 +14,6 @@ import sys
 REPO = pathlib.Path(__file__).resolve().parents[2]
 
 
-def seconds(duration):
-    """A Go duration ("1m2.5s", "87ms") in seconds."""
-    units = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-    return sum(float(n) * units[u] for n, u in re.findall(r"([\d.]+)(h|ms|us|µs|ns|m|s)", duration or ""))
-
-
 def percentile(values, p):
     """The nearest-rank percentile: the smallest value that p percent of the values do not exceed."""
     return sorted(values)[max(0, math.ceil(len(values) * p / 100) - 1)]

@@ -2,7 +2,8 @@
 // The pod that benchmarks move: memory of a given size, rewritten at a given rate, that knows what each of
 // its pages should hold; and a watch on how long it stood still. One file, static, runs alone in an image.
 //
-//   workload MIB RATE       MiB of memory; MB (10^6 bytes) rewritten a second, whole pages at random places
+//   workload MIB RATE [shared]   MiB of memory; MB (10^6 bytes) rewritten a second, whole pages at random
+//                                places; memory as processes share it (MAP_SHARED | MAP_ANONYMOUS)
 //
 // Says on stdout, a line each:
 //   ready <pages>                          all pages are written once
@@ -54,9 +55,10 @@ uint64_t Scramble(uint64_t x) {  // splitmix64: https://prng.di.unimi.it/splitmi
 
 class Memory {
  public:
-  explicit Memory(size_t mib) : pages_(mib * (size_t{1} << 20) / kPage), version_(pages_, 0) {
+  Memory(size_t mib, bool shared) : pages_(mib * (size_t{1} << 20) / kPage), version_(pages_, 0) {
+    const int kind = shared ? MAP_SHARED : MAP_PRIVATE;
     words_ = static_cast<uint64_t*>(
-        mmap(nullptr, pages_ * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        mmap(nullptr, pages_ * kPage, PROT_READ | PROT_WRITE, kind | MAP_ANONYMOUS, -1, 0));
     if (words_ == MAP_FAILED) {
       perror("workload: mmap");
       exit(1);
@@ -157,12 +159,13 @@ class Memory {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) {
-    fprintf(stderr, "usage: workload MIB RATE\n");
+  const bool shared = argc == 4 && strcmp(argv[3], "shared") == 0;
+  if (argc != 3 && !shared) {
+    fprintf(stderr, "usage: workload MIB RATE [shared]\n");
     return 2;
   }
   setvbuf(stdout, nullptr, _IOLBF, 0);
-  Memory memory(strtoul(argv[1], nullptr, 10));
+  Memory memory(strtoul(argv[1], nullptr, 10), shared);
   signal(SIGUSR1, [](int) { verify_wanted = true; });
   signal(SIGTERM, [](int) { _exit(0); });
   printf("ready %zu\n", memory.pages());

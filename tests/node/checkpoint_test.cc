@@ -58,7 +58,7 @@ class CheckpointTest : public testing::Test {
              .runtime = Node::Get().runc,
              .criu_folder = Node::Get().criu,
              .guards_folder = folder_ + "/guards",
-             .memory = migration::RealMemory("/proc"),
+             .memory = migration::RealMemory("/proc", {}),
              .memory_for_pages = [] { return uint64_t{1} << 30; }};
     static const absl::StatusOr<memory::ShortSmaps> smaps = memory::ShortSmaps::Load();
     EXPECT_TRUE(smaps.ok()) << smaps.status();
@@ -169,6 +169,18 @@ TEST_F(CheckpointTest, WhatCriuDumpsByItselfComesBackToo) {
   ASSERT_EQ(status.archives.size(), 1u);
   ExpectGoesOn(source);
   Container target("target", there_, {"rewrite", "64"});
+  ASSERT_NO_FATAL_FAILURE(ExpectComesBack(status.archives[0], target, 250));
+}
+
+// It is in CRIU's images, and no page engine is needed to restore it.
+TEST_F(CheckpointTest, MemoryThatProcessesShareIsInTheArchive) {
+  Container source("source", here_, {"shared", "64"});
+  source.Start();
+  ASSERT_TRUE(source.output().WaitLines(50));
+  const CheckpointStatus status = Take({&source});
+  ASSERT_EQ(status.archives.size(), 1u);
+  ExpectGoesOn(source);
+  Container target("target", there_, {"shared", "64"});
   ASSERT_NO_FATAL_FAILURE(ExpectComesBack(status.archives[0], target, 250));
 }
 

@@ -20,6 +20,7 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <set>
 #include <thread>
@@ -33,16 +34,21 @@
 #include "absl/time/clock.h"
 #include "agent/api/host_protocol.h"
 #include "agent/criu/images.h"
+#include "agent/criu/pagemap.h"
 #include "agent/criu/protobuf.h"
 #include "agent/guard/client.h"
 #include "agent/memory/page_server.h"
 #include "agent/memory/page_set.h"
 #include "agent/memory/page_store.h"
+#include "agent/memory/shared_key.h"
+#include "agent/memory/tracker.h"
+#include "agent/migration/pull.h"
 #include "agent/runtime/freezer.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/process.h"
 #include "base/socket.h"
+#include "base/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/node/container.h"
@@ -803,7 +809,8 @@ TEST_F(PullTest, PagesThatAreLostKillTheContainerAndSayWhy) {
   Miss(1000, 3000);
   Restore(memory_);
   Thaw();
-  EXPECT_TRUE(Eventually([&] { return connections_ > 1; })) << "the first only asked whether there is anything";
+  EXPECT_TRUE(Eventually([&] { return connections_ > 1; }))
+      << "the first only asked whether there is anything";
   {
     absl::MutexLock lock(&mutex_);
     ASSERT_TRUE(
@@ -824,7 +831,8 @@ TEST_F(PullTest, AContainerThatEndsNeedsNothingMore) {
   Miss(1000, 3000);
   Restore(memory_);
   Thaw();
-  EXPECT_TRUE(Eventually([&] { return connections_ > 1; })) << "the first only asked whether there is anything";
+  EXPECT_TRUE(Eventually([&] { return connections_ > 1; }))
+      << "the first only asked whether there is anything";
   ASSERT_TRUE(runtime::KillCgroup(spec_.cgroup, absl::Seconds(10)).ok());
   WaitForEnd();
   EXPECT_TRUE(last_word().ended);
@@ -949,6 +957,160 @@ TEST_F(LazyRestoreTest, EachOfTwoProcessesHasItsOwnStore) {
   ASSERT_NO_FATAL_FAILURE(Move(source, target));
   EXPECT_EQ(stores_.size(), 2u);
   EXPECT_THAT(target.output().lines().back(), HasSubstr("child lives"));
+}
+
+// A post-copy of a container, but for the stream between the nodes: all of its memory is copied once while it
+// runs, what it writes after that is read from the frozen source when the restored one runs, or waits for it.
+class PostCopyRestoreTest : public LazyRestoreTest {
+ protected:
+  ~PostCopyRestoreTest() override { pages_.reset(); }  // it asks Find
+
+  absl::StatusOr<memory::PageServer::Found> Find() override {
+    if (pull_ == nullptr) return absl::NotFoundError("nothing is dumped yet");
+    return pull_->Open();
+  }
+  static absl::StatusOr<std::string> Read(pid_t pid, memory::Range range) {
+    GODWIT_ASSIGN_OR_RETURN(const UniqueFd file, OpenFile(absl::StrCat("/proc/", pid, "/mem"), O_RDONLY));
+    std::string content(range.bytes(), '?');
+    const ssize_t got = pread(file.get(), content.data(), content.size(), static_cast<off_t>(range.start));
+    if (got == static_cast<ssize_t>(content.size())) return content;
+    return absl::NotFoundError(absl::StrFormat("task %d has no memory at 0x%x", pid, range.start));
+  }
+  // Of shared memory all that there is; of tasks nothing but with `tasks`.
+  void Take(const memory::Tracker& tracker, const absl::StatusOr<memory::Look>& look, bool tasks) {
+    ASSERT_TRUE(look.ok()) << look.status();
+    for (const memory::TaskPages& object : look->shared) {
+      for (const memory::Range& range : object.dirty)
+        ASSERT_TRUE(store_
+                        .Write(object.pid, range.start,
+                               {tracker.SharedMemory(object.pid) + range.start, range.bytes()})
+                        .ok());
+      ASSERT_TRUE(store_.Keep(object.pid, object.dirty).ok());
+    }
+    if (!tasks) return;
+    for (const memory::TaskPages& task : look->tasks) {
+      for (const memory::Range& range : task.dirty) {
+        const absl::StatusOr<std::string> content = Read(task.pid, range);
+        if (!content.ok()) continue;  // one of those that end at once
+        ASSERT_TRUE(store_.Write(task.container_pid, range.start, *content).ok());
+      }
+    }
+  }
+  // What has changed since the copy stays missing, and the container standing still.
+  void DumpAndLeave(Container& source) {
+    auto tracker = memory::Tracker::Attach("/proc", source.cgroup(), {.shared_memory = true});
+    ASSERT_TRUE(tracker.ok()) << tracker.status();
+    Take(**tracker, (*tracker)->Round(), /*tasks=*/true);
+    ASSERT_TRUE(source.output().WaitLines(source.output().lines().size() + 50));
+    agent_api::GuardSpec spec = SpecFor({&source});
+    spec.containers[0].hidden = source.work() + "/hidden";
+    absl::StatusOr<guard::GuardClient> client = guard::StartGuard(spec, {.binary = Node::Get().guard,
+                                                                         .spec_file = spec.journal + ".spec",
+                                                                         .host_root = "",
+                                                                         .host_namespaces = ""});
+    ASSERT_TRUE(client.ok()) << client.status();
+    guard_.emplace(*std::move(client));
+    Expect(guard_->Arm());
+    Expect(guard_->Freeze());
+    const absl::StatusOr<memory::Look> owned = (*tracker)->Owned();
+    ASSERT_TRUE(owned.ok()) << owned.status();
+    std::string hidden;
+    for (const memory::TaskPages& object : owned->shared) {
+      const uint32_t id = memory::SharedId(object.pid);
+      absl::StrAppendFormat(&hidden, "0 %x-%x\n", id, id + 1);
+    }
+    std::map<pid_t, memory::Ranges> carried;
+    for (const memory::TaskPages& task : owned->tasks) carried[task.pid] = task.owned;
+    for (const auto& [pid, ranges] : carried) {
+      for (const memory::Range& range : ranges)
+        absl::StrAppendFormat(&hidden, "%d %x-%x\n", pid, range.start, range.end);
+    }
+    ASSERT_TRUE(WriteFileDurably(spec.containers[0].hidden, hidden).ok());
+    Expect(guard_->Dump(source.id(), absl::Seconds(60)));
+    const absl::StatusOr<memory::Look> last = (*tracker)->Last();
+    Take(**tracker, last, /*tasks=*/false);
+    std::vector<pid_t> kept = store_.Objects();
+    for (const memory::TaskPages& task : last->tasks) {
+      const memory::Ranges populated = memory::Intersection(task.populated, carried[task.pid]);
+      ASSERT_TRUE(store_.Miss(task.container_pid, memory::Intersection(task.dirty, populated)).ok());
+      ASSERT_TRUE(store_.Keep(task.container_pid, populated).ok());
+      pids_[task.container_pid] = task.pid;
+      kept.push_back(task.container_pid);
+      const absl::StatusOr<memory::Ranges> filled =
+          criu::AddLazyPages(source.images(), task.container_pid, store_.Held(task.container_pid));
+      ASSERT_TRUE(filled.ok()) << filled.status();
+      ASSERT_TRUE(store_.Keep(task.container_pid, *filled).ok());
+    }
+    store_.KeepTasks(kept);
+    Expect(guard_->Cede());
+  }
+  // As the stream does it, from the source.
+  void Bring(pid_t task, const memory::Ranges& pages) {
+    for (const memory::Range& range : pages) {
+      const absl::StatusOr<std::string> content = Read(pids_.at(task), range);
+      ASSERT_TRUE(content.ok()) << content.status();
+      const auto arrived = store_.Arrive(task, range, *content);
+      ASSERT_TRUE(arrived.ok()) << arrived.status();
+      if (!arrived->empty()) pull_->Arrived({.container = "main", .container_pid = task, .ranges = *arrived});
+    }
+  }
+  std::string SharedList() {
+    std::string list;
+    for (const pid_t key : store_.Objects()) {
+      const auto file = store_.HandOver(key);
+      EXPECT_TRUE(file.ok()) << file.status();
+      if (file.ok()) absl::StrAppend(&list, memory::SharedId(key), " ", file->inode, " ", file->path, "\n");
+    }
+    return list;
+  }
+
+  memory::PageStore store_{uint64_t{1} << 30};
+  std::map<pid_t, pid_t> pids_;  // by container pid
+  std::optional<guard::GuardClient> guard_;
+  std::atomic<int> wanted_ = 0;
+  std::unique_ptr<migration::Pull> pull_;
+};
+
+TEST_F(PostCopyRestoreTest, SharedMemoryIsThereWhilePagesOfItsTasksAreMissing) {
+  const std::vector<std::string> workload = {"shared", "128"};
+  Container source("source", here_, workload);
+  Container target("target", there_, workload);
+  source.Start();
+  ASSERT_TRUE(source.output().WaitLines(150));
+  ASSERT_NO_FATAL_FAILURE(DumpAndLeave(source));
+  ASSERT_EQ(store_.Objects().size(), 1u);
+  ASSERT_EQ(store_.Tasks().size(), 2u);
+  pull_ = std::make_unique<migration::Pull>("main", &store_, /*known=*/true,
+                                            [this](const transfer::TaskRanges& pages) {
+                                              ++wanted_;
+                                              Bring(pages.container_pid, pages.ranges);
+                                            });
+  spec_.socket = target.work() + "/lazy-pages.socket";
+  const std::string own_cgroup = std::exchange(spec_.cgroup, target.cgroup());
+  ASSERT_NO_FATAL_FAILURE(StartPager());
+  const std::string list = target.work() + "/shared-memory";
+  ASSERT_TRUE(WriteFileDurably(list, SharedList()).ok());
+  const absl::Status restored = target.Restore(source.images(), "", /*lazy_pages=*/true, list);
+  ASSERT_TRUE(restored.ok()) << restored;
+  EXPECT_TRUE(target.Frozen());
+  const uint64_t missing = store_.missing_bytes();
+  EXPECT_GT(missing, 40 * kPage) << "a page a line was written after the copy";
+  target.Thaw();
+  ASSERT_TRUE(target.output().WaitLines(5)) << target.output().text();
+  EXPECT_GT(wanted_, 0);
+  for (const pid_t task : store_.Tasks()) ASSERT_NO_FATAL_FAILURE(Bring(task, store_.Missing(task)));
+  EXPECT_TRUE(Eventually([&] { return pull_->complete(); }));
+  WaitForEnd();
+  ASSERT_TRUE(target.output().WaitLines(250)) << target.output().text();
+  EXPECT_THAT(target.output().text(), HasSubstr("sound"));
+  EXPECT_THAT(target.output().text(), Not(HasSubstr("DAMAGED")));
+  std::vector<long> numbers = source.output().numbers();
+  const std::vector<long> more = target.output().numbers();
+  numbers.insert(numbers.end(), more.begin(), more.end());
+  for (size_t i = 1; i < numbers.size(); ++i) ASSERT_EQ(numbers[i], numbers[i - 1] + 1);
+  std::cout << (missing >> 10) << " KiB were missing, " << wanted_ << " times a process waited\n";
+  Expect(guard_->Kill());
+  spec_.cgroup = own_cgroup;
 }
 
 // Prints what it measures; GODWIT_PAGER_MIB sets the size.

@@ -71,6 +71,12 @@ def wait(what, condition, seconds=60, every=0.2):
         time.sleep(every)
 
 
+def seconds(duration):
+    """A Go duration ("1m2.5s", "87ms") in seconds."""
+    units = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+    return sum(float(n) * units[u] for n, u in re.findall(r"([\d.]+)(h|ms|us|µs|ns|m|s)", duration or ""))
+
+
 def counts(log):
     """[(number, wall clock)] of a counter's log; fails on pages that came back wrong."""
     assert "WRONG" not in log, re.search("WRONG.*", log).group()

@@ -2,11 +2,12 @@
 """Pods that move, and what moves with them."""
 
 import json
+import re
 import subprocess
 import tempfile
 import unittest
 
-from cluster import KUBECTL, REPO, ClusterTest, counts, kubectl, on_node, wait
+from cluster import KUBECTL, REPO, ClusterTest, counts, kubectl, on_node, seconds, wait
 
 # Writes into the writable layer, deletes and changes files of the image, keeps a file open, and tells what it sees.
 FILES = r"""
@@ -40,6 +41,32 @@ for line in reader:
         peer.send(b"x"); alive = client.recv(1) == b"x"
     except OSError: alive = False
     print("count", int(line), "at", "%.6f" % time.time(), "connection", alive, flush=True)
+"""
+
+# Memory that two processes share and write, each its own pages; every second the first compares all of it with what was last
+# written there. (The second may be between a page and its version.)
+SHARED = r"""
+import mmap, os, random, struct, time
+PAGE = 4096; pages = int(os.environ["MIB"]) << 8
+memory = mmap.mmap(-1, pages * PAGE); versions = mmap.mmap(-1, pages * 4)
+def content(page, version): return struct.pack("<II", page, version) * (PAGE // 8)
+def version(page): return struct.unpack_from("<I", versions, page * 4)[0]
+def fill(page, number):
+    memory[page * PAGE:(page + 1) * PAGE] = content(page, number); struct.pack_into("<I", versions, page * 4, number)
+def rewrite(own, count):
+    for page in (random.randrange(pages // 2) * 2 + own for _ in range(count)): fill(page, version(page) + 1)
+for page in range(pages): fill(page, 1)
+if os.fork() == 0:
+    while True: rewrite(1, 5); time.sleep(0.005)
+def wrong(page):
+    there = memory[page * PAGE:(page + 1) * PAGE]; last = version(page)
+    return all(there != content(page, number) for number in ((last,) if page % 2 == 0 else (last - 1, last, last + 1)))
+n = 0
+while True:
+    n += 1; rewrite(0, 50)
+    said = f"verified {pages} wrong {sum(map(wrong, range(pages)))}" if n % 20 == 0 else "-"
+    print("count", n, "at", "%.6f" % time.time(), said, flush=True)
+    time.sleep(0.05)
 """
 
 
@@ -94,6 +121,19 @@ class MigrationTest(ClusterTest):
         self.start(self.pod("big", a, self.container(env={"MIB": 512})))
         migration, _, _ = self.move("big", b)
         self.assertGreater(migration["status"]["transfer"]["memoryBytes"], 512 << 20)
+
+    def test_memory_that_processes_share_is_pre_copied_and_arrives_page_by_page(self):
+        a, b = self.nodes[:2]
+        self.start(self.pod("sharing", a, self.container("app", SHARED, env={"MIB": 256})))
+        pod = "sharing"
+        for name, node, strategy in (("share-there", b, "PreCopy"), ("share-back", a, "PreCopy"), ("share-soon", b, "PostCopy")):
+            migration, target, _ = self.move(pod, node, name, strategy=strategy, freezeBudget="1s")
+            pod = target["metadata"]["name"]
+            verified = wait("all pages to be compared", lambda: re.findall(r"verified (\d+) wrong (\d+)", self.log(pod, "app")))
+            self.assertTrue(all(found == ("65536", "0") for found in verified), verified)
+            dump = sum(seconds(s["duration"]) for s in migration["status"]["freeze"]["steps"] if s["name"] == "dump")
+            self.assertLess(dump, 0.25, migration["status"]["freeze"])
+            self.assertGreater(migration["status"]["transfer"]["memoryBytes"], 256 << 20)
 
     def test_two_containers_move_as_one(self):
         a, b = self.nodes[:2]

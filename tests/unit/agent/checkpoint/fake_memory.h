@@ -81,6 +81,7 @@ class FakeTracked final : public migration::TrackedMemory {
     return look;
   }
   absl::StatusOr<memory::Look> Last() override { return TakeLook(true); }
+  const char* SharedMemory(pid_t) const override { return nullptr; }
   std::vector<memory::Pinned> FindPinned() const override { return world_.pinned; }
 
  private:

@@ -326,6 +326,7 @@ TEST_F(TakeTest, ADiskWithoutRoomIsToldWithNumbers) {
       }
       absl::StatusOr<memory::Look> Owned() override { return Round(); }
       absl::StatusOr<memory::Look> Last() override { return Round(); }
+      const char* SharedMemory(pid_t) const override { return nullptr; }
       std::vector<memory::Pinned> FindPinned() const override { return {}; }
     };
     return std::make_unique<Huge>();
@@ -363,7 +364,8 @@ TEST_F(TakeTest, ACheckpointThatIsBeingTakenIsDeletedOnceByManyWhoAsk) {
     if (!reading.HasBeenNotified()) reading.Notify();
     absl::SleepFor(absl::Milliseconds(20));
   };
-  auto checkpoints = Checkpoints::Open(folder_ + "/checkpoints", node_, start_guard_, [](const CheckpointStatus&) {});
+  auto checkpoints =
+      Checkpoints::Open(folder_ + "/checkpoints", node_, start_guard_, [](const CheckpointStatus&) {});
   ASSERT_TRUE(checkpoints.ok()) << checkpoints.status();
   ASSERT_TRUE((*checkpoints)->Take(spec_).ok());
   reading.WaitForNotification();

@@ -55,6 +55,29 @@ TEST(ConvergenceTest, WhatIsPulledNeedsOneRoundAndIsNotInTheFreeze) {
   EXPECT_EQ(convergence.PredictedFreeze(), FixedPartFor(2).freeze);
 }
 
+// Processes that share memory need it whole.
+TEST(ConvergenceTest, OfWhatIsPulledTheSharedMemoryIsInTheFreeze) {
+  const auto after = [](int rounds, int64_t shared_bytes) {
+    Convergence convergence(Limits(absl::Milliseconds(100), WhenNotConverging::kFreeze), 1, /*pulled=*/true);
+    for (int i = 0; i < rounds; ++i) {
+      convergence.Add({.since_last = i == 0 ? absl::ZeroDuration() : absl::Seconds(1),
+                       .took = absl::Seconds(1),
+                       .memory_bytes = 2048 * kMiB,
+                       .dirty_bytes = 1024 * kMiB,
+                       .shared_bytes = i == 0 ? 512 * kMiB : shared_bytes,
+                       .sent_bytes = 1024 * kMiB});
+    }
+    return convergence;
+  };
+  EXPECT_EQ(after(1, 0).Decide(absl::ZeroDuration(), kNotYet), Verdict::kCopyOn) << "no rate is known yet";
+  EXPECT_EQ(after(2, 0).PredictedFreeze(), FixedPartFor(1).freeze);
+  EXPECT_EQ(after(2, 10 * kMiB).Decide(absl::Seconds(2), kNotYet), Verdict::kFreeze)
+      << "whatever else is written";
+  EXPECT_EQ(after(2, 10 * kMiB).dirty_rate(), 1024 * kMiB);
+  EXPECT_EQ(after(2, 512 * kMiB).Decide(absl::Seconds(2), kNotYet), Verdict::kCopyOn);
+  EXPECT_EQ(after(2, 512 * kMiB).Decide(absl::Hours(1), kNotYet), Verdict::kInsist);
+}
+
 TEST(ConvergenceTest, WhatDoesNotConvergeAndMayBePulledIsFrozen) {
   const Convergence convergence =
       After(8, 400e6, 100e6, 1024 * kMiB, Limits(absl::Milliseconds(100), WhenNotConverging::kPostCopy));
@@ -98,6 +121,34 @@ TEST(ConvergenceTest, ABudgetBelowTheFixedPartIsHopelessAtOnce) {
   const Convergence insists =
       After(3, 0, 1e9, 64 * kMiB, Limits(absl::Milliseconds(20), WhenNotConverging::kFreeze));
   EXPECT_EQ(insists.Decide(absl::Seconds(1), kNotYet), Verdict::kInsist);
+}
+
+// Shared memory is compared once more in the freeze, beside the dump.
+TEST(ConvergenceTest, ComparingIsPartOfTheFreezeAndNoRoundMakesItShorter) {
+  const auto after = [](absl::Duration comparing, absl::Duration budget) {
+    Convergence convergence(Limits(budget), 1);
+    for (int i = 0; i < 4; ++i) {
+      convergence.Add({.since_last = i == 0 ? absl::ZeroDuration() : absl::Seconds(1),
+                       .took = comparing + absl::Milliseconds(100),
+                       .memory_bytes = 1024 * kMiB,
+                       .dirty_bytes = i == 0 ? 1024 * kMiB : kMiB,
+                       .sent_bytes = i == 0 ? 1024 * kMiB : 2 * kMiB,
+                       .comparing = comparing});
+    }
+    return convergence;
+  };
+  const FixedPart fixed = FixedPartFor(1);
+  const absl::Duration budget = absl::Seconds(1);
+  EXPECT_LT(after(fixed.dump / 2, budget).PredictedFreeze(), fixed.freeze + absl::Milliseconds(20));
+  const absl::Duration lengthy = after(absl::Milliseconds(300), budget).PredictedFreeze();
+  EXPECT_GE(lengthy, fixed.freeze + absl::Milliseconds(300) - fixed.dump);
+  EXPECT_LT(lengthy, fixed.freeze + absl::Milliseconds(350));
+  EXPECT_EQ(after(absl::Milliseconds(300), absl::Milliseconds(100)).Decide(absl::Seconds(1), kNotYet),
+            Verdict::kGiveUp);
+  EXPECT_EQ(after(absl::Milliseconds(300), lengthy).Decide(absl::Seconds(1), kNotYet), Verdict::kFreeze);
+  EXPECT_EQ(after(absl::Milliseconds(300), budget).throughput(),
+            after(absl::ZeroDuration(), budget).throughput())
+      << "it is no part of sending";
 }
 
 TEST(ConvergenceTest, EachContainerAddsToTheFreeze) {

@@ -23,6 +23,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "agent/journal/journal.h"
+#include "agent/memory/shared_key.h"
 #include "agent/migration/source.h"
 #include "agent/migration/target.h"
 #include "agent/permits/permit_table.h"
@@ -100,7 +101,8 @@ class World {
   std::map<std::string, bool> copies_ ABSL_GUARDED_BY(mutex_);
 };
 
-// A container's memory: one task, whose pages a test writes, and a tracker that knows which.
+// A container's memory: one task, whose pages a test writes, and a tracker that knows which; and an object of
+// shared memory, of which the tracker does not know it.
 class FakeMemory {
  public:
   static constexpr uint64_t kStart = 0x7f0000000000;
@@ -115,6 +117,15 @@ class FakeMemory {
   std::vector<uint8_t> Content() {
     absl::MutexLock lock(&mutex_);
     return pages_;
+  }
+  void WriteShared(size_t page, char value) {
+    absl::MutexLock lock(&mutex_);
+    shared_.resize(std::max(shared_.size(), (page + 1) * memory::PageBytes()));
+    shared_.replace(page * memory::PageBytes(), memory::PageBytes(), memory::PageBytes(), value);
+  }
+  std::string SharedContent() {
+    absl::MutexLock lock(&mutex_);
+    return shared_;
   }
   MemoryNode Node() {
     return {
@@ -139,6 +150,7 @@ class FakeMemory {
     return size;
   }
 
+  static constexpr uint32_t kSharedId = 4302;
   std::function<void(int round)> before_round;  // the pod goes on meanwhile; counted from 1
   std::function<void()> before_last;            // what it wrote last before it stood still
   std::function<void()> before_read;
@@ -159,6 +171,10 @@ class FakeMemory {
       if (memory_.before_last) memory_.before_last();
       return memory_.Look(round_ == 0);
     }
+    const char* SharedMemory(pid_t key) const override {
+      EXPECT_EQ(key, memory::SharedKey(kSharedId));
+      return memory_.looked_at_.data();
+    }
     std::vector<memory::Pinned> FindPinned() const override { return {}; }
 
    private:
@@ -169,7 +185,16 @@ class FakeMemory {
     absl::MutexLock lock(&mutex_);
     return {.tasks = {{.pid = 4242,
                        .container_pid = 1,
-                       .owned = {{kStart, kStart + pages_.size() * memory::PageBytes()}}}}};
+                       .owned = {{kStart, kStart + pages_.size() * memory::PageBytes()}}}},
+            .shared = Shared()};
+  }
+  // As it is at this look.
+  std::vector<memory::TaskPages> Shared() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    looked_at_ = shared_;
+    if (shared_.empty()) return {};
+    const pid_t key = memory::SharedKey(kSharedId);
+    const memory::Ranges all = {{0, shared_.size()}};
+    return {{.pid = key, .container_pid = key, .owned = all, .dirty = all, .populated = all}};
   }
   memory::Look Look(bool first) {
     absl::MutexLock lock(&mutex_);
@@ -180,11 +205,13 @@ class FakeMemory {
       memory::Append(task.dirty, {kStart + one * page, kStart + (one + 1) * page});
     if (first) task.dirty = all;
     dirty_.clear();
-    return {.tasks = {task}};
+    return {.tasks = {task}, .shared = Shared()};
   }
   absl::Mutex mutex_;
   std::vector<uint8_t> pages_ ABSL_GUARDED_BY(mutex_);
   std::set<size_t> dirty_ ABSL_GUARDED_BY(mutex_);
+  std::string shared_ ABSL_GUARDED_BY(mutex_);
+  std::string looked_at_;  // of the thread that looks
 };
 
 // What all guards of a test share: how they behave.
@@ -357,6 +384,7 @@ class FakeRuntime : public permits::RuntimePeer, public std::enable_shared_from_
   bool fails = false;                     // the restore does
   bool stuck = false;                     // it never comes to an end
   std::atomic<bool> lazy_pages = false;   // as it was told
+  std::string shared_memory;              // as it was told, before before_restored
   std::function<void()> before_restored;  // on the way
   const std::string& cgroup() const { return cgroup_; }
 
@@ -395,6 +423,7 @@ class FakeRuntime : public permits::RuntimePeer, public std::enable_shared_from_
         request.message = fails ? "criu said no" : "";
         request.pid = 4711;
         lazy_pages = reply.lazy_pages;
+        shared_memory = reply.shared_memory;
         if (!reply.gate.empty() && !PassGate(reply.gate)) return;  // the agent lets it end
         if (stuck) return AwaitEnd();
         if (before_restored) before_restored();

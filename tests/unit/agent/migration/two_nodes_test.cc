@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/unit/agent/migration/two_nodes.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -408,6 +412,45 @@ TEST_F(TwoNodesTest, PagesThatTheImagesHaveNoPlaceForDoNotReachThePager) {
   EXPECT_EQ(restored, expected);
 }
 
+// What a restored task would find where it maps the object: CRIU is told of a file that has it.
+std::string SharedMemoryOf(const FakeRuntime& app) {
+  std::vector<std::string> words =
+      absl::StrSplit(ReadFile(app.shared_memory).value_or(""), absl::ByAnyChar(" \n"), absl::SkipEmpty());
+  if (words.size() != 3 || words[0] != absl::StrCat(FakeMemory::kSharedId)) return "not told of";
+  const UniqueFd file(open(words[2].c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat status{};
+  if (fstat(file.get(), &status) != 0 || absl::StrCat(status.st_ino) != words[1]) return "another";
+  std::string content(static_cast<size_t>(status.st_size), '?');
+  if (pread(file.get(), content.data(), content.size(), 0) != status.st_size) return "not read";
+  return content;
+}
+
+TEST_F(TwoNodesTest, APreCopiedPodMovesWithTheSharedMemoryItHadWhenItWasFrozen) {
+  memory_.Write(5, 9);
+  for (size_t page = 0; page < 500; ++page) memory_.WriteShared(page, static_cast<char>(page % 50 + 1));
+  memory_.before_round = [&](int round) {
+    for (size_t i = 0; i < 10; ++i)
+      memory_.WriteShared((round * 31 + i * 7) % 500, static_cast<char>(60 + round));
+    if (round == 3) CutStream();
+  };
+  behaviour_.armed = [&] { memory_.WriteShared(499, 'z'); };
+  StartTarget();
+  StartPreCopy();
+  AwaitSource([](const SourceStatus& status) { return status.pre_copy.rounds >= 5; });
+  FakeRuntime& app = Create("app");
+  std::string restored;
+  app.before_restored = [&] { restored = SharedMemoryOf(app); };
+  ASSERT_TRUE(source_->Switch().ok());
+  const SourceStatus status = AwaitSource(TargetRuns);
+  EXPECT_TRUE(restored == memory_.SharedContent()) << restored.substr(0, 20);
+  EXPECT_LT(status.pre_copy.dirty_bytes, static_cast<int64_t>(100 * memory::PageBytes()))
+      << "what was compared and found the same is not dirty";
+  EXPECT_THAT(*ReadFile(folder_ + "/source/app/hidden"),
+              testing::StartsWith("0 10ce-10cf\n4242 7f0000000000-"));
+  absl::MutexLock lock(&mutex_);
+  EXPECT_THAT(added_, testing::ElementsAre(testing::Key(1))) << "lazy pages are tasks' alone";
+}
+
 TEST_F(TwoNodesTest, APreCopyWhoseConnectionIsCutGoesOnWhereItWas) {
   for (size_t page = 0; page < 3000; ++page) memory_.Write(page, static_cast<uint8_t>(page % 251 + 1));
   memory_.before_round = [&](int round) {
@@ -803,9 +846,10 @@ class PostCopyTest : public TwoNodesTest {
     behaviour_.dump = [](const agent_api::GuardContainer& container) {
       return WriteFileDurably(absl::StrCat(container.images, "/inventory.img"), "x");
     };
-    memory_.before_last = [this] {
+    memory_.before_last = [this, more = memory_.before_last] {
       for (size_t page = 100; page < 100 + kDirty; ++page)
         memory_.Write(page, static_cast<uint8_t>(page % 13 == 0 ? 0 : page % 241 + 2));
+      if (more) more();
     };
     StartTarget();
     agent_api::SourceSpec spec = Spec({"app"});
@@ -815,7 +859,8 @@ class PostCopyTest : public TwoNodesTest {
     AwaitSource(
         [](const SourceStatus& status) { return status.pre_copy.converged || status.pre_copy.gave_up; });
     FakeRuntime& app = Create("app");
-    app.before_restored = [this] {
+    app.before_restored = [this, &app] {
+      shared_memory_ = SharedMemoryOf(app);
       pager_ = std::make_unique<FakePager>(target()->Pages("app"));
       if (before_standing_) before_standing_();
     };
@@ -845,6 +890,7 @@ class PostCopyTest : public TwoNodesTest {
     source_.reset();  // it uses what is here
   }
 
+  std::string shared_memory_;              // as the restore found it
   std::function<void()> before_standing_;  // in the target's restore; to be set before
   std::atomic<bool> held_ = false;
   std::function<void()> on_read_;  // once released, with mutex_ held; to be set before
@@ -893,6 +939,19 @@ TEST_F(PostCopyTest, APageThatTheRestoreWaitsForComesBeforeTheDecision) {
   };
   Move();
   EXPECT_TRUE(came);
+  Release();
+  ExpectAllArrives();
+}
+
+TEST_F(PostCopyTest, SharedMemoryIsWholeWhenTheRestoreBegins) {
+  for (size_t page = 0; page < 500; ++page) memory_.WriteShared(page, static_cast<char>(page % 50 + 1));
+  memory_.before_last = [this] {
+    for (size_t page = 100; page < 200; ++page) memory_.WriteShared(page, 'z');
+  };
+  Move();
+  EXPECT_TRUE(shared_memory_ == memory_.SharedContent()) << shared_memory_.substr(0, 20);
+  EXPECT_GE(source_->status().pre_copy.rounds, 2) << "one does not tell how fast it is written";
+  EXPECT_EQ(pager_->began_with(), kDirty) << "of what is the task's own";
   Release();
   ExpectAllArrives();
 }

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agent/memory/page_store.h"
+#include "agent/memory/shared_key.h"
 #include "agent/transfer/frame.h"
 #include "agent/transfer/little_endian.h"
 #include "gmock/gmock.h"
@@ -33,12 +34,18 @@ std::vector<PageRun> RandomRuns(std::mt19937_64& random, size_t most) {
   return runs;
 }
 
+// A task's process id, or the key of an object of shared memory.
+pid_t RandomTask(std::mt19937_64& random) {
+  if (random() % 3 == 0) return memory::SharedKey(1 + static_cast<uint32_t>(random() % memory::kMaxSharedId));
+  return 1 + static_cast<pid_t>(random() % kMaxContainerPid);
+}
+
 // Property: what is encoded is decoded.
 TEST(PageFrameTest, PagesComeBackAsTheyWereSent) {
   std::mt19937_64 random(2);
   for (int i = 0; i < 300; ++i) {
     Pages pages{.container = std::string(1 + random() % kMaxContainerName, 'c'),
-                .container_pid = 1 + static_cast<pid_t>(random() % kMaxContainerPid),
+                .container_pid = RandomTask(random),
                 .encoding = static_cast<Encoding>(random() % 3)};
     for (const PageRun& run : RandomRuns(random, 60)) {
       if (!run.zero && pages.content_bytes + run.range.bytes() > kMaxDataBytes) continue;
@@ -61,7 +68,7 @@ TEST(PageFrameTest, PagesComeBackAsTheyWereSent) {
 TEST(PageFrameTest, WhatIsKeptComesBackAsItWasSent) {
   std::mt19937_64 random(4);
   for (int i = 0; i < 300; ++i) {
-    KeepPages keep{.container = "app", .container_pid = 1 + static_cast<pid_t>(random() % kMaxContainerPid)};
+    KeepPages keep{.container = "app", .container_pid = RandomTask(random)};
     for (const PageRun& run : RandomRuns(random, 100)) memory::Append(keep.ranges, run.range);
     keep.window = {keep.ranges.empty() ? 0 : keep.ranges.front().start,
                    keep.ranges.empty() ? kPage : keep.ranges.back().end + random() % 2 * kPage};
@@ -72,7 +79,9 @@ TEST(PageFrameTest, WhatIsKeptComesBackAsItWasSent) {
     EXPECT_EQ(decoded->window, keep.window);
     EXPECT_EQ(decoded->ranges, keep.ranges);
   }
-  const KeepPages tasks{.container = "app", .tasks = {1, 7, kMaxContainerPid}};
+  const KeepPages tasks{
+      .container = "app",
+      .tasks = {1, 7, kMaxContainerPid, memory::SharedKey(1), memory::SharedKey(memory::kMaxSharedId)}};
   EXPECT_EQ(DecodeKeepPages(EncodeKeepPages(tasks))->tasks, tasks.tasks);
   const KeepPages none{.container = "app"};
   EXPECT_TRUE(DecodeKeepPages(EncodeKeepPages(none))->tasks.empty());
@@ -153,7 +162,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"Empty", Cut(0), "without its first 16 bytes"},
         Refusal{"TaskZero", Put<uint32_t>(0, 0), "pages of task 0"},
         Refusal{"TaskBeyondTheKernels", Put<uint32_t>(0, 1 << 22), "task 4194304"},
-        Refusal{"NegativeTask", Put<uint32_t>(0, 0xffffffff), "task 4294967295"},
+        Refusal{"TaskBelowTheObjects", Put<uint32_t>(0, 0x7fffffff), "task 2147483647"},
+        Refusal{"ObjectZero", Put<uint32_t>(0, 0x80000000), "task 2147483648"},
         Refusal{"Encoding", Put<uint8_t>(4, 3), "unknown encoding 3"},
         Refusal{"OtherPageSize", Put<uint8_t>(5, 21), "pages of 2^21 bytes"},
         Refusal{"NoName", Put<uint8_t>(6, 0), "a container name of 0 bytes"},
@@ -218,6 +228,8 @@ TEST(PageFrameTest, TaskZeroIsNotInAListOfTasks) {
   std::string payload = EncodeKeepPages({.container = "app", .tasks = {5}});
   Store<uint32_t>(&payload[kWindowAt], 0);
   EXPECT_THAT(DecodeKeepPages(payload).status().message(), HasSubstr("task 0"));
+  Store<uint32_t>(&payload[kWindowAt], 0x80000000);
+  EXPECT_THAT(DecodeKeepPages(payload).status().message(), HasSubstr("task 2147483648"));
 }
 
 TEST(PageFrameTest, MissingPagesGoAndComeBack) {
@@ -265,6 +277,7 @@ INSTANTIATE_TEST_SUITE_P(
     All, RefusedMissingTest,
     testing::Values(
         Refusal{"TaskZero", Put<uint32_t>(0, 0), "missing pages of task 0"},
+        Refusal{"SharedMemory", Put<uint32_t>(0, 0x80000001), "missing pages of task 2147483649"},
         Refusal{"Encoded", Put<uint8_t>(4, 1), "with content"},
         Refusal{"Content", Put<uint32_t>(12, 1), "with content"},
         Refusal{"Cut", Cut(kWindowAt + 20), "of the wrong length"},

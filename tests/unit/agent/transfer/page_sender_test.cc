@@ -179,6 +179,31 @@ TEST_F(PageSenderTest, WhatIsTheSameAsBeforeIsNotSentAgain) {
   EXPECT_EQ(frames_, 0);
 }
 
+// Of memory of which nobody knows where it was written: all of it is compared.
+TEST_F(PageSenderTest, WhatDiffersFromWhatWasSentIsFoundInPlace) {
+  constexpr uint64_t kPages = 5000;  // several pieces of several threads
+  task_.Fill(0, kPages, 1);
+  task_.FillWith(3000, 3100, '\0');
+  std::string memory;
+  for (uint64_t page = 0; page < kPages; ++page) memory += task_.pages[page];
+  const Ranges all = {PageRange(0, 4000), PageRange(4100, kPages)};
+  EXPECT_EQ(sender_.Differing(kTask, all, memory.data()), all) << "nothing was sent";
+  ASSERT_TRUE(Send(all).ok());
+  EXPECT_THAT(sender_.Differing(kTask, all, memory.data()), IsEmpty());
+  for (const uint64_t page : {0, 1, 1023, 1024, 3050, 4050, 4999}) memory[(page + 1) * kPage - 1] ^= 1;
+  memory.replace(2000 * kPage, 10 * kPage, 10 * kPage, '\0');
+  EXPECT_THAT(sender_.Differing(kTask, all, memory.data()),
+              ElementsAre(PageRange(0, 2), PageRange(1023, 1025), PageRange(2000, 2010),
+                          PageRange(3050, 3051), PageRange(4999, 5000)))
+      << "page 4050 was not asked about";
+  ASSERT_TRUE(
+      Carry([&] { return sender_.KeepPages(kTask, {PageRange(10, kPages)}, transfer::Soon()); }).ok());
+  EXPECT_THAT(sender_.Differing(kTask, {PageRange(5, 12)}, memory.data()), ElementsAre(PageRange(5, 10)))
+      << "what the target dropped";
+  Reconnect();
+  EXPECT_EQ(sender_.Differing(kTask, all, memory.data()), all) << "nothing was acknowledged";
+}
+
 TEST_F(PageSenderTest, ZeroPagesGoAsRanges) {
   task_.FillWith(0, 5000, '\0');
   task_.FillWith(2500, 2501, 'x');
