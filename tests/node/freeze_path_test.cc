@@ -18,6 +18,7 @@
 #include "agent/guard/client.h"
 #include "agent/memory/page_store.h"
 #include "agent/memory/shared_key.h"
+#include "agent/memory/short_smaps.h"
 #include "agent/memory/tracker.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -141,12 +142,14 @@ struct SharedState {
   }
 };
 
-// The same for two processes that share memory, which CRIU moves, or the engine. What the sender needs to
-// compare it is not in here: 90 ms a GiB beside the dump, by one processor.
+// The same for two processes that share 1 GiB, three quarters of it written, which CRIU moves, or the engine.
+// What the sender needs to compare it is not in here: 90 ms a GiB beside the dump, by one processor.
 void MeasureSharedMemory(bool by_engine, int runs) {
   Samples dump("dump: gate to the guard's answer"), last("last look, beside it"),
       standing("restore: gate to standing frozen");
   const Sandbox here, there;
+  const absl::StatusOr<memory::ShortSmaps> smaps = memory::ShortSmaps::Load();
+  ASSERT_TRUE(smaps.ok()) << smaps.status();
   for (int run = 0; run < runs; ++run) {
     Container source("source", here, {"shared", "1024"});
     source.Start();
@@ -155,6 +158,7 @@ void MeasureSharedMemory(bool by_engine, int runs) {
     ASSERT_TRUE(tracker.ok()) << tracker.status();
     agent_api::GuardSpec spec = SpecFor({&source}, absl::Seconds(60));
     spec.containers[0].hidden = source.work() + "/hidden";
+    spec.containers[0].smaps = source.work() + "/smaps";
     auto guard = guard::StartGuard(spec, {.binary = Node::Get().guard, .spec_file = spec.journal + ".spec"});
     ASSERT_TRUE(guard.ok()) << guard.status();
     Expect(guard->Arm());
@@ -165,6 +169,7 @@ void MeasureSharedMemory(bool by_engine, int runs) {
     shared.Take(**tracker, *round);  // as if all had gone over before
     const std::vector<TaskMemory> memory = TakeMemory(source.cgroup());
     WriteHidden(spec.containers[0].hidden, memory);
+    ASSERT_TRUE(smaps->Write("/proc", source.cgroup(), spec.containers[0].smaps).ok());
     if (by_engine) {
       ASSERT_TRUE(
           WriteFileDurably(spec.containers[0].hidden, shared.hidden + *ReadFile(spec.containers[0].hidden))
