@@ -71,16 +71,18 @@ int WaitFrozen(const char* cgroup) {
 }
 
 // For kernels before 5.14, which have no cgroup.kill. Not this process, which may be in the cgroup still.
-void KillOneByOne(const char* cgroup) {
+// False: none was killed.
+bool KillOneByOne(const char* cgroup) {
   char path[kMaxPath + 32];
   snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup);
   FILE* file = fopen(path, "re");
-  if (file == nullptr) return;
+  if (file == nullptr) return false;
   int pid = 0;
   while (fscanf(file, "%d", &pid) == 1) {
     if (pid > 0 && pid != getpid()) kill(pid, SIGKILL);
   }
   fclose(file);
+  return true;
 }
 
 // Waits for the byte; the other end of the FIFO may not even be there yet.
@@ -123,7 +125,11 @@ bool HoldContainer(const Settings& settings) {
   if (error == 0 && AllSharedTaken()) return true;
   if (error != 0) Say("cannot freeze", settings.hold_cgroup, error);
   Say("killing the restored container: it must not run before it is told to", settings.hold_cgroup, 0);
-  if (WriteControl(settings.hold_cgroup, "cgroup.kill", "1") != 0) KillOneByOne(settings.hold_cgroup);
+  const bool killed =
+      WriteControl(settings.hold_cgroup, "cgroup.kill", "1") == 0 || KillOneByOne(settings.hold_cgroup);
+  // CRIU would wait for the first of the processes, which ends after the others, and these after CRIU, which
+  // traces them. What could not be killed is left to it.
+  if (killed) _exit(1);
   return false;
 }
 

@@ -10,8 +10,9 @@ namespace godwit::preload {
 // it is in and go on. False: it is still there, and why is in the messages file.
 bool LeaveContainer(const Settings& settings);
 
-// Freezes the container's cgroup, which this process has left, and returns when it is frozen. False: the
-// container was killed instead, and why is in the messages file.
+// Freezes the container's cgroup, which this process has left, and returns when it is frozen. Where that
+// fails the container is killed and CRIU ends, and why is in the messages file. False: it could not be
+// killed.
 bool HoldContainer(const Settings& settings);
 
 // Tells who waits for the end of the dump, if somebody does.
