@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "agent/journal/journal.h"
+#include "agent/migration/decisions.h"
 #include "agent/migration/reasons.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -27,6 +28,11 @@ constexpr absl::Duration kRunningLimit = absl::Seconds(30);
 constexpr absl::Duration kGuardThawLimit = absl::Seconds(8);  // the guard's own are 5 s
 
 absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
+
+std::optional<GuardWord> WordOf(const absl::StatusOr<GuardReply>& reply) {
+  if (!reply.ok()) return std::nullopt;
+  return GuardWord{reply->ok, reply->state};
+}
 
 }  // namespace
 
@@ -54,20 +60,11 @@ absl::StatusOr<std::unique_ptr<Source>> Source::Recover(std::string folder, Sour
   const SourceState state = source->JournalState(&reason, &message);
   {
     absl::MutexLock lock(&source->mutex_);
-    switch (state) {
-      case SourceState::kNone:
-      case SourceState::kOpen:
-      case SourceState::kFrozen:
-        source->stage_ = SourceStage::kAborting;
-        reason = "AgentRestarted";
-        message = "the source node's agent was restarted before the decision; the pod goes on where it was";
-        break;
-      case SourceState::kCeded: source->stage_ = SourceStage::kAskingTarget; break;
-      case SourceState::kDone:
-        source->stage_ = SourceStage::kDone;
-        source->status_.target_running = true;
-        break;
-      case SourceState::kAborted: source->stage_ = SourceStage::kAborted; break;
+    source->stage_ = RecoveredStage(state);
+    source->status_.target_running = source->stage_ == SourceStage::kDone;
+    if (source->stage_ == SourceStage::kAborting) {
+      reason = "AgentRestarted";
+      message = "the source node's agent was restarted before the decision; the pod goes on where it was";
     }
     if (const auto records = journal::ReplayJournal<SourceState>(absl::StrCat(source->folder_, "/journal"));
         records.ok()) {
@@ -155,15 +152,10 @@ absl::Status Source::SetLimits(const agent_api::PreCopyLimits& limits) {
 
 absl::Status Source::Abort(const std::string& reason, const std::string& message) {
   absl::MutexLock lock(&mutex_);
-  switch (stage_) {
-    case SourceStage::kAborting:
-    case SourceStage::kAborted: return absl::OkStatus();
-    case SourceStage::kConnecting:
-    case SourceStage::kCopying:
-    case SourceStage::kFreezing:
-    case SourceStage::kSending:
-    case SourceStage::kAwaitingPrepared: break;
-    default:
+  switch (AbortIn(stage_)) {
+    case AbortAnswer::kNoted: break;
+    case AbortAnswer::kAlready: return absl::OkStatus();
+    case AbortAnswer::kTooLate:
       return absl::FailedPreconditionError(absl::StrCat("migration ", spec_.migration.uid,
                                                         " is decided: the source has ceded (", NameOf(stage_),
                                                         "); too late to abort"));
@@ -181,8 +173,7 @@ absl::Status Source::Finish(absl::Duration limit, bool abandon) {
   if (stage_ == SourceStage::kDone) return absl::OkStatus();
   const bool target_runs = status_.target_running && StateOf(stage_) == SourceState::kCeded;
   abandon_ = abandon_ || (abandon && target_runs);
-  const bool recovered = stage_ == SourceStage::kTargetRuns || stage_ == SourceStage::kKilling;
-  if (!recovered && !(target_runs && (!serves_ || abandon_))) {
+  if (!MayBeKilled(stage_, status_.target_running, serves_, abandon_)) {
     return absl::FailedPreconditionError(
         absl::StrCat("migration ", spec_.migration.uid,
                      ": the source is only killed once the target runs; now: ", NameOf(stage_)));
@@ -270,7 +261,15 @@ SourceEvent Source::FailBecause(const std::string& reason, const std::string& me
                       : heard_.aborted.has_value() ? heard_.aborted->message
                                                    : message;
   }
-  return heard_.aborted.has_value() ? SourceEvent::kTargetAborted : SourceEvent::kFailed;
+  return Failure(Hears());
+}
+
+SourceHears Source::Hears() const {
+  return {.abort_wanted = abort_.has_value(),
+          .prepared = heard_.prepared,
+          .running = heard_.running.has_value(),
+          .target_aborted = heard_.aborted.has_value(),
+          .lost = !heard_.lost.ok()};
 }
 
 SourceEvent Source::Fail(const absl::Status& status, absl::string_view otherwise) {
@@ -302,17 +301,17 @@ SourceEvent Source::AwaitPrepared() {
                !heard_.lost.ok() || !heard_.wanted.empty();
       };
       mutex_.AwaitWithTimeout(absl::Condition(&word), kLook);
-      if (!abort_.has_value() && !heard_.aborted.has_value() && heard_.prepared) return SourceEvent::kDone;
       if (stop_) return SourceEvent::kFailed;
     }
-    bool over = false;
+    std::optional<SourceEvent> event;
     absl::Status lost;
     {
       absl::MutexLock lock(&mutex_);
-      over = abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok();
+      event = WhilePreparing(Hears(), /*over=*/false);
       lost = heard_.lost;
     }
-    if (over)
+    if (event == SourceEvent::kDone) return *event;
+    if (event.has_value())
       return FailBecause("ConnectionLost",
                          absl::StrCat("the connection to the target node broke before it had restored all: ",
                                       lost.message()));
@@ -333,17 +332,22 @@ SourceEvent Source::AwaitPrepared() {
 SourceEvent Source::Cede() {
   {
     absl::MutexLock lock(&mutex_);
-    if (stop_ || abort_.has_value()) {
+    const std::optional<SourceEvent> event = stop_ ? SourceEvent::kFailed : BeforeCeding(Hears());
+    if (event.has_value()) {
       status_.reason = abort_.has_value() ? abort_->reason : "";
       status_.message = abort_.has_value() ? abort_->message : "";
-      return SourceEvent::kFailed;
+      return *event;
     }
   }
   const absl::Time begin = absl::Now();
   const absl::StatusOr<GuardReply> reply = guard_->Cede();
-  if (!reply.ok()) return SourceEvent::kUnknown;
-  AddStep("cede", "", begin);
-  if (reply->ok && reply->state == SourceState::kCeded) return SourceEvent::kDone;
+  if (reply.ok()) AddStep("cede", "", begin);
+  SourceEvent event;
+  {
+    absl::MutexLock lock(&mutex_);
+    event = AfterCeding(WordOf(reply), Hears());
+  }
+  if (event == SourceEvent::kDone || event == SourceEvent::kUnknown) return event;
   return FailBecause(reply->reason, reply->message);
 }
 
@@ -352,14 +356,14 @@ SourceEvent Source::AskGuard() {
   std::string reason;
   std::string message;
   const absl::Status guard = EnsureGuard();  // one that was not ceded is thawed by this
-  switch (JournalState(&reason, &message)) {
-    case SourceState::kCeded:
-    case SourceState::kDone: return SourceEvent::kDone;
-    case SourceState::kAborted: return FailBecause(reason.empty() ? "GuardLost" : reason, message);
-    case SourceState::kNone:
-    case SourceState::kOpen:
-    case SourceState::kFrozen: break;
+  const SourceState state = JournalState(&reason, &message);
+  SourceEvent event;
+  {
+    absl::MutexLock lock(&mutex_);
+    event = AfterAskingGuard(state, Hears());
   }
+  if (event == SourceEvent::kDone) return event;
+  if (event != SourceEvent::kUnknown) return FailBecause(reason.empty() ? "GuardLost" : reason, message);
   {
     absl::MutexLock lock(&mutex_);
     hint_ = absl::StrCat("the guard's decision is not known: ", guard.message());
@@ -384,12 +388,12 @@ SourceEvent Source::Commit() {
       return stop_ || heard_.running.has_value() || heard_.aborted.has_value() || !heard_.lost.ok();
     };
     mutex_.AwaitWithTimeout(absl::Condition(&word), kRunningLimit);
-    if (heard_.aborted.has_value()) {
+    const std::optional<SourceEvent> event = WhileCommitting(Hears(), /*late=*/true);
+    if (event == SourceEvent::kTargetAborted) {
       status_.reason = heard_.aborted->reason;
       status_.message = heard_.aborted->message;
-      return SourceEvent::kTargetAborted;
     }
-    if (!heard_.running.has_value()) return SourceEvent::kUnknown;
+    if (event != SourceEvent::kDone) return *event;
     timings = *heard_.running;
     serves_ = timings.missing;
   }
@@ -417,22 +421,14 @@ SourceEvent Source::AskTarget() {
   }
   transfer::HelloOk answer;
   const absl::Status status = OpenStream(HelloFor(/*ask=*/true, /*resume=*/false), kReachLimit, &answer);
-  if (status.ok()) {
-    switch (answer.state) {
-      case agent_api::TargetState::kPrepared:
-      case agent_api::TargetState::kRunning:
-        return SourceEvent::kDone;  // COMMIT again: the target may hear it twice
-      case agent_api::TargetState::kAborted: {
-        absl::MutexLock lock(&mutex_);
-        status_.reason = answer.reason;
-        status_.message = answer.message;
-        return SourceEvent::kTargetAborted;
-      }
-      case agent_api::TargetState::kNone:
-      case agent_api::TargetState::kOpen:
-        break;  // it is about to abort, or has forgotten: not for us to guess
-    }
+  const SourceEvent event =
+      AfterAskingTarget(status.ok() ? std::optional(answer.state) : std::nullopt);
+  if (event == SourceEvent::kTargetAborted) {
+    absl::MutexLock lock(&mutex_);
+    status_.reason = answer.reason;
+    status_.message = answer.message;
   }
+  if (event != SourceEvent::kUnknown) return event;
   {
     absl::MutexLock lock(&mutex_);
     hint_ =
@@ -448,22 +444,23 @@ SourceEvent Source::AskTarget() {
 
 SourceEvent Source::TakeBack() {
   absl::Status status = EnsureGuard();
+  std::optional<GuardWord> word;
   if (status.ok()) {
     const absl::StatusOr<GuardReply> reply = guard_->TargetAborted(this->status().message);
-    status = reply.status();
-    if (reply.ok() && (reply->ok || reply->state == SourceState::kAborted)) {
-      EndFreeze(absl::ZeroDuration());
-      if (node_.froze) node_.froze(this->status());
-      return SourceEvent::kDone;
-    }
-    if (reply.ok()) status = absl::InternalError(reply->message);
+    word = WordOf(reply);
+    status = reply.ok() ? absl::InternalError(reply->message) : reply.status();
   }
   std::string reason;
   std::string message;
-  if (JournalState(&reason, &message) == SourceState::kAborted) return SourceEvent::kDone;
+  const SourceEvent event = AfterTakingBack(word, JournalState(&reason, &message));
+  if (event == SourceEvent::kDone) {
+    EndFreeze(absl::ZeroDuration());
+    if (node_.froze) node_.froze(this->status());
+    return event;
+  }
   LOG(ERROR) << Log("the source is not thawed yet").With("migration", spec_.migration.uid).With(status);
   Pause(absl::Seconds(1));
-  return SourceEvent::kUnknown;
+  return event;
 }
 
 std::optional<SourceEvent> Source::AwaitFinish() {
@@ -478,18 +475,20 @@ std::optional<SourceEvent> Source::AwaitFinish() {
 
 SourceEvent Source::Kill() {
   absl::Status status = EnsureGuard();
+  std::optional<GuardWord> word;
   if (status.ok()) {
     const absl::StatusOr<GuardReply> reply = guard_->Kill();
-    if (reply.ok() && reply->ok) return SourceEvent::kDone;
+    word = WordOf(reply);
     status =
         reply.ok() ? absl::InternalError(absl::StrCat(reply->reason, ": ", reply->message)) : reply.status();
   }
   std::string reason;
   std::string message;
-  if (JournalState(&reason, &message) == SourceState::kDone) return SourceEvent::kDone;
+  const SourceEvent event = AfterKilling(word, JournalState(&reason, &message));
+  if (event == SourceEvent::kDone) return event;
   absl::MutexLock lock(&mutex_);
   finish_result_ = Annotate(status, "the frozen source was not killed");
-  return SourceEvent::kUnknown;
+  return event;
 }
 
 SourceEvent Source::Thaw() {
@@ -509,10 +508,8 @@ SourceEvent Source::Thaw() {
   }
   guard = nullptr;
   for (const absl::Time deadline = After(kGuardThawLimit); absl::Now() < deadline;) {
-    const SourceState state = JournalState(&reason, &message);
-    const bool frozen = state == SourceState::kFrozen || state == SourceState::kCeded;
-    if (state == SourceState::kNone ||
-        state == SourceState::kOpen) {  // never frozen: nobody else writes this down
+    const ThawStep step = NextThawStep(JournalState(&reason, &message));
+    if (step == ThawStep::kWriteAborted) {
       absl::StatusOr<journal::SourceJournal> journal =
           journal::SourceJournal::Open(absl::StrCat(folder_, "/journal"));
       if (journal.ok())
@@ -520,7 +517,7 @@ SourceEvent Source::Thaw() {
                                .reason = this->status().reason,
                                .message = this->status().message});
     }
-    if (!frozen) {
+    if (step != ThawStep::kLookAgain) {
       EndFreeze(absl::ZeroDuration());
       TellAbortHere();
       if (this->status().frozen_at != absl::Time() && node_.froze) node_.froze(this->status());

@@ -23,6 +23,7 @@
 #include "absl/time/time.h"
 #include "agent/api/host_protocol.h"
 #include "agent/api/messages.h"
+#include "agent/migration/decisions.h"
 #include "agent/migration/file_rounds.h"
 #include "agent/migration/guard_port.h"
 #include "agent/migration/handover.h"
@@ -121,6 +122,7 @@ class Source {
   std::optional<SourceEvent> AwaitFinish();
   SourceEvent Kill();
   SourceEvent Thaw();
+  SourceHears Hears() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   SourceEvent Fail(const absl::Status& status, absl::string_view otherwise) ABSL_LOCKS_EXCLUDED(mutex_);
   SourceEvent FailBecause(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
 

@@ -303,8 +303,7 @@ void Source::TellAbort() {
     absl::StatusOr<std::unique_ptr<transfer::Stream>> stream =
         Reach(HelloFor(/*ask=*/true, /*resume=*/false), kTellLimit, &answer);
     if (stream.ok()) {
-      if (answer.state != agent_api::TargetState::kOpen && answer.state != agent_api::TargetState::kPrepared)
-        return;
+      if (!TellsAbort(answer.state)) return;
       if ((*stream)->SendMessage(FrameType::kAbort, reason, After(kTellLimit)).ok()) {
         (void)(*stream)->Receive(After(kTellLimit));  // its own ABORT, or the end
         return;

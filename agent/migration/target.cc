@@ -72,21 +72,13 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Recover(std::string folder, Targ
   }
   {
     absl::MutexLock lock(&target->mutex_);
-    switch (state) {
-      case TargetState::kNone:
-      case TargetState::kOpen:
-        target->stage_ = TargetStage::kAborting;
-        target->abort_ = {"AgentRestarted",
-                          "the target node's agent was restarted before all containers were restored"};
-        break;
-      case TargetState::kPrepared: target->stage_ = TargetStage::kPrepared; break;
-      case TargetState::kRunning: target->stage_ = TargetStage::kCommitting; break;
-      case TargetState::kAborted: {
-        const journal::TargetRecord& last = target->journal_.records().back();
-        target->stage_ = TargetStage::kAborted;
-        target->abort_ = {last.reason, last.message};
-        break;
-      }
+    target->stage_ = RecoveredStage(state);
+    if (target->stage_ == TargetStage::kAborting) {
+      target->abort_ = {"AgentRestarted",
+                        "the target node's agent was restarted before all containers were restored"};
+    } else if (target->stage_ == TargetStage::kAborted) {
+      const journal::TargetRecord& last = target->journal_.records().back();
+      target->abort_ = {last.reason, last.message};
     }
   }
   // Fails for permits that are aborted on the disk already: they go on being refused without the table, and
@@ -157,10 +149,12 @@ absl::Status Target::Abort(const std::string& reason, const std::string& message
   bool restoring = false;
   {
     absl::MutexLock lock(&mutex_);
-    if (stage_ == TargetStage::kAborting || stage_ == TargetStage::kAborted) return absl::OkStatus();
-    if (stage_ == TargetStage::kCommitting || StateOf(stage_) == TargetState::kRunning) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("migration ", request_.uid, " is committed on this node: too late to abort"));
+    switch (AbortIn(stage_)) {
+      case AbortAnswer::kNoted: break;
+      case AbortAnswer::kAlready: return absl::OkStatus();
+      case AbortAnswer::kTooLate:
+        return absl::FailedPreconditionError(
+            absl::StrCat("migration ", request_.uid, " is committed on this node: too late to abort"));
     }
     if (!abort_.has_value()) abort_ = {reason, message};
     restoring = stage_ == TargetStage::kRestoring;
@@ -513,72 +507,85 @@ std::optional<TargetEvent> Target::AwaitVerdict() {
     return TargetEvent::kCommit;  // a restore from a checkpoint: there is nobody else to decide
   if (!recovered_) Tell(FrameType::kPrepared);
   for (;;) {
+    bool abort = false;
     bool commit = false;
     {
       absl::MutexLock lock(&mutex_);
       auto word = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return Interrupted() || commit_; };
       mutex_.AwaitWithTimeout(absl::Condition(&word), kLook);
       if (stop_) return std::nullopt;
-      if (abort_.has_value()) return TargetEvent::kFailed;
+      abort = abort_.has_value();
       commit = commit_;
     }
-    if (absl::Status status = CheckCopies(); !status.ok()) {
-      SetFailure("CopyDied", absl::StrCat("a restored container ended before it ran: ", status.message()));
-      return TargetEvent::kFailed;
-    }
-    if (commit) return TargetEvent::kCommit;
+    const absl::Status standing = abort ? absl::OkStatus() : CheckCopies();
+    if (!standing.ok())
+      SetFailure("CopyDied", absl::StrCat("a restored container ended before it ran: ", standing.message()));
+    if (const auto event = WhilePrepared(abort, standing.ok(), commit); event.has_value()) return event;
   }
 }
 
-// RUNNING first: were the permits spent before it, a crash in between and the copy's death would start the
-// pod afresh here while the source, told ABORTED, goes on there. On the disk the permits are spent when the
-// pod runs: until then a `create` asks the agent, or waits for one that goes on here.
 std::optional<TargetEvent> Target::Commit() {
-  const absl::Time begin = absl::Now();
-  const permits::PermitSpec permit{request_.uid, request_.pod.uid, request_.containers,
-                                   request_.create_limit};
-  // There is no way back: whatever is in the way (a full disk) has to go.
-  const auto insist = [this](const std::function<absl::Status()>& act) {
-    for (absl::Status status = act(); !status.ok(); status = act()) {
-      LOG(ERROR) << Log("the commit is not complete yet").With("migration", request_.uid).With(status);
-      if (Pause(absl::Seconds(1))) return false;
-    }
-    return true;
-  };
-  const auto run = [&]() -> absl::Status {
-    GODWIT_RETURN_IF_ERROR(WriteState(TargetState::kRunning));
-    node_.permits->Spend(permit);
-    for (const Copy& copy : copies_) GODWIT_RETURN_IF_ERROR(node_.thaw(copy.cgroup));
-    return absl::OkStatus();
-  };
+  commit_begin_ = absl::Now();
   BeginPulling();
-  if (!insist(run)) return std::nullopt;
-  AddStep("commit", "", begin);
-  {
-    absl::MutexLock lock(&mutex_);
-    thawed_ = absl::Now();
+  for (const CommitAct act : kCommitActs) {
+    // There is no way back: whatever is in the way (a full disk) has to go.
+    for (absl::Status status = Do(act); !status.ok(); status = Do(act)) {
+      LOG(ERROR) << Log("the commit is not complete yet").With("migration", request_.uid).With(status);
+      if (Pause(absl::Seconds(1))) return std::nullopt;
+    }
   }
-  Tell(FrameType::kRunning);
-  if (!insist([&] { return node_.permits->WriteSpent(permit); })) return std::nullopt;
   return TargetEvent::kDone;
 }
 
+absl::Status Target::Do(CommitAct act) {
+  const permits::PermitSpec permit{request_.uid, request_.pod.uid, request_.containers,
+                                   request_.create_limit};
+  switch (act) {
+    case CommitAct::kWriteRunning: return WriteState(TargetState::kRunning);
+    case CommitAct::kSpendPermits: node_.permits->Spend(permit); break;
+    case CommitAct::kThaw:
+      for (const Copy& copy : copies_) GODWIT_RETURN_IF_ERROR(node_.thaw(copy.cgroup));
+      break;
+    case CommitAct::kTellRunning: {
+      AddStep("commit", "", commit_begin_);
+      {
+        absl::MutexLock lock(&mutex_);
+        thawed_ = absl::Now();
+      }
+      Tell(FrameType::kRunning);
+      break;
+    }
+    case CommitAct::kWriteSpent: return node_.permits->WriteSpent(permit);
+  }
+  return absl::OkStatus();
+}
+
 TargetEvent Target::EndCopy() {
-  std::string message;
-  {
-    absl::MutexLock lock(&mutex_);
-    message = absl::StrCat("the migration was aborted: ", abort_->reason, ": ", abort_->message);
+  for (const EndAct act : kEndActs) {
+    const absl::Status status = Do(act);
+    if (status.ok()) continue;
+    LOG(ERROR) << Log("the abort is not complete yet").With("migration", request_.uid).With(status);
+    Pause(absl::Seconds(1));
+    return TargetEvent::kFailed;
   }
-  absl::Status status = node_.permits->Abort(request_.uid, message, kEndLimit);
-  if (absl::IsNotFound(status) && recovered_) status = node_.destroy_left_copies(request_.pod.uid);
-  if (status.ok()) status = WriteState(TargetState::kAborted);
-  if (status.ok()) {
-    Tell(FrameType::kAbort);
-    return TargetEvent::kDone;
+  return TargetEvent::kDone;
+}
+
+absl::Status Target::Do(EndAct act) {
+  switch (act) {
+    case EndAct::kEndPermitsAndCopies: {
+      std::string message;
+      {
+        absl::MutexLock lock(&mutex_);
+        message = absl::StrCat("the migration was aborted: ", abort_->reason, ": ", abort_->message);
+      }
+      const absl::Status status = node_.permits->Abort(request_.uid, message, kEndLimit);
+      return absl::IsNotFound(status) && recovered_ ? node_.destroy_left_copies(request_.pod.uid) : status;
+    }
+    case EndAct::kWriteAborted: return WriteState(TargetState::kAborted);
+    case EndAct::kTellAbort: Tell(FrameType::kAbort); break;
   }
-  LOG(ERROR) << Log("the abort is not complete yet").With("migration", request_.uid).With(status);
-  Pause(absl::Seconds(1));
-  return TargetEvent::kFailed;
+  return absl::OkStatus();
 }
 
 // A journal that failed is opened anew: only its file knows whether the record is there.

@@ -26,6 +26,7 @@
 #include "agent/journal/journal.h"
 #include "agent/memory/page_server.h"
 #include "agent/memory/page_store.h"
+#include "agent/migration/decisions.h"
 #include "agent/migration/handover.h"
 #include "agent/migration/pod_on_node.h"
 #include "agent/migration/pull.h"
@@ -167,7 +168,9 @@ class Target {
   TargetEvent Prepare();
   std::optional<TargetEvent> AwaitVerdict();
   std::optional<TargetEvent> Commit();
+  absl::Status Do(CommitAct act);
   TargetEvent EndCopy();
+  absl::Status Do(EndAct act);
 
   // Pulling what a post-copy left with the source, in target_pull.cc.
   std::unique_ptr<Pull> MakePull(const std::string& container, bool known);
@@ -218,6 +221,7 @@ class Target {
   std::vector<Copy> copies_;
   bool recovered_ = false;
   absl::Duration create_wait_;
+  absl::Time commit_begin_;
   // Of the one thread that serves the stream which brings the state.
   std::optional<transfer::FileReceiver> files_;
   std::optional<transfer::PageReceiver> pages_;
@@ -236,8 +240,6 @@ class Target {
   // Whose restore can begin and wait at its gate, and the files that came before the freeze.
   std::map<std::string, ContainerState> armed_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<transfer::Stream> stream_ ABSL_GUARDED_BY(mutex_);  // the source's newest
-  // The streams that bring the state: one at a time; rounds of pages may be resumed over another.
-  enum class Bringing { kNotBegun, kServed, kCut };
   Bringing bringing_ ABSL_GUARDED_BY(mutex_) = Bringing::kNotBegun;
   absl::Status cut_ ABSL_GUARDED_BY(mutex_);
   absl::Time resume_by_ ABSL_GUARDED_BY(mutex_);  // with kCut

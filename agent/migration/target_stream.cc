@@ -57,9 +57,7 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
       answer.reason = abort_->reason;
       answer.message = abort_->message;
     }
-    const Bringing expected = hello.resume ? Bringing::kCut : Bringing::kNotBegun;
-    refused =
-        !hello.ask && (bringing_ != expected || stage_ != TargetStage::kRestoring || abort_.has_value());
+    refused = !TakesStream(hello.ask, hello.resume, bringing_, stage_, abort_.has_value());
     if (!refused) {
       if (!hello.ask) bringing_ = Bringing::kServed;
       stream_ = stream;
@@ -88,11 +86,10 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
   for (const absl::Time deadline = After(kDrainLimit); stream->Receive(deadline).ok();) continue;
 }
 
-// OK when another stream may go on where this one was cut. Only rounds can be resumed: once a restore waits
-// at its gate the source stands still, or is about to.
+// OK when another stream may go on where this one was cut.
 absl::Status Target::AwaitResumption(const absl::Status& cut) {
   absl::MutexLock lock(&mutex_);
-  if (!armed_.empty() || !in_rounds_ || Interrupted()) return cut;
+  if (!MayResume(!armed_.empty(), in_rounds_, Interrupted())) return cut;
   LOG(WARNING) << Log("the source's stream was cut; waiting for it to come back")
                       .With("migration", request_.uid)
                       .With(cut);
@@ -217,7 +214,7 @@ void Target::ServeVerdict(const std::shared_ptr<transfer::Stream>& stream) {
   bool open = false;
   {
     absl::MutexLock lock(&mutex_);
-    open = stage_ == TargetStage::kRestoring && !abort_.has_value() && !stop_;
+    open = LossAborts(stage_, abort_.has_value()) && !stop_;
     if (stream_ == stream) alone_since_ = absl::Now();
   }
   if (open)
@@ -243,7 +240,7 @@ absl::Status Target::HearVerdict(const std::shared_ptr<transfer::Stream>& stream
         absl::MutexLock lock(&mutex_);
         commit_ = true;
         // Also while the permits are being written: whoever hung up before has not heard it.
-        running = thawed_.has_value() || StateOf(stage_) == TargetState::kRunning;
+        running = RunsAlready(stage_, thawed_.has_value());
         break;
       }
       case FrameType::kPages:

@@ -9,6 +9,9 @@
 namespace godwit::guard {
 namespace {
 
+constexpr absl::Duration kFirstAgent = absl::Seconds(30);  // to connect at all, with nothing frozen yet
+constexpr absl::Duration kLinger = absl::Seconds(30);      // an agent may ask how it ended
+
 // A dump is asked to end this long before the freeze limit: CRIU needs a moment to heal the tasks.
 absl::Duration Margin(absl::Duration limit) { return std::min(limit / 10, absl::Milliseconds(500)); }
 
@@ -289,6 +292,12 @@ void Guard::Abort(absl::string_view reason, absl::string_view message, absl::Dur
                    .With("frozenFor", frozen_for_)
                    .With("journal", status.ToString());
   Disarm();  // at last: it may take a moment, and the pod runs
+}
+
+bool MayEnd(const Guard& guard, bool had_agent, bool has_agent, absl::Duration idle) {
+  if (guard.dumping()) return false;
+  if (guard.finished()) return (had_agent && !has_agent) || idle > kLinger;
+  return guard.state() == SourceState::kOpen && !had_agent && idle > kFirstAgent;
 }
 
 }  // namespace godwit::guard

@@ -126,4 +126,8 @@ class Guard {
   absl::Duration frozen_for_;  // when it has ended
 };
 
+// May the process of this guard end? `had_agent`: an agent has been connected; `has_agent`: one is; `idle`:
+// since there was last something to do.
+bool MayEnd(const Guard& guard, bool had_agent, bool has_agent, absl::Duration idle);
+
 }  // namespace godwit::guard

@@ -16,8 +16,6 @@
 namespace godwit::guard {
 namespace {
 
-constexpr absl::Duration kFirstAgent = absl::Seconds(30);  // to connect at all, with nothing frozen yet
-constexpr absl::Duration kLinger = absl::Seconds(30);      // an agent may ask how it ended
 constexpr absl::Duration kReplyLimit = absl::Seconds(1);
 constexpr size_t kMaxCommands = 16;  // waiting for a dump to end
 
@@ -43,10 +41,7 @@ void Server::Run() {
 }
 
 bool Server::Finished() const {
-  if (guard_.dumping()) return false;
-  const absl::Duration idle = clock_.Monotonic() - idle_since_;
-  if (guard_.finished()) return (had_agent_ && !agent_.has_value()) || idle > kLinger;
-  return guard_.state() == SourceState::kOpen && !had_agent_ && idle > kFirstAgent;
+  return MayEnd(guard_, had_agent_, agent_.has_value(), clock_.Monotonic() - idle_since_);
 }
 
 int Server::Timeout() const {
