@@ -38,7 +38,10 @@ absl::StatusOr<GuardReply> GuardClient::Ask(const GuardCommand& command, absl::D
   if (!written.ok() && !line.ok()) return Annotate(written, what);
   if (absl::IsOutOfRange(line.status()))
     return absl::UnavailableError(absl::StrCat(what, ": the guard has ended"));
-  if (!line.ok()) return Annotate(line.status(), what);
+  if (!line.ok()) {
+    channel_.Shutdown();
+    return Annotate(line.status(), what);
+  }
   return json::Decode<GuardReply>(*line);
 }
 

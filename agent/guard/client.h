@@ -20,9 +20,9 @@ class GuardClient {
   static absl::StatusOr<GuardClient> Connect(const std::string& socket,
                                              absl::Duration limit = absl::Seconds(5));
 
-  // An error is the connection's (Unavailable: the guard is gone, DeadlineExceeded: no answer in time;
-  // useless then). A refusal is a reply with ok = false, its reason and message; the guard has thawed where
-  // its state is Aborted.
+  // An error is the connection's (Unavailable: the guard is gone, DeadlineExceeded: no answer in time), which
+  // is ended then: what is answered late must not be taken for the answer to something else. A refusal is a
+  // reply with ok = false, its reason and message; the guard has thawed where its state is Aborted.
   absl::StatusOr<agent_api::GuardReply> Arm(absl::Duration limit = absl::Seconds(20));
   absl::StatusOr<agent_api::GuardReply> Freeze(absl::Duration limit = absl::Seconds(10));
   absl::StatusOr<agent_api::GuardReply> Dump(const std::string& container, absl::Duration limit);

@@ -36,6 +36,12 @@ absl::StatusOr<std::unique_ptr<HostActs>> HostActs::Make(const GuardSpec& spec, 
   return acts;
 }
 
+HostActs::~HostActs() {
+  Disarm();
+  const bool known = journal_.has_value();
+  if (!ThawsAsItEnds(known ? std::optional(journaled()) : std::nullopt)) frozen_.Release();
+}
+
 // Everything that can be done before anything stands still.
 absl::Status HostActs::Prepare() {
   GODWIT_ASSIGN_OR_RETURN(journal::SourceJournal journal, journal::SourceJournal::Open(spec_.journal));
@@ -54,7 +60,8 @@ absl::Status HostActs::Prepare() {
     GODWIT_RETURN_IF_ERROR(criu::Prepare(plan));
     plans_[container.name] = plan;
   }
-  if (journaled() == SourceState::kFrozen || journaled() == SourceState::kCeded)
+  if (journaled() == SourceState::kFrozen || journaled() == SourceState::kCeded ||
+      journaled() == SourceState::kAborted)
     frozen_ = runtime::AdoptFrozen(Cgroups());
   return absl::OkStatus();
 }

@@ -26,7 +26,7 @@ class HostActs final : public Acts {
   // Makes the folders of the dumps and opens the journal. `proc`: where procfs is mounted.
   static absl::StatusOr<std::unique_ptr<HostActs>> Make(const GuardSpec& spec, std::string proc = "/proc",
                                                         Clock& clock = Clock::Real());
-  ~HostActs() override { Disarm(); }
+  ~HostActs() override;
 
   SourceState journaled() const { return journal_->state(); }
   // The dump that runs, or nullptr. The loop watches its descriptors, kills it at kill_at, and calls
@@ -67,7 +67,7 @@ class HostActs final : public Acts {
   Clock& clock_;
   criu::Programs programs_;
   std::optional<journal::SourceJournal> journal_;
-  std::vector<UniqueFd> claims_;  // locked, each the folder of a container's cgroup
+  std::vector<UniqueFd> claims_;             // locked, each the folder of a container's cgroup
   std::map<std::string, criu::Plan> plans_;  // by container name
   std::optional<runtime::Fence> fence_;
   absl::Status fence_status_;

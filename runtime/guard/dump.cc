@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "agent/criu/criu_log.h"
 #include "agent/criu/gate.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status.h"
 
@@ -105,7 +106,7 @@ absl::Status Dump::Result() {
 
 void Dump::Abort() {
   if (kill_at_.has_value()) return;
-  kill_at_ = absl::Now() + kGrace;
+  kill_at_ = Clock::Real().Monotonic() + kGrace;
   const absl::StatusOr<UniqueFd> file = OpenFile(plan_.abort_file, O_WRONLY);
   if (!file.ok() || pwrite(file->get(), "\1", 1, 0) != 1) {
     LOG(ERROR) << Log("cannot ask CRIU to end")

@@ -40,9 +40,9 @@ class Dump {
 
   // Asks CRIU to end early and heal the tasks itself. May be repeated.
   void Abort();
-  // When it was asked to end and should be killed if it still runs: something hangs, and a pod that stands
-  // still for ever is worse than the risk to the application.
-  std::optional<absl::Time> kill_at() const { return kill_at_; }
+  // Monotonic: when it was asked to end and should be killed if it still runs: something hangs, and a pod
+  // that stands still for ever is worse than the risk to the application.
+  std::optional<absl::Duration> kill_at() const { return kill_at_; }
   void Kill();
 
   ~Dump();
@@ -60,7 +60,7 @@ class Dump {
   UniqueFd done_;    // the FIFO's end
   bool succeeded_ = false;
   UniqueFd gate_;  // reached, not opened
-  std::optional<absl::Time> kill_at_;
+  std::optional<absl::Duration> kill_at_;
 };
 
 }  // namespace godwit::guard

@@ -9,6 +9,7 @@
 namespace godwit::guard {
 namespace {
 
+constexpr absl::Duration kLookAgain = absl::Seconds(1);    // at a journal that could not be read
 constexpr absl::Duration kFirstAgent = absl::Seconds(30);  // to connect at all, with nothing frozen yet
 constexpr absl::Duration kLinger = absl::Seconds(30);      // an agent may ask how it ended
 
@@ -21,6 +22,7 @@ Guard::Guard(const GuardSpec& spec, Acts& acts, SourceState recovered)
     : spec_(spec), acts_(acts), state_(recovered == SourceState::kNone ? SourceState::kOpen : recovered) {}
 
 void Guard::Recover(absl::Duration now) {
+  if (state_ == SourceState::kAborted) acts_.Thaw().IgnoreError();  // logged there
   if (state_ != SourceState::kFrozen) return;
   LOG(WARNING) << Log("an earlier guard died while the pod was frozen; thawing")
                       .With("migration", spec_.migration_uid);
@@ -80,8 +82,9 @@ void Guard::Disarm() {
 
 GuardReply Guard::Freeze(absl::Duration now) {
   if (state_ == SourceState::kFrozen) return Status(now);
-  if (state_ != SourceState::kOpen)
-    return Refuse("WrongState", absl::StrCat("cannot freeze: ", json::Name(state_)), now);
+  if (state_ != SourceState::kOpen || gone_)
+    return Refuse("WrongState", absl::StrCat("cannot freeze: ", gone_ ? "told to end" : json::Name(state_)),
+                  now);
   bool journaled = false;
   FreezeMoment moment;
   const auto before_freeze = [&] {
@@ -137,7 +140,7 @@ GuardReply Guard::DumpEnded(const absl::Status& result, absl::Duration now) {
 }
 
 GuardReply Guard::Cede(absl::Duration now) {
-  if (state_ == SourceState::kCeded) return Status(now);
+  if (state_ == SourceState::kCeded) return unsure_ ? WriteCeded(now) : Status(now);
   if (state_ != SourceState::kFrozen)
     return Refuse("WrongState", absl::StrCat("cannot cede: ", json::Name(state_)), now);
   for (const agent_api::GuardContainer& container : spec_.containers) {
@@ -152,13 +155,20 @@ GuardReply Guard::Cede(absl::Duration now) {
     Abort("Thawed", absl::StrCat("the pod does not stand still any more: ", frozen.message()), now);
     return Status(now);
   }
+  return WriteCeded(now);
+}
+
+// Writes the decision, or looks whether it was written when that is not known.
+GuardReply Guard::WriteCeded(absl::Duration now) {
   SourceState written = SourceState::kNone;
   const absl::Status status = acts_.Journal(SourceState::kCeded, "", "", &written);
+  unsure_ = !status.ok() && written == SourceState::kNone;
   if (status.ok() || written == SourceState::kCeded) {
     state_ = SourceState::kCeded;
     return Status(now);
   }
-  if (written == SourceState::kFrozen) {
+  if (written == SourceState::kFrozen || written == SourceState::kAborted) {
+    state_ = SourceState::kFrozen;
     Abort("JournalFailed", absl::StrCat("cannot cede: ", status.message()), now);
     return Status(now);
   }
@@ -168,6 +178,7 @@ GuardReply Guard::Cede(absl::Duration now) {
                     .With("migration", spec_.migration_uid)
                     .With(status);
   state_ = SourceState::kCeded;
+  look_again_ = now + kLookAgain;
   return Refuse(
       "JournalFailed",
       absl::StrCat("the decision may or may not be on the disk, the pod stays frozen: ", status.message()),
@@ -206,6 +217,7 @@ GuardReply Guard::TargetAborted(const std::string& message, absl::Duration now) 
         absl::StrCat("cannot write that the target aborted; the pod stays frozen: ", status.message()), now);
   }
   frozen_for_ = Status(now).frozen_for;
+  unsure_ = false;
   state_ = SourceState::kAborted;
   why_ = {"TargetAborted", message};
   const absl::Status thawed = acts_.Thaw();
@@ -230,6 +242,7 @@ GuardReply Guard::Kill(absl::Duration now) {
                   absl::StrCat("the source is dead, but the journal cannot say so: ", status.message()), now);
   }
   frozen_for_ = Status(now).frozen_for;
+  unsure_ = false;
   state_ = SourceState::kDone;
   return Status(now);
 }
@@ -255,6 +268,7 @@ void Guard::Hurry() {
 }
 
 std::optional<absl::Duration> Guard::deadline() const {
+  if (unsure_) return look_again_;
   if (state_ != SourceState::kFrozen || abort_after_dump_.has_value()) return std::nullopt;
   return frozen_since_ + spec_.freeze_limit -
          (dumping_.has_value() ? Margin(spec_.freeze_limit) : absl::ZeroDuration());
@@ -263,6 +277,10 @@ std::optional<absl::Duration> Guard::deadline() const {
 void Guard::Tick(absl::Duration now) {
   const std::optional<absl::Duration> limit = deadline();
   if (!limit.has_value() || now < *limit) return;
+  if (unsure_) {
+    WriteCeded(now);
+    return;
+  }
   AbortAfterDump("FreezeLimit",
                  absl::StrCat("the pod was frozen for its limit of ",
                               absl::FormatDuration(spec_.freeze_limit), " and goes on"),
@@ -292,6 +310,10 @@ void Guard::Abort(absl::string_view reason, absl::string_view message, absl::Dur
                    .With("frozenFor", frozen_for_)
                    .With("journal", status.ToString());
   Disarm();  // at last: it may take a moment, and the pod runs
+}
+
+bool ThawsAsItEnds(std::optional<SourceState> journaled) {
+  return journaled.has_value() && *journaled != SourceState::kCeded;
 }
 
 bool MayEnd(const Guard& guard, bool had_agent, bool has_agent, absl::Duration idle) {

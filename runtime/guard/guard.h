@@ -75,7 +75,7 @@ class Guard {
   // then.
   Guard(const GuardSpec& spec, Acts& acts, SourceState recovered);
 
-  // Thaws what an earlier guard left frozen and not ceded.
+  // Thaws what an earlier guard left frozen and not ceded, or Aborted and perhaps not thawed yet.
   void Recover(absl::Duration now);
 
   // Answers a command, or nothing while a dump runs that it started: DumpEnded answers then.
@@ -86,7 +86,7 @@ class Guard {
   void AgentGone(absl::Duration now);
   // A command to thaw has come while a dump runs.
   void Hurry();
-  // Looks at the freeze limit.
+  // Looks at the freeze limit, and again at a journal that could not be read.
   void Tick(absl::Duration now);
 
   SourceState state() const { return state_; }
@@ -103,6 +103,7 @@ class Guard {
   GuardReply Freeze(absl::Duration now);
   std::optional<GuardReply> Dump(const std::string& container, absl::Duration now);
   GuardReply Cede(absl::Duration now);
+  GuardReply WriteCeded(absl::Duration now);
   GuardReply Thaw(const std::string& message, absl::Duration now);
   GuardReply TargetAborted(const std::string& message, absl::Duration now);
   GuardReply Kill(absl::Duration now);
@@ -115,7 +116,9 @@ class Guard {
   const GuardSpec& spec_;
   Acts& acts_;
   SourceState state_;
-  bool gone_ = false;   // the agent left before anything was frozen
+  bool gone_ = false;    // the agent left before anything was frozen
+  bool unsure_ = false;  // with kCeded: nobody knows what the journal says
+  absl::Duration look_again_;
   bool armed_ = false;  // dumps may be held at their gates
   std::optional<std::string> dumping_;
   std::set<std::string> dumped_;
@@ -125,6 +128,10 @@ class Guard {
   absl::Duration frozen_since_;
   absl::Duration frozen_for_;  // when it has ended
 };
+
+// Does what stands frozen go on when the process ends, whatever ends it? Not what is ceded, or may be
+// (nullopt: the journal cannot be read).
+bool ThawsAsItEnds(std::optional<SourceState> journaled);
 
 // May the process of this guard end? `had_agent`: an agent has been connected; `has_agent`: one is; `idle`:
 // since there was last something to do.

@@ -49,7 +49,7 @@ int Server::Timeout() const {
   const absl::Duration now = clock_.Monotonic();
   if (const std::optional<absl::Duration> limit = guard_.deadline(); limit.has_value()) sleep = *limit - now;
   if (acts_.dump() != nullptr && acts_.dump()->kill_at().has_value()) {
-    sleep = std::min(sleep, *acts_.dump()->kill_at() - clock_.Now());
+    sleep = std::min(sleep, *acts_.dump()->kill_at() - now);
   }
   if (guard_.finished() || !had_agent_) sleep = std::min(sleep, absl::Seconds(1));
   if (sleep == absl::InfiniteDuration()) return -1;
@@ -130,7 +130,7 @@ void Server::WatchDump() {
   Dump* dump = acts_.dump();
   if (dump == nullptr) return;
   if (!dump->succeeded() && !dump->ended()) {
-    if (dump->kill_at().has_value() && clock_.Now() >= *dump->kill_at()) dump->Kill();
+    if (dump->kill_at().has_value() && clock_.Monotonic() >= *dump->kill_at()) dump->Kill();
     return;
   }
   const absl::Status result = acts_.FinishDump();

@@ -258,6 +258,23 @@ TEST_F(GuardTest, CedingOfWhichNobodyKnowsStaysFrozen) {
   EXPECT_THAT(acts_.did, IsEmpty());
 }
 
+TEST_F(GuardTest, CedingOfWhichNobodyKnewIsLookedAtAgain) {
+  for (const SourceState found : {SourceState::kCeded, SourceState::kFrozen}) {
+    guard_.emplace(spec_, acts_, SourceState::kNone);
+    acts_.journal_result = absl::OkStatus();
+    Dumped();
+    acts_.journal_result = absl::DataLossError("disk");
+    acts_.journal_after_error = SourceState::kNone;
+    EXPECT_FALSE(Do(GuardOp::kCede).ok);
+    ASSERT_TRUE(guard_->deadline().has_value());
+    acts_.journal_after_error = found;
+    guard_->Tick(*guard_->deadline());
+    EXPECT_EQ(guard_->state(), found == SourceState::kCeded ? SourceState::kCeded : SourceState::kAborted);
+    EXPECT_EQ(acts_.did.back() == "thaw", found == SourceState::kFrozen);
+    EXPECT_FALSE(guard_->deadline().has_value());
+  }
+}
+
 TEST_F(GuardTest, CedingThatWasWrittenInSpiteOfAnErrorCounts) {
   Dumped();
   acts_.journal_result = absl::DataLossError("disk");
@@ -374,6 +391,40 @@ TEST_F(GuardTest, ANewGuardThawsWhatADeadOneLeftFrozen) {
   second.Recover(kStart);
   EXPECT_EQ(second.state(), SourceState::kAborted);
   EXPECT_THAT(acts_.did, ElementsAre("thaw", "journal Aborted"));
+}
+
+TEST_F(GuardTest, ANewGuardThawsWhatADeadOneHadAbortedAndPerhapsNotThawed) {
+  Guard second(spec_, acts_, SourceState::kAborted);
+  second.Recover(kStart);
+  EXPECT_THAT(acts_.did, ElementsAre("thaw"));
+}
+
+TEST_F(GuardTest, WhatWasToldToEndFreezesNothing) {
+  guard_->AgentGone(kStart);
+  EXPECT_EQ(Do(GuardOp::kFreeze).reason, "WrongState");
+  EXPECT_THAT(acts_.did, IsEmpty());
+}
+
+TEST_F(GuardTest, TheEndOfTheProcessThawsOnlyWhatSurelyWasNotCeded) {
+  EXPECT_TRUE(ThawsAsItEnds(SourceState::kFrozen));
+  EXPECT_TRUE(ThawsAsItEnds(SourceState::kAborted));
+  EXPECT_FALSE(ThawsAsItEnds(SourceState::kCeded));
+  EXPECT_FALSE(ThawsAsItEnds(std::nullopt));
+}
+
+TEST_F(GuardTest, AGuardStaysWhileItHasSomethingToAnswerFor) {
+  const auto ends = [this](bool had_agent, bool has_agent, absl::Duration idle) {
+    return MayEnd(*guard_, had_agent, has_agent, idle);
+  };
+  EXPECT_FALSE(ends(false, false, absl::Seconds(29)));
+  EXPECT_TRUE(ends(false, false, absl::Seconds(31))) << "nobody came";
+  EXPECT_FALSE(ends(true, true, absl::Hours(1)));
+  Frozen();
+  EXPECT_FALSE(ends(true, false, absl::Hours(1)));
+  Do(GuardOp::kThaw);
+  EXPECT_FALSE(ends(true, true, absl::Seconds(29))) << "its agent may ask how it ended";
+  EXPECT_TRUE(ends(true, true, absl::Seconds(31)));
+  EXPECT_TRUE(ends(true, false, absl::ZeroDuration()));
 }
 
 TEST_F(GuardTest, ANewGuardKeepsWhatWasCededFrozen) {
