@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decisions of one side of a migration, on the disk before they are acted on (the table of states: agent/journal/journal.cc).
-// The source's is written by the agent until OPEN and from FROZEN on by godwit-guard alone; the target's by
-// the agent.
+// The decisions of one side of a migration, on the disk before they are acted on (the table of states:
+// agent/journal/journal.cc). The source's is written by the agent until OPEN and from FROZEN on by
+// godwit-guard alone; the target's by the agent.
 //
 //   GODWIT_ASSIGN_OR_RETURN(auto journal, SourceJournal::Open(path));
 //   GODWIT_RETURN_IF_ERROR(journal.Append({.state = SourceState::kCeded}));   // durable now: act
@@ -50,6 +50,11 @@ struct Record {
 // DataLoss when it was damaged or tells a story that cannot have happened.
 template <class State>
 absl::StatusOr<std::vector<Record<State>>> ReplayJournal(const std::string& path);
+
+// The same, and on the disk when it returns OK: what another process has just written may not be, and is not
+// acted on before.
+template <class State>
+absl::StatusOr<std::vector<Record<State>>> ReplayDurably(const std::string& path);
 
 // Not thread-safe; one writer a file, which the file's lock enforces.
 template <class State>
@@ -116,6 +121,13 @@ template <class State>
 absl::StatusOr<std::vector<Record<State>>> ReplayJournal(const std::string& path) {
   GODWIT_ASSIGN_OR_RETURN(Contents contents, ReadLog(path));
   return internal::DecodeRecords<State>(path, contents.records);
+}
+
+template <class State>
+absl::StatusOr<std::vector<Record<State>>> ReplayDurably(const std::string& path) {
+  GODWIT_ASSIGN_OR_RETURN(std::vector<Record<State>> records, ReplayJournal<State>(path));
+  GODWIT_RETURN_IF_ERROR(SyncLog(path));
+  return records;
 }
 
 template <class State>

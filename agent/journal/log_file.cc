@@ -115,6 +115,12 @@ absl::StatusOr<Contents> ReadLog(const std::string& path) {
   return contents;
 }
 
+absl::Status SyncLog(const std::string& path) {
+  GODWIT_ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(path, O_RDONLY));
+  return fdatasync(fd.get()) == 0 ? absl::OkStatus()
+                                  : ErrnoStatus(absl::StrCat("cannot sync journal ", path));
+}
+
 absl::StatusOr<LogFile> LogFile::Open(const std::string& path, Contents* contents) {
   GODWIT_ASSIGN_OR_RETURN(UniqueFd fd, OpenFile(path, O_RDWR | O_CREAT));
   if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {

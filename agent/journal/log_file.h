@@ -25,7 +25,7 @@
 namespace godwit::journal {
 
 inline constexpr size_t kMaxPayload = 16u << 10;  // bytes of one record
-inline constexpr size_t kRoom = 8u << 10;  // bytes made ready for records to come
+inline constexpr size_t kRoom = 8u << 10;         // bytes made ready for records to come
 inline constexpr size_t kMaxFile =
     1u << 20;  // bytes of a whole journal: a migration writes a handful of records
 
@@ -43,6 +43,9 @@ absl::StatusOr<Contents> ParseLog(absl::string_view bytes);
 
 // ParseLog of a file, without opening it for writing. NotFound when there is none.
 absl::StatusOr<Contents> ReadLog(const std::string& path);
+
+// Returns when what ReadLog has read is on the disk, whoever wrote it.
+absl::Status SyncLog(const std::string& path);
 
 // The one writer of a journal file. Not thread-safe.
 class LogFile {

@@ -9,14 +9,14 @@ using agent_api::TargetState;
 // --- the source
 // ------------------------------------------------------------------------------------------------------------
 
-SourceStage RecoveredStage(SourceState journal) {
+SourceStage RecoveredStage(SourceState journal, bool ceded, bool thawed) {
   switch (journal) {
     case SourceState::kNone:
-    case SourceState::kOpen:
-    case SourceState::kFrozen: return SourceStage::kAborting;
+    case SourceState::kOpen: return SourceStage::kAborting;
+    case SourceState::kFrozen: return SourceStage::kAskingGuard;  // it may be about to cede
     case SourceState::kCeded: return SourceStage::kAskingTarget;
     case SourceState::kDone: return SourceStage::kDone;
-    case SourceState::kAborted: return SourceStage::kAborted;
+    case SourceState::kAborted: return ceded && !thawed ? SourceStage::kTakingBack : SourceStage::kAborted;
   }
   return SourceStage::kAborting;
 }
@@ -66,11 +66,15 @@ std::optional<SourceEvent> BeforeCeding(const SourceHears& hears) {
 
 SourceEvent AfterCeding(const std::optional<GuardWord>& word, const SourceHears& hears) {
   if (!word.has_value()) return SourceEvent::kUnknown;
-  if (word->ok && word->state == SourceState::kCeded) return SourceEvent::kDone;
-  return Failure(hears);
+  if (word->state != SourceState::kCeded) return Failure(hears);
+  return word->ok ? SourceEvent::kDone : SourceEvent::kUnknown;  // it does not know what is on its disk
 }
 
-SourceEvent AfterAskingGuard(SourceState journal, const SourceHears& hears) {
+SourceEvent AfterAskingGuard(const std::optional<GuardWord>& word, SourceState journal,
+                             const SourceHears& hears) {
+  const bool not_ceded =
+      word.has_value() && word->state != SourceState::kCeded && word->state != SourceState::kDone;
+  if (not_ceded) return Failure(hears);
   switch (journal) {
     case SourceState::kCeded:
     case SourceState::kDone: return SourceEvent::kDone;
@@ -100,9 +104,9 @@ SourceEvent AfterAskingTarget(std::optional<TargetState> answer) {
   return SourceEvent::kUnknown;
 }
 
-SourceEvent AfterTakingBack(const std::optional<GuardWord>& word, SourceState journal) {
-  const bool told = word.has_value() && (word->ok || word->state == SourceState::kAborted);
-  return told || journal == SourceState::kAborted ? SourceEvent::kDone : SourceEvent::kUnknown;
+SourceEvent AfterTakingBack(const std::optional<GuardWord>& word) {
+  const bool thawed = word.has_value() && word->ok && word->state == SourceState::kAborted;
+  return thawed ? SourceEvent::kDone : SourceEvent::kUnknown;
 }
 
 SourceEvent AfterKilling(const std::optional<GuardWord>& word, SourceState journal) {
@@ -129,12 +133,12 @@ bool TellsAbort(TargetState answer) {
 // --- the target
 // ------------------------------------------------------------------------------------------------------------
 
-TargetStage RecoveredStage(TargetState journal) {
+TargetStage RecoveredStage(TargetState journal, bool thawed) {
   switch (journal) {
     case TargetState::kNone:
     case TargetState::kOpen: return TargetStage::kAborting;
     case TargetState::kPrepared: return TargetStage::kPrepared;
-    case TargetState::kRunning: return TargetStage::kCommitting;
+    case TargetState::kRunning: return thawed ? TargetStage::kPulling : TargetStage::kCommitting;
     case TargetState::kAborted: return TargetStage::kAborted;
   }
   return TargetStage::kAborting;

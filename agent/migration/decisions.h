@@ -37,8 +37,9 @@ struct GuardWord {
   agent_api::SourceState state = agent_api::SourceState::kNone;
 };
 
-// Where an agent begins that finds this journal.
-SourceStage RecoveredStage(agent_api::SourceState journal);
+// Where an agent begins that finds this journal. Of what was ceded and is Aborted: `thawed` when that was
+// noted, for between its record and its thaw a guard may have died.
+SourceStage RecoveredStage(agent_api::SourceState journal, bool ceded, bool thawed);
 AbortAnswer AbortIn(SourceStage stage);
 // May a source be killed on the word of the controller? `abandon`: pages that the target lacks are given up.
 bool MayBeKilled(SourceStage stage, bool target_running, bool serves_pages, bool abandon);
@@ -50,20 +51,23 @@ std::optional<SourceEvent> WhilePreparing(const SourceHears& hears, bool over);
 // In kCeding. nullopt: the guard is to be asked.
 std::optional<SourceEvent> BeforeCeding(const SourceHears& hears);
 SourceEvent AfterCeding(const std::optional<GuardWord>& word, const SourceHears& hears);
-// In kAskingGuard, from the guard's journal.
-SourceEvent AfterAskingGuard(agent_api::SourceState journal, const SourceHears& hears);
+// In kAskingGuard, from the guard's own word, which came first, and its journal. One that has not ceded by
+// its own word will not: nobody else asks it to.
+SourceEvent AfterAskingGuard(const std::optional<GuardWord>& word, agent_api::SourceState journal,
+                             const SourceHears& hears);
 // In kCommitting, when COMMIT is sent. `late`: RUNNING was awaited long enough. nullopt: wait on.
 std::optional<SourceEvent> WhileCommitting(const SourceHears& hears, bool late);
 // In kAskingTarget. nullopt: it did not answer.
 SourceEvent AfterAskingTarget(std::optional<agent_api::TargetState> answer);
-// In kTakingBack and kKilling, from the guard's word or else its journal.
-SourceEvent AfterTakingBack(const std::optional<GuardWord>& word, agent_api::SourceState journal);
+// In kTakingBack: the record comes before the thaw, so only a guard can say that it has thawed.
+SourceEvent AfterTakingBack(const std::optional<GuardWord>& word);
+// In kKilling, from the guard's word or else its journal.
 SourceEvent AfterKilling(const std::optional<GuardWord>& word, agent_api::SourceState journal);
 
 // In kAborting, when the guard was told and left: what the journal asks for.
 enum class ThawStep {
   kDone,
-  kWriteAborted,  // never frozen: nobody else writes it down; then done
+  kWriteAborted,  // never frozen: nobody else writes it down; then done, or where a guard holds it kLookAgain
   kLookAgain,     // the guard will thaw; one that died needs a successor
 };
 ThawStep NextThawStep(agent_api::SourceState journal);
@@ -76,7 +80,9 @@ bool TellsAbort(agent_api::TargetState answer);
 // The streams that bring the state: one at a time; rounds of pages may be resumed over another.
 enum class Bringing { kNotBegun, kServed, kCut };
 
-TargetStage RecoveredStage(agent_api::TargetState journal);
+// `thawed`: that the copies of a Running target were thawed is on the disk. They are not thawed again: the
+// pod may have moved on since, and stand frozen here.
+TargetStage RecoveredStage(agent_api::TargetState journal, bool thawed);
 AbortAnswer AbortIn(TargetStage stage);
 
 // Whether a source's HELLO is taken; one that only asks always is.
@@ -96,9 +102,10 @@ bool RunsAlready(TargetStage stage, bool thawed);
 // of them). RUNNING first: were the permits spent before it, a crash in between and the copy's death would
 // start the pod afresh here while the source, told ABORTED, goes on there. On the disk the permits are spent
 // when the pod runs: until then a `create` asks the agent, or waits for one that goes on here.
-enum class CommitAct { kWriteRunning, kSpendPermits, kThaw, kTellRunning, kWriteSpent };
+enum class CommitAct { kWriteRunning, kSpendPermits, kThaw, kTellRunning, kWriteSpent, kNoteThawed };
 inline constexpr std::array kCommitActs = {CommitAct::kWriteRunning, CommitAct::kSpendPermits,
-                                           CommitAct::kThaw, CommitAct::kTellRunning, CommitAct::kWriteSpent};
+                                           CommitAct::kThaw,         CommitAct::kTellRunning,
+                                           CommitAct::kWriteSpent,   CommitAct::kNoteThawed};
 enum class EndAct { kEndPermitsAndCopies, kWriteAborted, kTellAbort };
 inline constexpr std::array kEndActs = {EndAct::kEndPermitsAndCopies, EndAct::kWriteAborted,
                                         EndAct::kTellAbort};

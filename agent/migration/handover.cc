@@ -24,8 +24,8 @@ SourceRow Row(SourceStage stage) {
     case kFreezing: return {kSending, kAborting, std::nullopt, kAborting};
     case kSending: return {kAwaitingPrepared, kAborting, std::nullopt, kAborting};
     case kAwaitingPrepared: return {kCeding, kAborting, std::nullopt, kAborting};
-    case kCeding: return {kCommitting, kAborting, kAskingGuard, std::nullopt};
-    case kAskingGuard: return {kCommitting, kAborting, kAskingGuard, std::nullopt};
+    case kCeding: return {kCommitting, kAborting, kAskingGuard, kAborting};
+    case kAskingGuard: return {kCommitting, kAborting, kAskingGuard, kAborting};
     case kCommitting: return {kServingPages, std::nullopt, kAskingTarget, kTakingBack};
     case kAskingTarget: return {kCommitting, std::nullopt, kAskingTarget, kTakingBack};
     case kTakingBack: return {kAborted, std::nullopt, kTakingBack, std::nullopt};

@@ -30,7 +30,7 @@ constexpr absl::Duration kGuardThawLimit = absl::Seconds(8);  // the guard's own
 absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
 
 std::optional<GuardWord> WordOf(const absl::StatusOr<GuardReply>& reply) {
-  if (!reply.ok()) return std::nullopt;
+  if (!reply.ok() || reply->reason == "Busy") return std::nullopt;  // busy: with what was asked before
   return GuardWord{reply->ok, reply->state};
 }
 
@@ -60,18 +60,20 @@ absl::StatusOr<std::unique_ptr<Source>> Source::Recover(std::string folder, Sour
   const SourceState state = source->JournalState(&reason, &message);
   {
     absl::MutexLock lock(&source->mutex_);
-    source->stage_ = RecoveredStage(state);
-    source->status_.target_running = source->stage_ == SourceStage::kDone;
-    if (source->stage_ == SourceStage::kAborting) {
-      reason = "AgentRestarted";
-      message = "the source node's agent was restarted before the decision; the pod goes on where it was";
-    }
+    bool ceded = false;
     if (const auto records = journal::ReplayJournal<SourceState>(absl::StrCat(source->folder_, "/journal"));
         records.ok()) {
       for (const journal::SourceRecord& record : *records) {
         if (record.state == SourceState::kFrozen)
           source->freeze_begin_ = source->status_.frozen_at = record.time;
+        ceded = ceded || record.state == SourceState::kCeded;
       }
+    }
+    source->stage_ = RecoveredStage(state, ceded, FileExists(absl::StrCat(source->folder_, "/thawed")));
+    source->status_.target_running = source->stage_ == SourceStage::kDone;
+    if (source->stage_ == SourceStage::kAborting) {
+      reason = "AgentRestarted";
+      message = "the source node's agent was restarted before the decision; the pod goes on where it was";
     }
     source->status_.reason = reason;
     source->status_.message = message;
@@ -353,20 +355,28 @@ SourceEvent Source::Cede() {
 
 // The guard did not answer: its journal, which it alone writes, knows.
 SourceEvent Source::AskGuard() {
+  const absl::Status guard = EnsureGuard();  // one that was not ceded is thawed by this
+  const absl::StatusOr<GuardReply> reply = guard.ok() ? guard_->Status() : absl::StatusOr<GuardReply>(guard);
   std::string reason;
   std::string message;
-  const absl::Status guard = EnsureGuard();  // one that was not ceded is thawed by this
   const SourceState state = JournalState(&reason, &message);
+  if (reply.ok() && reason.empty()) {
+    reason = reply->reason;
+    message = reply->message;
+  }
   SourceEvent event;
   {
     absl::MutexLock lock(&mutex_);
-    event = AfterAskingGuard(state, Hears());
+    event = AfterAskingGuard(WordOf(reply), state, Hears());
   }
   if (event == SourceEvent::kDone) return event;
-  if (event != SourceEvent::kUnknown) return FailBecause(reason.empty() ? "GuardLost" : reason, message);
+  if (event != SourceEvent::kUnknown) {
+    return FailBecause(reason.empty() ? "GuardLost" : reason,
+                       message.empty() ? "the guard was lost before the decision" : message);
+  }
   {
     absl::MutexLock lock(&mutex_);
-    hint_ = absl::StrCat("the guard's decision is not known: ", guard.message());
+    hint_ = absl::StrCat("the guard's decision is not known: ", reply.status().message());
   }
   Pause(absl::Milliseconds(200));
   return SourceEvent::kUnknown;
@@ -421,8 +431,7 @@ SourceEvent Source::AskTarget() {
   }
   transfer::HelloOk answer;
   const absl::Status status = OpenStream(HelloFor(/*ask=*/true, /*resume=*/false), kReachLimit, &answer);
-  const SourceEvent event =
-      AfterAskingTarget(status.ok() ? std::optional(answer.state) : std::nullopt);
+  const SourceEvent event = AfterAskingTarget(status.ok() ? std::optional(answer.state) : std::nullopt);
   if (event == SourceEvent::kTargetAborted) {
     absl::MutexLock lock(&mutex_);
     status_.reason = answer.reason;
@@ -450,10 +459,10 @@ SourceEvent Source::TakeBack() {
     word = WordOf(reply);
     status = reply.ok() ? absl::InternalError(reply->message) : reply.status();
   }
-  std::string reason;
-  std::string message;
-  const SourceEvent event = AfterTakingBack(word, JournalState(&reason, &message));
+  const SourceEvent event = AfterTakingBack(word);
   if (event == SourceEvent::kDone) {
+    if (absl::Status noted = WriteFileDurably(absl::StrCat(folder_, "/thawed"), ""); !noted.ok())
+      LOG(WARNING) << Log("a restart will thaw once more").With("migration", spec_.migration.uid).With(noted);
     EndFreeze(absl::ZeroDuration());
     if (node_.froze) node_.froze(this->status());
     return event;
@@ -508,10 +517,12 @@ SourceEvent Source::Thaw() {
   }
   guard = nullptr;
   for (const absl::Time deadline = After(kGuardThawLimit); absl::Now() < deadline;) {
-    const ThawStep step = NextThawStep(JournalState(&reason, &message));
+    ThawStep step = NextThawStep(JournalState(&reason, &message));
     if (step == ThawStep::kWriteAborted) {
       absl::StatusOr<journal::SourceJournal> journal =
           journal::SourceJournal::Open(absl::StrCat(folder_, "/journal"));
+      if (absl::IsUnavailable(journal.status()))
+        step = ThawStep::kLookAgain;  // a guard's, that is about to end
       if (journal.ok())
         (void)journal->Append({.state = SourceState::kAborted,
                                .reason = this->status().reason,
@@ -537,7 +548,7 @@ SourceEvent Source::Thaw() {
 // -----------------------------------------------------------------------------------------
 
 SourceState Source::JournalState(std::string* reason, std::string* message) const {
-  const auto records = journal::ReplayJournal<SourceState>(absl::StrCat(folder_, "/journal"));
+  const auto records = journal::ReplayDurably<SourceState>(absl::StrCat(folder_, "/journal"));
   if (!records.ok()) {
     LOG(ERROR) << Log("the source's journal cannot be read")
                       .With("migration", spec_.migration.uid)

@@ -3,9 +3,11 @@
 // send the rest, cede, hear that the target runs, and serve what it pulls then. Reads as its table
 // (handover.h): one thread performs one stage after another; API calls only leave word for it.
 //
-//   <folder>/spec.json       what was asked for          <folder>/journal     OPEN by the agent, the rest by
-//   the guard <folder>/guard.json      what the guard was told     <folder>/guard.sock, guard.log,
-//   <container>/{images,work}
+//   <folder>/spec.json                what was asked for
+//   <folder>/journal                  OPEN by the agent, the rest by the guard
+//   <folder>/guard.json               what the guard was told; guard.sock, guard.log
+//   <folder>/<container>/{images,work}
+//   <folder>/thawed                   exists when what was ceded is known to go on here
 #pragma once
 
 #include <deque>

@@ -70,9 +70,10 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Recover(std::string folder, Targ
     target->copies_ = std::move(read.copies);
     target->TakeUpPulls();
   }
+  const TargetStage stage = RecoveredStage(state, FileExists(absl::StrCat(target->folder_, "/thawed")));
   {
     absl::MutexLock lock(&target->mutex_);
-    target->stage_ = RecoveredStage(state);
+    target->stage_ = stage;
     if (target->stage_ == TargetStage::kAborting) {
       target->abort_ = {"AgentRestarted",
                         "the target node's agent was restarted before all containers were restored"};
@@ -87,6 +88,10 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Recover(std::string folder, Targ
     if (absl::Status status = target->node_.permits->Add(permit); !status.ok()) {
       LOG(WARNING) << Log("permits not taken up again").With("migration", uid).With(status);
     }
+  }
+  if (stage == TargetStage::kPulling) {
+    target->node_.permits->Spend(permit);
+    target->BeginPulling();
   }
   LOG(INFO) << Log("took up a target").With("migration", uid).With("state", json::Name(state));
   target->thread_ = std::thread([raw = target.get()] { raw->Run(); });
@@ -556,6 +561,7 @@ absl::Status Target::Do(CommitAct act) {
       break;
     }
     case CommitAct::kWriteSpent: return node_.permits->WriteSpent(permit);
+    case CommitAct::kNoteThawed: return WriteFileDurably(absl::StrCat(folder_, "/thawed"), "");
   }
   return absl::OkStatus();
 }

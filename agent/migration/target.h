@@ -3,9 +3,12 @@
 // restores, the commit. Reads as its table (handover.h): one thread performs one stage after another; streams
 // and API calls only leave word for it.
 //
-//   <folder>/spec.json      what was asked for            <folder>/journal    OPEN, PREPARED, RUNNING or
-//   ABORTED <folder>/copies.json    the restored containers <folder>/<container>/{images,work,rootfs-*.tar},
-//   volumes/*.tar   <folder>/pulled  exists when a post-copy's pages are all there
+//   <folder>/spec.json      what was asked for
+//   <folder>/journal        OPEN, PREPARED, RUNNING or ABORTED
+//   <folder>/copies.json    the restored containers
+//   <folder>/<container>/{images,work,rootfs-*.tar}, volumes/*.tar
+//   <folder>/thawed         exists when the copies run
+//   <folder>/pulled         exists when a post-copy's pages are all there
 #pragma once
 
 #include <functional>

@@ -167,6 +167,17 @@ TEST_F(JournalTest, RefusesASecondWriter) {
   EXPECT_TRUE(ReplayJournal<SourceState>(path_).ok()) << "reading is free";
 }
 
+TEST_F(JournalTest, WhatAnotherProcessWritesCanBeReadAndMadeDurable) {
+  auto writer = SourceJournal::Open(path_);
+  ASSERT_TRUE(writer.ok());
+  ASSERT_TRUE(writer->Append({.state = SourceState::kFrozen}).ok());
+  const auto records = ReplayDurably<SourceState>(path_);
+  ASSERT_TRUE(records.ok()) << records.status();
+  ASSERT_EQ(records->size(), 1u);
+  EXPECT_EQ(records->back().state, SourceState::kFrozen);
+  EXPECT_EQ(ReplayDurably<SourceState>(path_ + "-none").status().code(), absl::StatusCode::kNotFound);
+}
+
 TEST_F(JournalTest, AbsentIsNotFound) {
   EXPECT_EQ(ReplayJournal<TargetState>(path_).status().code(), absl::StatusCode::kNotFound);
 }

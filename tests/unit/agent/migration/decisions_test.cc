@@ -44,10 +44,43 @@ TEST(SourceDecisionsTest, PreparedCountsOnlyWhileNobodyWantsAnEnd) {
 TEST(SourceDecisionsTest, OnlyTheGuardsWordOrItsJournalCedes) {
   for (const bool ok : {false, true}) {
     for (const SourceState state : kSourceStates) {
-      EXPECT_EQ(AfterCeding(GuardWord{ok, state}, {}) == SourceEvent::kDone, ok && state == SourceState::kCeded);
+      const SourceEvent event = AfterCeding(GuardWord{ok, state}, {});
+      EXPECT_EQ(event == SourceEvent::kDone, ok && state == SourceState::kCeded);
+      EXPECT_EQ(event == SourceEvent::kUnknown, !ok && state == SourceState::kCeded)
+          << "may or may not be written";
     }
   }
   EXPECT_EQ(AfterCeding(std::nullopt, {.target_aborted = true}), SourceEvent::kUnknown);
+}
+
+TEST(SourceDecisionsTest, AGuardThatHasNotCededByItsOwnWordNeverWill) {
+  EXPECT_EQ(AfterAskingGuard(GuardWord{true, SourceState::kFrozen}, SourceState::kFrozen, {}),
+            SourceEvent::kFailed);
+  EXPECT_EQ(AfterAskingGuard(GuardWord{false, SourceState::kAborted}, SourceState::kFrozen, {}),
+            SourceEvent::kFailed);
+  EXPECT_EQ(AfterAskingGuard(GuardWord{true, SourceState::kCeded}, SourceState::kFrozen, {}),
+            SourceEvent::kUnknown);
+  EXPECT_EQ(AfterAskingGuard(GuardWord{true, SourceState::kCeded}, SourceState::kCeded, {}),
+            SourceEvent::kDone);
+  EXPECT_EQ(AfterAskingGuard(std::nullopt, SourceState::kFrozen, {}), SourceEvent::kUnknown);
+  EXPECT_EQ(AfterAskingGuard(std::nullopt, SourceState::kAborted, {.target_aborted = true}),
+            SourceEvent::kTargetAborted);
+}
+
+TEST(SourceDecisionsTest, ARestartAsksWhereverTheDecisionMayHaveBeenMade) {
+  EXPECT_EQ(RecoveredStage(SourceState::kOpen, false, false), SourceStage::kAborting);
+  EXPECT_EQ(RecoveredStage(SourceState::kFrozen, false, false), SourceStage::kAskingGuard);
+  EXPECT_EQ(RecoveredStage(SourceState::kCeded, true, false), SourceStage::kAskingTarget);
+  EXPECT_EQ(RecoveredStage(SourceState::kAborted, false, false), SourceStage::kAborted);
+  EXPECT_EQ(RecoveredStage(SourceState::kAborted, true, false), SourceStage::kTakingBack)
+      << "a guard may have died between the record and the thaw";
+  EXPECT_EQ(RecoveredStage(SourceState::kAborted, true, true), SourceStage::kAborted);
+}
+
+TEST(SourceDecisionsTest, OnlyAGuardCanSayThatItHasThawed) {
+  EXPECT_EQ(AfterTakingBack(GuardWord{true, SourceState::kAborted}), SourceEvent::kDone);
+  EXPECT_EQ(AfterTakingBack(GuardWord{false, SourceState::kAborted}), SourceEvent::kUnknown);
+  EXPECT_EQ(AfterTakingBack(std::nullopt), SourceEvent::kUnknown);
 }
 
 TEST(SourceDecisionsTest, OnlyADurableAbortedOfTheTargetTakesBack) {
@@ -73,11 +106,15 @@ TEST(SourceDecisionsTest, NothingIsKilledThatServesPagesUnlessTheyAreGivenUp) {
 
 TEST(TargetDecisionsTest, ARestartNeverRunsWhatWasNotCommitted) {
   for (const TargetState state : kTargetStates) {
-    EXPECT_EQ(StateOf(RecoveredStage(state)) == TargetState::kRunning ||
-                  RecoveredStage(state) == TargetStage::kCommitting,
-              state == TargetState::kRunning);
+    for (const bool thawed : {false, true}) {
+      const TargetStage stage = RecoveredStage(state, thawed);
+      EXPECT_EQ(StateOf(stage) == TargetState::kRunning || stage == TargetStage::kCommitting,
+                state == TargetState::kRunning);
+    }
   }
-  EXPECT_EQ(RecoveredStage(TargetState::kOpen), TargetStage::kAborting);
+  EXPECT_EQ(RecoveredStage(TargetState::kOpen, false), TargetStage::kAborting);
+  EXPECT_EQ(RecoveredStage(TargetState::kRunning, false), TargetStage::kCommitting);
+  EXPECT_EQ(RecoveredStage(TargetState::kRunning, true), TargetStage::kPulling) << "thawed once, not again";
 }
 
 TEST(TargetDecisionsTest, ACommitCountsOnlyWhileAllCopiesStandAndNobodyAborts) {
