@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Building, checking and packing. Everything runs in the Debian 13 build root (scripts/in-root), made when it is missing.
-.PHONY: build unit asan tsan fuzz lint format bench bench-apps model test test-unit test-apiserver test-node test-cluster test-arm64 image clean
+.PHONY: build unit asan tsan fuzz lint format bench bench-apps model simulate test test-unit test-apiserver test-node test-cluster test-arm64 image clean
 ARCHS ?= amd64 arm64
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
@@ -38,6 +38,11 @@ bench-apps: ## redis, a garbage-collected heap and PostgreSQL moved under load o
 
 model: ## the hand-over in every order of faults, by spin (docs/design/handover-model.md)
 	@tests/model/run
+
+simulate: ## the hand-over's code under random faults, a million schedules and each deliberate error (SCHEDULES=1000000 SEED=1; docs/design/handover-simulator.md)
+	@scripts/build $(PRESET) godwit-simulate
+	@scripts/in-root build/$(PRESET)/tests/simulator/godwit-simulate --seed $(or $(SEED),1) --schedules $(or $(SCHEDULES),1000000)
+	@scripts/in-root build/$(PRESET)/tests/simulator/godwit-simulate --seed $(or $(SEED),1) --mutation all
 
 test: ## all tests: unit, chart, apiserver, node, cluster
 	@scripts/test unit chart apiserver node cluster

@@ -675,8 +675,8 @@ end:
       :: else  // dead before it ran: kubelet starts it afresh
       fi;
       t_step = 4
-    :: T(kCommitting, 4) -> target_thawed = true; tell_source(t_line, RUNNING, 0); t_step = 5
-    :: T(kCommitting, 5) -> t_commit = false; event = kDone
+    :: T(kCommitting, 4) -> tell_source(t_line, RUNNING, 0); t_step = 5
+    :: T(kCommitting, 5) -> target_thawed = true; t_commit = false; event = kDone
 
     // EndCopy
     :: T(kAborting, 0) ->

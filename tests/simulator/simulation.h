@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// One migration from its beginning to its end, with the faults that a seed decides: who acts next, how long
+// it takes, what goes wrong and where. The same seed is the same run, to the last byte of its trace.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/simulator/guard_process.h"
+#include "tests/simulator/source_agent.h"
+#include "tests/simulator/target_agent.h"
+#include "tests/simulator/world.h"
+
+namespace godwit::simulator {
+
+struct Outcome {
+  uint64_t seed = 0;      // for whoever runs many
+  std::string violation;  // empty: all invariants held, and both sides came to their end
+  std::string trace;      // when asked for
+  uint64_t hash = 0;      // of the trace, also when it was not asked for
+};
+
+class Simulation {
+ public:
+  Simulation(uint64_t seed, Mutation mutation, bool tracing, Figures& figures);
+  Outcome Run();
+
+ private:
+  enum class Fault {
+    kSourceAgentEnds,
+    kGuardEnds,
+    kGuardToldToEnd,
+    kGuardCannotServe,
+    kTargetAgentEnds,
+    kSourceNodeEnds,
+    kTargetNodeEnds,
+    kCut,
+    kSourceStalls,
+    kGuardStalls,
+    kTargetStalls,
+    kClockJumps,
+    kSourceDiskFails,
+    kTargetDiskFails,
+    kCopyDies,
+    kSourceIsAborted,
+    kTargetIsAborted,
+    kMovesOn,
+  };
+  static constexpr int kFaults = static_cast<int>(Fault::kMovesOn) + 1;
+
+  void PlanFaults();
+  bool Step();  // false: nothing will ever happen any more
+  void Pass(Micros time);
+  void Inject(Fault fault);
+  void End(Process process, bool node);
+  void EndNode(Node node);
+  bool GuardLives() const { return guard_ != nullptr && !guard_->dead(); }
+  std::shared_ptr<GuardLink> StartGuard();
+  std::shared_ptr<GuardLink> FindGuard();
+  bool ControllerCares() const;
+  void Control();
+  bool KubeletCares() const;
+  bool Over() const;
+  void CheckEnd();
+
+  World world_;
+  agent_api::GuardSpec spec_;
+  std::unique_ptr<GuardProcess> guard_;
+  std::vector<std::unique_ptr<GuardProcess>> dead_guards_;
+  SourceAgent source_;
+  TargetAgent target_;
+
+  struct Planned {
+    int64_t step;
+    Fault fault;
+  };
+  std::vector<Planned> planned_;  // the next one last
+  bool guard_cannot_serve_ = false;
+  bool may_move_on_ = false;
+  Micros source_back_ = 0;
+  Micros target_back_ = 0;
+  Micros control_next_ = 0;
+  Micros kubelet_next_ = 0;
+  int64_t step_ = 0;
+  int depth_ = 0;      // of acts that others go on in
+  bool slow_ = false;  // that act takes so long that others come to their limits
+  Micros quiet_since_ = kNever;
+  Micros orphaned_ =
+      0;  // how long the source has stood still, not ceded, with its agent dead and a guard that can act
+  Micros frozen_ = 0;
+};
+
+}  // namespace godwit::simulator
