@@ -30,7 +30,6 @@ namespace {
 
 constexpr absl::string_view kWhiteout = ".wh.";
 constexpr absl::string_view kOpaque = ".wh..wh..opq";
-constexpr size_t kMaxPath = 4095;  // PATH_MAX less the end
 
 absl::Status Hostile(absl::string_view path, absl::string_view why) {
   return absl::InvalidArgumentError(

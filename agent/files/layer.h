@@ -7,6 +7,7 @@
 // folder that hides what lies below it holds ".wh..wh..opq".
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -23,6 +24,9 @@ enum class Layout {
   kPlain,    // an ordinary folder
   kChanges,  // Apply only: what changed since the tar before, of either (changes.h)
 };
+
+// Bytes of a file's path in the tar: PATH_MAX less the end. Longer ones are neither packed nor applied.
+inline constexpr size_t kMaxPath = 4095;
 
 // Takes the next piece of the tar stream, at most 1 MiB.
 using Sink = std::function<absl::Status(absl::string_view)>;

@@ -228,6 +228,9 @@ class Packer {
   absl::Status Member(int folder, const struct stat& info, const std::string& path, Node& node, int depth) {
     if (layout_ == Layout::kOverlay && absl::StartsWith(node.name, ".wh."))
       return CannotCarry(path, "names that begin with .wh. mean removed files in an image layer");
+    if (path.size() > kMaxPath)
+      return CannotCarry(path.substr(0, 64) + "...",
+                         absl::StrCat("its path is longer than ", kMaxPath, " bytes"));
     if (info.st_dev != device_) return CannotCarry(path, "another file system is mounted there");
     switch (info.st_mode & S_IFMT) {
       case S_IFDIR: return Enter(folder, path, node, depth);

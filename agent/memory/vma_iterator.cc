@@ -19,6 +19,8 @@
 namespace godwit::memory {
 namespace {
 
+constexpr size_t kMaxMappings = size_t{1} << 20;  // the kernel's own limit is 65530 unless it was raised
+
 struct FreeBtf {
   void operator()(btf* types) const { btf__free(types); }
 };
@@ -95,19 +97,31 @@ absl::StatusOr<std::vector<Vma>> VmaIterator::Read(pid_t pid) const {
   std::vector<Vma> mappings;
   Record records[512];
   size_t have = 0;  // bytes
-  while (true) {
+  // When the end of a list has come that took several reads, the next read begins again where the last but
+  // one ended (kernel/bpf/task_iter.c saves its place only in the middle): a read that brings nothing new is
+  // the end, too.
+  bool more = true;
+  while (more) {
     const ssize_t got = read(iterator.get(), reinterpret_cast<char*>(records) + have, sizeof records - have);
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (got < 0) return ErrnoStatus(absl::StrCat("cannot list the mappings of process ", pid));
     if (got == 0) break;
     have += static_cast<size_t>(got);
     const size_t whole = have / sizeof(Record);
-    for (size_t i = 0; i < whole; ++i)
-      mappings.push_back({.range = {records[i].start, records[i].end}, .flags = records[i].flags});
+    const size_t before = mappings.size();
+    for (size_t i = 0; i < whole; ++i) {
+      const Range range = {records[i].start, records[i].end};
+      if (mappings.empty() || range.start >= mappings.back().range.end)
+        mappings.push_back({.range = range, .flags = records[i].flags});
+    }
+    more = whole == 0 || mappings.size() > before;
+    if (mappings.size() > kMaxMappings)
+      return absl::ResourceExhaustedError(
+          absl::StrCat("process ", pid, " has more than ", kMaxMappings, " mappings"));
     have %= sizeof(Record);
     memmove(records, records + whole, have);
   }
-  if (have != 0) return absl::DataLossError("the kernel's list of mappings ends within one");
+  if (have != 0 && more) return absl::DataLossError("the kernel's list of mappings ends within one");
   return mappings;
 }
 

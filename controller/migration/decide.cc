@@ -157,6 +157,13 @@ MigrationDecision DecidePending(Draft& draft) {
                                    "delete it, and not the source, when the target joins"),
                       absl::Seconds(5));
   }
+  if (!seen.sibling_move.empty()) {
+    return draft.Wait("WaitingForSibling",
+                      absl::StrCat("Migration ", seen.sibling_move,
+                                   " moves another pod of the same ReplicaSet; one goes after the other, so "
+                                   "that the ReplicaSet deletes and creates none"),
+                      absl::Seconds(1));
+  }
   draft.status.source_node = seen.source_node.name;
   draft.status.target_node = choice.node;
   draft.status.source_pod_uid = seen.source->view.metadata.uid;

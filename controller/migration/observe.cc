@@ -21,10 +21,14 @@ bool Failing(const crds::Migration& migration) {
 }
 
 // The oldest Migration of a pod goes first; one that froze it already goes before all.
-std::string RivalOf(Cluster& cluster, const crds::Migration& migration) {
+bool Older(const crds::Migration& a, const crds::Migration& b) {
   auto rank = [](const crds::Migration& m) {
     return std::make_tuple(m.metadata.creation_timestamp.value_or(absl::InfiniteFuture()), m.metadata.uid);
   };
+  return rank(a) < rank(b);
+}
+
+std::string RivalOf(Cluster& cluster, const crds::Migration& migration) {
   for (const auto& other : cluster.migrations().List()) {
     if (other->metadata.name_space != migration.metadata.name_space ||
         other->metadata.uid == migration.metadata.uid)
@@ -32,7 +36,25 @@ std::string RivalOf(Cluster& cluster, const crds::Migration& migration) {
     if (other->spec.pod_ref != migration.spec.pod_ref || crds::Ended(other->status.phase)) continue;
     const bool switching = other->status.phase == MigrationPhase::kSwitching ||
                            other->status.phase == MigrationPhase::kFinishing;
-    if (switching || rank(*other) < rank(migration)) return other->metadata.name;
+    if (switching || Older(*other, migration)) return other->metadata.name;
+  }
+  return "";
+}
+
+// Two sources of one ReplicaSet at the same time would be alike to it: it would delete the one while the
+// other is deleted here, and then make a pod too few anew.
+std::string SiblingMoveOf(Cluster& cluster, const MigrationObserved& seen) {
+  if (seen.siblings.empty()) return "";
+  for (const auto& other : cluster.migrations().List()) {
+    if (other->metadata.name_space != seen.migration.metadata.name_space ||
+        other->metadata.uid == seen.migration.metadata.uid || crds::Ended(other->status.phase))
+      continue;
+    const bool sibling =
+        std::any_of(seen.siblings.begin(), seen.siblings.end(),
+                    [&other](const k8s::Pod& pod) { return pod.metadata.name == other->spec.pod_ref.name; });
+    if (!sibling) continue;
+    if (other->status.phase != MigrationPhase::kPending || Older(*other, seen.migration))
+      return other->metadata.name;
   }
   return "";
 }
@@ -79,6 +101,7 @@ void ObservePending(Cluster& cluster, MigrationObserved& seen) {
   const crds::Target& target = seen.migration.spec.target;
   seen.rival = RivalOf(cluster, seen.migration);
   seen.checkpoint = CheckpointOf(cluster, seen.migration);
+  seen.sibling_move = SiblingMoveOf(cluster, seen);
   if (seen.source) seen.source_node = cluster.View(seen.source->view.spec.node_name, false);
   if (!target.node_name.empty()) {
     seen.target_node = cluster.View(target.node_name, false);

@@ -31,8 +31,9 @@ struct MigrationObserved {
   std::vector<NodeView> candidates;  // Pending with a nodeSelector: the nodes that carry the labels
   std::string selector;              // the nodeSelector as text
 
-  std::string rival;       // another Migration of this pod that goes first
-  std::string checkpoint;  // a Checkpoint that is being made of this pod
+  std::string rival;         // another Migration of this pod that goes first
+  std::string checkpoint;    // a Checkpoint that is being made of this pod
+  std::string sibling_move;  // Pending: a Migration of one of the siblings that goes first
   std::optional<crds::Finding> host_port_taken;
 
   // Preflight only.

@@ -82,11 +82,22 @@ std::string PinnedImage(const k8s::ContainerStatus* status) {
   return absl::StrContains(id, "@sha256:") ? std::string(id) : "";
 }
 
-// The service account's volume is added by admission, under a new name; a copy of it would come twice.
+constexpr char kTokenFolder[] = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+// The service account's volume is added by admission, under a new name; a copy of it would come twice. Of the
+// pod's own volumes one may have such a name, too, but is mounted elsewhere.
 std::vector<std::string> TokenVolumes(const k8s::Pod& pod) {
+  const auto elsewhere = [&pod](const std::string& volume) {
+    for (const k8s::Container& container : pod.spec.containers) {
+      for (const k8s::VolumeMount& mount : container.volume_mounts)
+        if (mount.name == volume && mount.mount_path != kTokenFolder) return true;
+    }
+    return false;
+  };
   std::vector<std::string> names;
   for (const k8s::Volume& volume : pod.spec.volumes) {
-    if (volume.kind == "projected" && absl::StartsWith(volume.name, "kube-api-access-"))
+    if (volume.kind == "projected" && absl::StartsWith(volume.name, "kube-api-access-") &&
+        !elsewhere(volume.name))
       names.push_back(volume.name);
   }
   return names;

@@ -3,6 +3,7 @@
 #include "tests/node/memory.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,6 +29,7 @@
 #include "agent/memory/shared_key.h"
 #include "agent/memory/short_smaps.h"
 #include "agent/memory/tracker.h"
+#include "agent/memory/vma_iterator.h"
 #include "agent/runtime/cgroup.h"
 #include "agent/runtime/freezer.h"
 #include "gmock/gmock.h"
@@ -335,6 +337,31 @@ TEST_F(MemoryTest, ShortSmapsAreTheKernelsOwnForEveryStoppedProcess) {
     }
   }
   EXPECT_TRUE(absl::IsNotFound(smaps->Read("/proc", 1 << 22).status()));
+}
+
+TEST(VmaIteratorTest, ListsAProcessOfManyMappingsOnceAndComesToAnEnd) {
+  const auto iterator = memory::VmaIterator::Load();
+  ASSERT_TRUE(iterator.ok()) << iterator.status();
+  const uint64_t page = memory::PageBytes();
+  for (const uint64_t count : {100u, 600u, 1500u, 6000u}) {
+    char* const pages = static_cast<char*>(
+        mmap(nullptr, count * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    ASSERT_NE(pages, MAP_FAILED);
+    for (uint64_t i = 0; i < count; i += 2) ASSERT_EQ(mprotect(pages + i * page, page, PROT_READ), 0);
+    const auto mappings = iterator->Read(getpid());
+    ASSERT_TRUE(mappings.ok()) << mappings.status();
+    const uint64_t start = reinterpret_cast<uint64_t>(pages);
+    uint64_t found = 0, end = 0;
+    for (const memory::Vma& mapping : *mappings) {
+      EXPECT_GE(mapping.range.start, end);
+      end = mapping.range.end;
+      found += mapping.range.start >= start && mapping.range.end <= start + count * page ? 1 : 0;
+    }
+    // The last may have been joined to what lies behind it.
+    EXPECT_GE(found, count - 1);
+    EXPECT_LE(found, count);
+    munmap(pages, count * page);
+  }
 }
 
 TEST_F(MemoryTest, CriuReadsTheSmapsThatItIsGiven) {

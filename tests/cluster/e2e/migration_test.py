@@ -174,16 +174,13 @@ class MigrationTest(ClusterTest):
         self.apply(mig)
         self.assertEqual(self.succeeded("migration", "choose")["status"]["targetNode"], b)
 
-    def test_a_deployment_keeps_its_pods_and_its_replicaset_makes_none(self):
-        a, b = self.nodes[:2]
-        template = {"metadata": {"labels": {"app": "trio"}}, "spec": {"terminationGracePeriodSeconds": 3, "containers": [
+    def trio(self, name):
+        """The pods of a Deployment of three, and a function that tells which pods were added and deleted since."""
+        template = {"metadata": {"labels": {"app": name}}, "spec": {"terminationGracePeriodSeconds": 3, "containers": [
             self.container(readinessProbe={"exec": {"command": ["true"]}, "periodSeconds": 1})]}}
-        self.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "trio"},
-                    "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "trio"}}, "template": template}})
-        kubectl("-n", self.namespace, "rollout", "status", "deployment/trio", "--timeout=90s")
-        pods = self.list("pods", "-l", "app=trio")
-        victim = pods[0]
-        wait("it to count", lambda: "count 20 " in self.log(victim["metadata"]["name"]))
+        self.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+                    "spec": {"replicas": 3, "selector": {"matchLabels": {"app": name}}, "template": template}})
+        kubectl("-n", self.namespace, "rollout", "status", f"deployment/{name}", "--timeout=90s")
         seen = tempfile.TemporaryFile("w+")
         watch = subprocess.Popen([str(KUBECTL), f"--kubeconfig={REPO}/build/cluster/kubeconfig", "-n", self.namespace, "get", "pods",
                                   "--watch", "--output-watch-events", "-o", "jsonpath={.type} {.object.metadata.name}{'\\n'}"],
@@ -192,19 +189,42 @@ class MigrationTest(ClusterTest):
 
         def story():
             seen.seek(0)
-            return [tuple(line.split()) for line in seen.read().splitlines() if line.startswith(("ADDED trio", "DELETED trio"))]
+            return [tuple(line.split()) for line in seen.read().splitlines() if line.startswith((f"ADDED {name}", f"DELETED {name}"))]
         wait("the watch to begin", lambda: len(story()) >= 3)
-        other = b if victim["spec"]["nodeName"] == a else a
-        _, target, _ = self.move(victim["metadata"]["name"], other, "move-trio")
-        names = {p["metadata"]["name"] for p in pods}
-        wait("the source to go", lambda: ("DELETED", victim["metadata"]["name"]) in story())
+        pods = self.list("pods", "-l", f"app={name}")
+        for pod in pods:
+            wait("it to count", lambda: "count 20 " in self.log(pod["metadata"]["name"]))
+        return pods, story
+
+    def elsewhere(self, pod):
+        a, b = self.nodes[:2]
+        return b if pod["spec"]["nodeName"] == a else a
+
+    def assertStory(self, story, added, deleted):
         print("   ", story())
-        self.assertEqual({n for kind, n in story() if kind == "ADDED"}, names | {target["metadata"]["name"]})
-        self.assertEqual([n for kind, n in story() if kind == "DELETED"], [victim["metadata"]["name"]])
+        self.assertEqual({n for kind, n in story() if kind == "ADDED"}, set(added))
+        self.assertEqual(sorted(n for kind, n in story() if kind == "DELETED"), sorted(deleted))
+
+    def test_a_deployment_keeps_its_pods_and_its_replicaset_makes_none(self):
+        pods, story = self.trio("trio")
+        victim = pods[0]["metadata"]["name"]
+        _, target, _ = self.move(victim, self.elsewhere(pods[0]), "move-trio")
+        wait("the source to go", lambda: ("DELETED", victim) in story())
+        self.assertStory(story, [p["metadata"]["name"] for p in pods] + [target["metadata"]["name"]], [victim])
         owner = target["metadata"].get("ownerReferences") or self.get("pod", target["metadata"]["name"])["metadata"]["ownerReferences"]
         self.assertEqual(owner[0]["kind"], "ReplicaSet")
-        now = self.list("pods", "-l", "app=trio")
-        self.assertEqual(len(now), 3)
+        self.assertEqual(len(self.list("pods", "-l", "app=trio")), 3)
+
+    def test_all_pods_of_a_deployment_move_one_after_the_other(self):
+        pods, story = self.trio("drained")
+        names = [p["metadata"]["name"] for p in pods]
+        self.apply(*[self.migration(f"drain-{i}", name, self.elsewhere(pods[i])) for i, name in enumerate(names)])
+        targets = [self.succeeded("migration", f"drain-{i}", 120)["status"]["targetPodName"] for i in range(3)]
+        wait("the sources to go", lambda: {n for kind, n in story() if kind == "DELETED"} >= set(names))
+        self.assertStory(story, names + targets, names)
+        for name in targets:
+            wait("it to count", lambda: len(counts(self.log(name))) > 5)
+            self.assertGreater(counts(self.log(name))[0][0], 20, "it began anew")
 
     def test_nothing_is_left_behind(self):
         a, b = self.nodes[:2]

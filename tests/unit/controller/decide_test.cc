@@ -191,6 +191,19 @@ TEST(DecideTest, ANodeSelectorIsResolvedToTheNodeWithTheMostMemory) {
   EXPECT_EQ(Decide(seen, kSettings, kNow).status.target_node, "node-c");
 }
 
+TEST(DecideTest, PodsOfAReplicaSetMoveOneAfterTheOther) {
+  MigrationObserved seen = GoodObserved(MigrationPhase::kPending);
+  seen.sibling_move = "move-web-2";
+  const MigrationDecision decision = Decide(seen, kSettings, kNow);
+  EXPECT_EQ(decision.status.phase, MigrationPhase::kPending);
+  EXPECT_EQ(ReasonOf(decision), "WaitingForSibling");
+  EXPECT_THAT(MessageOf(decision),
+              HasSubstr("Migration move-web-2 moves another pod of the same ReplicaSet"));
+  EXPECT_LT(decision.again, absl::Seconds(10));
+  seen.sibling_move.clear();
+  EXPECT_EQ(Decide(After(seen, decision), kSettings, kNow).status.phase, MigrationPhase::kPreflight);
+}
+
 TEST(DecideTest, PendingWaitsForAnUnreadySiblingAndSaysSo) {
   MigrationObserved seen = GoodObserved(MigrationPhase::kPending);
   seen.siblings = {PodView({{"/metadata/name", "\"web-2\""}, {"/status/conditions", "[]"}})};

@@ -111,6 +111,15 @@ TEST(TargetPodTest, AnImageWithoutADigestStaysAsItIs) {
       "registry/app:1");
 }
 
+TEST(TargetPodTest, AVolumeOfThePodsOwnStaysWhateverItsName) {
+  const WholePod source = PodWith(
+      {{"/spec/volumes", R"([{"name":"kube-api-access-mine","projected":{"sources":[]}}])"},
+       {"/spec/containers/0/volumeMounts", R"([{"name":"kube-api-access-mine","mountPath":"/tokens"}])"}});
+  const k8s::Unstructured target = TargetPod(source, {.name = "t", .node = "n", .owner_uid = kUid});
+  EXPECT_EQ(target.String("/spec/volumes/0/name"), "kube-api-access-mine");
+  EXPECT_EQ(target.String("/spec/containers/0/volumeMounts/0/mountPath"), "/tokens");
+}
+
 TEST(HandOverTest, TheTargetRemembersItsLabelsAndOwnerShouldTheSourceBeGone) {
   const WholePod source = Source("deployment");
   const k8s::Unstructured target = TargetPod(source, {.name = "t", .node = "n", .owner_uid = kUid});

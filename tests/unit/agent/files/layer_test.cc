@@ -160,6 +160,19 @@ TEST_F(LayerTest, SocketsAreLeftOutAndDevicesAreRefused) {
   EXPECT_THAT(status.message(), HasSubstr("\"zero\" cannot be carried: it is a device file"));
 }
 
+TEST_F(LayerTest, APathThatNobodyCouldMakeAgainIsRefused) {
+  const std::string name(200, 'd');
+  UniqueFd folder(open(from_.c_str(), O_PATH | O_DIRECTORY));
+  for (int depth = 0; depth < 21; ++depth) {
+    ASSERT_EQ(mkdirat(folder.get(), name.c_str(), 0755), 0);
+    folder = UniqueFd(openat(folder.get(), name.c_str(), O_PATH | O_DIRECTORY));
+    ASSERT_TRUE(folder.ok());
+  }
+  const absl::Status status = PackTo(from_, Layout::kPlain).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(status.message(), HasSubstr("...\" cannot be carried: its path is longer than 4095 bytes"));
+}
+
 TEST_F(LayerTest, AFullSinkEndsPackingWithItsError) {
   Put(from_ + "/big", std::string(8 << 20, 'x'));
   int pieces = 0;
