@@ -214,17 +214,21 @@ TEST_F(ChangesTest, AStoreThroughAMappingIsFoundThoughNoTimeTellsOfIt) {
   const UniqueFd fd = *OpenFile(from_ + "/mapped", O_RDWR);
   char* mapped = static_cast<char*>(mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
   ASSERT_NE(mapped, MAP_FAILED);
-  mapped[5] = '1';
-  struct stat before{}, after{};
-  ASSERT_EQ(fstat(fd.get(), &before), 0);
-  Settle();
-  Pass pass{.begun = absl::Now()};
-  pass.mapped.files.insert({before.st_dev, before.st_ino});
-  Round(pass);
-  mapped[5] = '2';
+  // Until the kernel does not write the page back between the stores: it would protect the page again.
+  for (int attempt = 0;; ++attempt) {
+    ASSERT_LT(attempt, 20);
+    mapped[5] = '1';
+    struct stat before{}, after{};
+    ASSERT_EQ(fstat(fd.get(), &before), 0);
+    Settle();
+    Pass pass{.begun = absl::Now()};
+    pass.mapped.files.insert({before.st_dev, before.st_ino});
+    Round(pass);
+    mapped[5] = '2';
+    ASSERT_EQ(fstat(fd.get(), &after), 0);
+    if (FileStat(after) == FileStat(before)) break;
+  }
   munmap(mapped, 1 << 20);
-  ASSERT_EQ(fstat(fd.get(), &after), 0);
-  EXPECT_EQ(FileStat(after), FileStat(before)) << "else this test shows nothing";
   Round();  // nobody has it mapped any more
   EXPECT_EQ((*ReadFile(to_ + "/mapped"))[5], '2');
   EXPECT_EQ(totals_.bytes, kBlockBytes);
