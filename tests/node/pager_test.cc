@@ -542,6 +542,11 @@ class PullTest : public PagerTest {
   memory::Range Offsets(size_t first, size_t end) const {
     return {memory_.address() + first * kPage, memory_.address() + end * kPage};
   }
+  // What arrives afterwards is told to the pager.
+  void Restore(Memory& memory) {
+    PagerTest::Restore(memory);
+    EXPECT_TRUE(Eventually([&] { return connections_ > 0; }));
+  }
   // What the store has of them is old.
   void Miss(size_t first, size_t end) {
     memory_.Write(first, std::string((end - first) * kPage, '!'));
