@@ -66,9 +66,12 @@ class PostCopyTest(ClusterTest):
         self.begin("patient", a)
         self.apply(self.migration("slowly", "patient", b, strategy="PostCopy", bandwidthLimit="20Mi"))
         self.pulling("slowly")
-        while self.post_copy("slowly").get("missingBytes", 1) > 0 and self.get("pod", "patient"):
-            self.assertNotIn("deletionTimestamp", self.get("pod", "patient")["metadata"])
-            time.sleep(0.5)
+        began = time.monotonic()
+        while (pod := self.get("pod", "patient")) and "deletionTimestamp" not in pod["metadata"]:
+            time.sleep(0.2)
+        print("    the source pod stayed for %.1f s" % (time.monotonic() - began))
+        # The status is written once a second; what was missing when the pod went would take longer than this.
+        wait("the status to say that all has arrived", lambda: self.post_copy("slowly").get("missingBytes", 0) == 0, 3)
         self.arrived(self.succeeded("migration", "slowly"), "patient")
 
     def test_a_link_cut_while_memory_is_pulled(self):
