@@ -20,8 +20,8 @@
 namespace godwit::metrics {
 
 // Upper bounds in seconds. Freezes are told apart where people can feel the difference, and below a tenth of
-// a second, where pre-copy's are, more finely; their steps down to what a system call takes. Requests are Kubernetes' own; whole operations end with the controller's
-// default timeout.
+// a second, where pre-copy's are, more finely; their steps down to what a system call takes. Requests are
+// Kubernetes' own; whole operations end with the controller's default timeout.
 inline const std::vector<double> kFreezeSeconds = {0.01, 0.025, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.35,
                                                    0.5,  0.75,  1,    2,    4,    8,    15,  30,   60};
 inline const std::vector<double> kStepSeconds = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05,
@@ -236,12 +236,13 @@ struct AgentMetrics {
   // The pagers of the pods that came to this node. how: fault (a process waited for the page), background.
   Gauge<0> pager_backlog{registry, "godwit_agent_pager_backlog_bytes",
                          "Memory of restored pods that is not in its place yet and lies in the page store."};
-  Gauge<0> pager_fault_p99{registry, "godwit_agent_pager_slow_fault_seconds",
-                           "The time within which 99 % of the pages that processes waited for were in their place; of "
-                           "the slowest pager at work."};
+  Gauge<0> pager_fault_p99{
+      registry, "godwit_agent_pager_slow_fault_seconds",
+      "The time within which 99 % of the pages that processes waited for were in their place; of "
+      "the slowest pager at work."};
 
-  // Post-copy, of the pods that came to this node. outcome: arrived (all pages), lost (not all: the containers
-  // concerned were killed, and started afresh).
+  // Post-copy, of the pods that came to this node. outcome: arrived (all pages), lost (not all: the
+  // containers concerned were killed, and started afresh).
   Counter<1> post_copies{registry,
                          "godwit_agent_post_copies_total",
                          "Pods that ran here before all of their memory had come, by how that ended.",
@@ -252,9 +253,10 @@ struct AgentMetrics {
                            "Pages that processes waited for until they had come from another node."};
   Gauge<0> missing_bytes{registry, "godwit_agent_missing_bytes",
                          "Memory of pods that run here which is still on the nodes that they came from."};
-  Gauge<0> pull_fault_p99{registry, "godwit_agent_pull_slow_fault_seconds",
-                          "The time within which 99 % of the pages that processes waited for had come from another "
-                          "node; of the slowest pod that pulls now."};
+  Gauge<0> pull_fault_p99{
+      registry, "godwit_agent_pull_slow_fault_seconds",
+      "The time within which 99 % of the pages that processes waited for had come from another "
+      "node; of the slowest pod that pulls now."};
 
   // What lies on the node's disk.
   Gauge<0> images_bytes{registry, "godwit_agent_images_bytes",

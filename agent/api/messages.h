@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What controller and agent say to each other: JSON over HTTPS with client certificates (docs/agent-api.md).
-// The controller names everything; an agent knows of Kubernetes only what stands here. Every request can be repeated:
-// the same PUT twice is one piece of work. Sizes are bytes, durations Go notation ("1.5s"), times RFC 3339.
+// The controller names everything; an agent knows of Kubernetes only what stands here. Every request can be
+// repeated: the same PUT twice is one piece of work. Sizes are bytes, durations Go notation ("1.5s"), times
+// RFC 3339.
 #pragma once
 
 #include <array>
@@ -23,7 +24,7 @@ inline constexpr int kDefaultMetricsPort = 9553;  // HTTP, Prometheus
 // The error body of every answer that is not 2xx: {"error":{"reason":"NotFound","message":"..."}}.
 struct ErrorBody {
   struct Error {
-    std::string reason;   // absl status code in CamelCase: NotFound, FailedPrecondition, ResourceExhausted, ...
+    std::string reason;   // absl status code in CamelCase: NotFound, FailedPrecondition, ...
     std::string message;  // for a person
     template <class Self, class V>
     static void Fields(Self& self, V& field) {
@@ -98,7 +99,8 @@ struct NodeInfo {
   int64_t memory_available = 0;   // MemAvailable
   int64_t storage_available = 0;  // free bytes where images are written
   int64_t images_bytes = 0;       // bytes that Godwit holds there
-  std::string no_pre_copy;        // not empty: why this node's kernel cannot pre-copy ("kernel 6.1 has no PAGEMAP_SCAN ...")
+  std::string no_pre_copy;        // not empty: why this node's kernel cannot pre-copy ("kernel 6.1 has no
+                                  // PAGEMAP_SCAN ...")
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("node", self.node);
@@ -139,15 +141,16 @@ struct PreflightReport {
   }
 };
 
-// PUT /v1/migrations/{uid}/target: the permit. From now on `create` of these containers in this pod waits for the state
-// of migration {uid}, which only the agent of `source_node` may bring.
+// PUT /v1/migrations/{uid}/target: the permit. From now on `create` of these containers in this pod waits for
+// the state of migration {uid}, which only the agent of `source_node` may bring.
 struct TargetSpec {
   PodName migration;
   PodName pod;  // the target pod; its uid is the sandbox UID that the container runtime reports
   std::vector<std::string> containers;  // in the order in which kubelet starts them
   std::string source_node;
-  int64_t expected_bytes = 0;    // memory_bytes + file_bytes of preflight; checked against what is free here
-  absl::Duration create_limit;   // the longest that one `create` may wait (below kubelet's runtimeRequestTimeout)
+  int64_t expected_bytes = 0;  // memory_bytes + file_bytes of preflight; checked against what is free here
+  absl::Duration
+      create_limit;  // the longest that one `create` may wait (below kubelet's runtimeRequestTimeout)
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("migration", self.migration);
@@ -160,24 +163,29 @@ struct TargetSpec {
   bool operator==(const TargetSpec&) const = default;
 };
 
-// How a source copies the memory. kPostCopy: in rounds as kPreCopy, but one is enough, and what is written after the
-// last is not sent in the freeze: the target runs without it and pulls it.
+// How a source copies the memory. kPostCopy: in rounds as kPreCopy, but one is enough, and what is written
+// after the last is not sent in the freeze: the target runs without it and pulls it.
 enum class CopyMode { kStopAndCopy, kPreCopy, kPostCopy };
 constexpr std::array<std::pair<CopyMode, absl::string_view>, 3> JsonNames(CopyMode) {
-  return {{{CopyMode::kStopAndCopy, "StopAndCopy"}, {CopyMode::kPreCopy, "PreCopy"}, {CopyMode::kPostCopy, "PostCopy"}}};
+  return {{{CopyMode::kStopAndCopy, "StopAndCopy"},
+           {CopyMode::kPreCopy, "PreCopy"},
+           {CopyMode::kPostCopy, "PostCopy"}}};
 }
-// What a pre-copy does when it will not come within its freeze budget. kPostCopy: it freezes, and ends as kPostCopy does.
+// What a pre-copy does when it will not come within its freeze budget. kPostCopy: it freezes, and ends as
+// kPostCopy does.
 enum class WhenNotConverging { kFail, kFreeze, kPostCopy };
 constexpr std::array<std::pair<WhenNotConverging, absl::string_view>, 3> JsonNames(WhenNotConverging) {
-  return {{{WhenNotConverging::kFail, "Fail"}, {WhenNotConverging::kFreeze, "Freeze"}, {WhenNotConverging::kPostCopy, "PostCopy"}}};
+  return {{{WhenNotConverging::kFail, "Fail"},
+           {WhenNotConverging::kFreeze, "Freeze"},
+           {WhenNotConverging::kPostCopy, "PostCopy"}}};
 }
 
 // POST /v1/migrations/{uid}/source/limits: replaces those of the SourceSpec while it runs.
 struct PreCopyLimits {
-  absl::Duration freeze_budget;            // freeze only when the prediction is below
-  absl::Duration pre_copy_timeout;         // from the first round
+  absl::Duration freeze_budget;     // freeze only when the prediction is below
+  absl::Duration pre_copy_timeout;  // from the first round
   WhenNotConverging when_not_converging = WhenNotConverging::kFail;
-  int64_t bandwidth_limit = 0;             // bytes per second; 0: none
+  int64_t bandwidth_limit = 0;  // bytes per second; 0: none
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field("freezeBudget", self.freeze_budget);
@@ -188,13 +196,14 @@ struct PreCopyLimits {
   bool operator==(const PreCopyLimits&) const = default;
 };
 
-// PUT /v1/migrations/{uid}/source: freeze, dump, send, and commit or abort with the target agent. StopAndCopy: sent when
-// the first container of the target pod waits in `create`, and freezes at once. PreCopy: sent when the target has its
-// permit; copies in rounds, says `converged` in its status, and goes on with that until it is told to switch. PostCopy: as
-// PreCopy; once the target runs the source goes on serving pages (status: `serving`), frozen, until all have arrived.
+// PUT /v1/migrations/{uid}/source: freeze, dump, send, and commit or abort with the target agent.
+// StopAndCopy: sent when the first container of the target pod waits in `create`, and freezes at once.
+// PreCopy: sent when the target has its permit; copies in rounds, says `converged` in its status, and goes on
+// with that until it is told to switch. PostCopy: as PreCopy; once the target runs the source goes on serving
+// pages (status: `serving`), frozen, until all have arrived.
 //
-// POST /v1/migrations/{uid}/source/switch (no body): the target's first container waits in `create`; freeze when the
-// prediction fits. May be repeated. Before it a PreCopy source freezes nothing.
+// POST /v1/migrations/{uid}/source/switch (no body): the target's first container waits in `create`; freeze
+// when the prediction fits. May be repeated. Before it a PreCopy source freezes nothing.
 struct SourceSpec {
   PodName migration;
   PodName pod;
@@ -203,9 +212,10 @@ struct SourceSpec {
   std::vector<std::string> empty_dirs;
   std::string target_node;     // the name that the target agent's certificate must carry
   std::string target_address;  // ip:port of its stream
-  absl::Duration freeze_limit;  // the longest freeze; the source thaws by itself then (design: tightest liveness probe)
+  absl::Duration
+      freeze_limit;  // the longest freeze; the source thaws by itself then (design: tightest liveness probe)
   CopyMode mode = CopyMode::kStopAndCopy;
-  PreCopyLimits limits;         // not kStopAndCopy
+  PreCopyLimits limits;                    // not kStopAndCopy
   std::vector<std::string> pod_addresses;  // fenced on the source's node while the pod stands still
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
@@ -260,18 +270,18 @@ constexpr std::array<std::pair<TargetState, absl::string_view>, 5> JsonNames(Tar
 
 // How far a pre-copy is.
 struct PreCopyProgress {
-  int64_t rounds = 0;             // finished
-  int64_t memory_bytes = 0;       // that the container's tasks have mapped and the engine carries
-  int64_t dirty_bytes = 0;        // found written in the last round
-  int64_t dirty_rate = 0;         // bytes per second
-  int64_t throughput = 0;         // bytes of pages per second that the last rounds reached
-  int64_t sent_bytes = 0;         // content that went over, all rounds
-  int64_t zero_bytes = 0;         // sent as zeros
-  int64_t unchanged_bytes = 0;    // written but of the same content: not sent
+  int64_t rounds = 0;           // finished
+  int64_t memory_bytes = 0;     // that the container's tasks have mapped and the engine carries
+  int64_t dirty_bytes = 0;      // found written in the last round
+  int64_t dirty_rate = 0;       // bytes per second
+  int64_t throughput = 0;       // bytes of pages per second that the last rounds reached
+  int64_t sent_bytes = 0;       // content that went over, all rounds
+  int64_t zero_bytes = 0;       // sent as zeros
+  int64_t unchanged_bytes = 0;  // written but of the same content: not sent
   absl::Duration predicted_freeze;
-  bool converged = false;         // the prediction fits the budget
-  bool gave_up = false;           // it will not fit; when_not_converging was done
-  std::string fallback;           // not empty: memory is not pre-copied, and why ("... has files open with O_DIRECT")
+  bool converged = false;  // the prediction fits the budget
+  bool gave_up = false;    // it will not fit; when_not_converging was done
+  std::string fallback;  // not empty: memory is not pre-copied, and why ("... has files open with O_DIRECT")
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field("rounds", self.rounds);
@@ -302,8 +312,8 @@ struct SourceStatus {
   int64_t memory_bytes = 0;  // sent: page images
   int64_t file_bytes = 0;    // sent: writable layers, emptyDirs
   int64_t wire_bytes = 0;    // sent: everything, frames included
-  // What was left in the freeze for the target to pull, bytes; it lives here alone while `serving`, and until then the source
-  // must not be killed, nor its pod be deleted.
+  // What was left in the freeze for the target to pull, bytes; it lives here alone while `serving`, and until
+  // then the source must not be killed, nor its pod be deleted.
   int64_t pull_bytes = 0;
   int64_t pulled_bytes = 0;  // sent of that
   bool serving = false;
@@ -334,13 +344,13 @@ struct SourceStatus {
 
 // Memory that the target pulls from the source while it runs already.
 struct PullStatus {
-  bool pulling = false;          // some is missing, or may be; the source is needed
-  int64_t total_bytes = 0;       // was missing when the target began to run
-  int64_t missing_bytes = 0;     // is still
-  int64_t faults = 0;            // missing pages that the processes waited for
-  absl::Duration fault_p50;      // from a fault on a missing page to its installation
+  bool pulling = false;       // some is missing, or may be; the source is needed
+  int64_t total_bytes = 0;    // was missing when the target began to run
+  int64_t missing_bytes = 0;  // is still
+  int64_t faults = 0;         // missing pages that the processes waited for
+  absl::Duration fault_p50;   // from a fault on a missing page to its installation
   absl::Duration fault_p99;
-  std::string lost;              // not empty: it will never come, and why; the containers concerned were killed
+  std::string lost;  // not empty: it will never come, and why; the containers concerned were killed
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field("pulling", self.pulling);
@@ -384,10 +394,10 @@ struct AbortRequest {
   }
 };
 
-// POST /v1/migrations/{uid}/source/finish (FinishRequest, or no body): kills the frozen source with cgroup.kill; only in state
-// Ceded with target_running and not `serving`, else FailedPrecondition. DELETE /v1/migrations/{uid}/source, .../target: forgets
-// a finished or aborted side and removes what it wrote; the permit of a running pod stays as "fresh start" until its sandbox
-// is gone.
+// POST /v1/migrations/{uid}/source/finish (FinishRequest, or no body): kills the frozen source with
+// cgroup.kill; only in state Ceded with target_running and not `serving`, else FailedPrecondition. DELETE
+// /v1/migrations/{uid}/source, .../target: forgets a finished or aborted side and removes what it wrote; the
+// permit of a running pod stays as "fresh start" until its sandbox is gone.
 struct FinishRequest {
   // Also while it serves: the target's pod is gone, nobody needs its pages any more.
   bool abandon = false;
@@ -405,7 +415,8 @@ struct CheckpointSpec {
   std::vector<std::string> empty_dirs;
   absl::Duration freeze_limit;
   std::vector<std::string> pod_addresses;  // fenced while the pod stands still
-  json::Raw pod_manifest;  // the pod as the controller wants it made again; kept in the archive, opaque to the agent
+  json::Raw pod_manifest;  // the pod as the controller wants it made again; kept in the archive, opaque to
+                           // the agent
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("checkpoint", self.checkpoint);
@@ -442,7 +453,8 @@ struct Archive {
   bool operator==(const Archive&) const = default;
 };
 
-// GET /v1/checkpoints/{uid}; GET /v1/checkpoints/{uid}/manifest gives the pod manifest; DELETE removes the archives.
+// GET /v1/checkpoints/{uid}; GET /v1/checkpoints/{uid}/manifest gives the pod manifest; DELETE removes the
+// archives.
 struct CheckpointStatus {
   CheckpointState state = CheckpointState::kNone;
   std::string reason;
@@ -450,7 +462,8 @@ struct CheckpointStatus {
   absl::Time frozen_at;
   absl::Duration freeze;
   std::vector<FreezeStep> steps;
-  std::string fallback;  // not empty: CRIU dumped the memory in the freeze, and why ("... has files open with O_DIRECT")
+  std::string fallback;  // not empty: CRIU dumped the memory in the freeze, and why ("... has files open with
+                         // O_DIRECT")
   std::string criu_version;
   int64_t memory_bytes = 0;
   std::vector<Archive> archives;
@@ -469,13 +482,15 @@ struct CheckpointStatus {
   }
 };
 
-// PUT /v1/restores/{uid}: a permit that is filled from a checkpoint's archives: those here, or those of another node,
-// fetched over the stream and verified against their digests before anything is restored. DELETE forgets it.
+// PUT /v1/restores/{uid}: a permit that is filled from a checkpoint's archives: those here, or those of
+// another node, fetched over the stream and verified against their digests before anything is restored.
+// DELETE forgets it.
 struct RestoreSpec {
   PodName restore;
   PodName pod;  // the new pod
   std::string checkpoint_uid;
-  std::vector<Archive> archives;  // as in the Checkpoint's status, in the order in which kubelet starts the containers
+  std::vector<Archive>
+      archives;  // as in the Checkpoint's status, in the order in which kubelet starts the containers
   std::string archive_node;
   std::string archive_address;  // ip:port of that node's agent's stream; unused when it is this node
   absl::Duration create_limit;

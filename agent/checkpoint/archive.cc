@@ -65,7 +65,8 @@ std::string ConfigDumpText(const Description& d) {
 }
 
 std::string OwnFileText(const Description& d) {
-  return json::Encode(OwnFile{.version = kFormatVersion, .pod = d.pod, .container = d.container, .pod_manifest = d.pod_manifest});
+  return json::Encode(OwnFile{
+      .version = kFormatVersion, .pod = d.pod, .container = d.container, .pod_manifest = d.pod_manifest});
 }
 
 absl::Status AddParts(TarWriter& tar, const Description& description, const Parts& parts) {
@@ -98,7 +99,8 @@ bool PlainName(absl::string_view name) {
 // Where an entry of the archive goes, noted in `parts`; DataLoss for names that no archive of ours has.
 absl::StatusOr<std::string> Place(absl::string_view name, const std::string& folder, Parts& parts) {
   absl::string_view rest = name;
-  if (absl::ConsumePrefix(&rest, "checkpoint/") && PlainName(rest)) return absl::StrCat(parts.images, "/", rest);
+  if (absl::ConsumePrefix(&rest, "checkpoint/") && PlainName(rest))
+    return absl::StrCat(parts.images, "/", rest);
   rest = name;
   if (absl::ConsumePrefix(&rest, "volumes/") && absl::ConsumeSuffix(&rest, ".tar") && PlainName(rest)) {
     return parts.volumes[std::string(rest)] = absl::StrCat(folder, "/volumes/", rest, ".tar");
@@ -114,12 +116,14 @@ absl::Status Matches(const agent_api::Archive& recorded, int fd, const std::stri
   int64_t size = 0;
   GODWIT_ASSIGN_OR_RETURN(std::string digest, DigestOf(fd, size));
   if (size != recorded.size) {
-    return absl::DataLossError(absl::StrCat("archive ", path, " has ", size, " bytes, its checkpoint recorded ",
-                                            recorded.size, ": it was cut or replaced; take a new checkpoint"));
+    return absl::DataLossError(absl::StrCat("archive ", path, " has ", size,
+                                            " bytes, its checkpoint recorded ", recorded.size,
+                                            ": it was cut or replaced; take a new checkpoint"));
   }
   if (digest != recorded.digest) {
-    return absl::DataLossError(absl::StrCat("archive ", path, " has the digest ", digest, ", its checkpoint recorded ",
-                                            recorded.digest, ": its content has changed; take a new checkpoint"));
+    return absl::DataLossError(absl::StrCat("archive ", path, " has the digest ", digest,
+                                            ", its checkpoint recorded ", recorded.digest,
+                                            ": its content has changed; take a new checkpoint"));
   }
   return absl::OkStatus();
 }
@@ -132,7 +136,8 @@ std::string ArchiveFileName(const Description& d) {
                    absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", d.checkpointed_at, absl::UTCTimeZone()), ".tar");
   // A name of at most 255 bytes, with some for temporary ones. The archives of a checkpoint are of one pod.
   constexpr size_t kMaxName = 230;
-  const absl::string_view pod = absl::string_view(d.pod.name).substr(0, kMaxName - rest.size() - sizeof("checkpoint-"));
+  const absl::string_view pod =
+      absl::string_view(d.pod.name).substr(0, kMaxName - rest.size() - sizeof("checkpoint-"));
   return absl::StrCat("checkpoint-", pod, rest);
 }
 
@@ -162,8 +167,8 @@ absl::StatusOr<Parts> ExtractArchive(const agent_api::Archive& recorded, const s
   GODWIT_RETURN_IF_ERROR(MakeFolders(parts.images, 0700));
   GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/volumes"), 0700));
   auto discard = absl::MakeCleanup([&folder] { RemoveTree(folder).IgnoreError(); });
-  absl::Status extracted =
-      ExtractTar(file.get(), recorded.size, [&](const std::string& name) { return Place(name, folder, parts); });
+  absl::Status extracted = ExtractTar(file.get(), recorded.size,
+                                      [&](const std::string& name) { return Place(name, folder, parts); });
   if (!extracted.ok()) return Annotate(extracted, absl::StrCat("cannot unpack the archive ", path));
   std::move(discard).Cancel();
   return parts;
@@ -172,15 +177,17 @@ absl::StatusOr<Parts> ExtractArchive(const agent_api::Archive& recorded, const s
 absl::StatusOr<json::Raw> ReadPodManifest(const std::string& path) {
   GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, O_RDONLY | O_NOFOLLOW));
   static std::atomic<uint64_t> number = 0;  // others may read the same archive
-  const std::string copy = absl::StrCat(path.substr(0, path.rfind('/') + 1), ".godwit-json.", getpid(), ".", number++);
+  const std::string copy =
+      absl::StrCat(path.substr(0, path.rfind('/') + 1), ".godwit-json.", getpid(), ".", number++);
   auto discard = absl::MakeCleanup([&copy] { unlink(copy.c_str()); });
   // It is the first entry: the rest, which may be as large as the pod's memory, is not read.
   GODWIT_RETURN_IF_ERROR(ExtractFirst(file.get(), "godwit.json", kMaxOwnFile, copy));
   GODWIT_ASSIGN_OR_RETURN(std::string text, ReadFile(copy, kMaxOwnFile));
   GODWIT_ASSIGN_OR_RETURN(OwnFile own, json::Decode<OwnFile>(text, {.max_bytes = kMaxOwnFile}));
   if (own.version != kFormatVersion) {
-    return absl::UnimplementedError(absl::StrCat("archive ", path, " is of format version ", own.version, ", this agent reads ",
-                                                 kFormatVersion, ": use an agent that is at least as new as its writer"));
+    return absl::UnimplementedError(absl::StrCat("archive ", path, " is of format version ", own.version,
+                                                 ", this agent reads ", kFormatVersion,
+                                                 ": use an agent that is at least as new as its writer"));
   }
   return own.pod_manifest;
 }

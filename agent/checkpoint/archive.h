@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checkpoint archives: one tar file a container, in the layout that Podman, CRI-O and containerd write and that
-// checkpointctl reads (checkpoint-restore/checkpointctl v1.3.0, lib/metadata.go):
+// Checkpoint archives: one tar file a container, in the layout that Podman, CRI-O and containerd write and
+// that checkpointctl reads (checkpoint-restore/checkpointctl v1.3.0, lib/metadata.go):
 //   checkpoint/*          CRIU's images, as dumped
 //   config.dump           JSON: id, name, rootfsImage, rootfsImageRef, rootfsImageName, runtime, times
 //   spec.dump             the container's OCI config.json
@@ -8,7 +8,8 @@
 //   rootfs-diff.tar       the writable layer, with OCI whiteouts (.wh.*) for what was deleted
 //   volumes/NAME.tar      the content of each emptyDir
 //   godwit.json           Godwit's own: format version, names, the pod's manifest
-// An archive that comes back is hostile until its size and digest have been checked against what was recorded.
+// An archive that comes back is hostile until its size and digest have been checked against what was
+// recorded.
 #pragma once
 
 #include <functional>
@@ -30,12 +31,13 @@ struct Content {
   std::function<absl::Status(const TarWriter::Sink&)> write;
 };
 
-// Where the parts of one container's archive lie, all of them paths of regular files but `images`. An empty path: no such part.
+// Where the parts of one container's archive lie, all of them paths of regular files but `images`. An empty
+// path: no such part.
 struct Parts {
-  std::string images;       // folder of CRIU images, flat
-  std::string spec;         // OCI config.json
+  std::string images;  // folder of CRIU images, flat
+  std::string spec;    // OCI config.json
   std::string dump_log;
-  std::string rootfs_diff;  // tar
+  std::string rootfs_diff;                     // tar
   std::map<std::string, std::string> volumes;  // emptyDir name -> tar
   std::map<std::string, Content> made;         // image name -> what goes into the archive in its place
 };
@@ -56,17 +58,17 @@ struct Description {
 // "checkpoint-<pod>_<namespace>-<container>-<RFC 3339 time>.tar".
 std::string ArchiveFileName(const Description& description);
 
-// Writes the archive to `path` (mode 0600; on the disk when this returns; nothing is left after an error) and says its
-// size and digest.
+// Writes the archive to `path` (mode 0600; on the disk when this returns; nothing is left after an error) and
+// says its size and digest.
 absl::StatusOr<agent_api::Archive> WriteArchive(const Description& description, const Parts& parts,
                                                 const std::string& path);
 
 // Checks that the file has the recorded size and digest. DataLoss when not.
 absl::Status VerifyArchive(const agent_api::Archive& recorded, const std::string& path);
 
-// Verifies the archive at `path` and unpacks it into `folder` (made; images/ and volumes/ below it), as files of mode 0600.
-// Entries of unknown names, of other kinds than regular files, twice the same name, or more bytes than the archive has are
-// DataLoss, and nothing stays in `folder`.
+// Verifies the archive at `path` and unpacks it into `folder` (made; images/ and volumes/ below it), as files
+// of mode 0600. Entries of unknown names, of other kinds than regular files, twice the same name, or more
+// bytes than the archive has are DataLoss, and nothing stays in `folder`.
 absl::StatusOr<Parts> ExtractArchive(const agent_api::Archive& recorded, const std::string& path,
                                      const std::string& folder);
 

@@ -26,7 +26,8 @@ void LogEnd(const CheckpointSpec& spec, const CheckpointStatus& status) {
                      .With("checkpoint", spec.checkpoint.uid)
                      .With("pod", spec.pod.uid)
                      .With("freeze", status.freeze)
-                     .With("memory", status.fallback.empty() ? "copied while the pod ran" : "dumped in the freeze")
+                     .With("memory",
+                           status.fallback.empty() ? "copied while the pod ran" : "dumped in the freeze")
                      .With("archives", status.archives.size());
   } else {
     LOG(ERROR) << Log("checkpoint failed")
@@ -39,8 +40,8 @@ void LogEnd(const CheckpointSpec& spec, const CheckpointStatus& status) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Checkpoints>> Checkpoints::Open(std::string folder, Node node, StartGuard start_guard,
-                                                               Finished finished) {
+absl::StatusOr<std::unique_ptr<Checkpoints>> Checkpoints::Open(std::string folder, Node node,
+                                                               StartGuard start_guard, Finished finished) {
   std::unique_ptr<Checkpoints> checkpoints(
       new Checkpoints(std::move(folder), std::move(node), std::move(start_guard), std::move(finished)));
   GODWIT_RETURN_IF_ERROR(checkpoints->Load());
@@ -64,7 +65,8 @@ absl::Status Checkpoints::Load() {
   GODWIT_ASSIGN_OR_RETURN(std::vector<std::string> uids, ListFolder(folder_));
   for (const std::string& uid : uids) {
     absl::Status loaded = LoadOne(uid);
-    if (!loaded.ok()) LOG(ERROR) << Log("cannot read a checkpoint on the disk").With("checkpoint", uid).With(loaded);
+    if (!loaded.ok())
+      LOG(ERROR) << Log("cannot read a checkpoint on the disk").With("checkpoint", uid).With(loaded);
   }
   return absl::OkStatus();
 }
@@ -79,11 +81,13 @@ absl::Status Checkpoints::LoadOne(const std::string& uid) {
     GODWIT_ASSIGN_OR_RETURN(entry->status, json::Decode<CheckpointStatus>(text));
   } else {
     if (absl::Status removed = RemoveUnfinished(uid); !removed.ok()) {
-      LOG(WARNING) << Log("parts of a checkpoint stay until it is deleted").With("checkpoint", uid).With(removed);
+      LOG(WARNING)
+          << Log("parts of a checkpoint stay until it is deleted").With("checkpoint", uid).With(removed);
     }
     entry->status.state = CheckpointState::kFailed;
     entry->status.reason = "AgentRestarted";
-    entry->status.message = "the node's agent ended while it took the checkpoint; the pod goes on: create the Checkpoint again";
+    entry->status.message =
+        "the node's agent ended while it took the checkpoint; the pod goes on: create the Checkpoint again";
     GODWIT_RETURN_IF_ERROR(WriteFileDurably(status_file, json::Encode(entry->status)));
   }
   absl::MutexLock lock(&mutex_);
@@ -108,7 +112,8 @@ absl::StatusOr<CheckpointStatus> Checkpoints::Take(const CheckpointSpec& spec) {
   auto known = entries_.find(uid);
   if (known != entries_.end()) {
     if (json::Encode(known->second->spec) == json::Encode(spec)) return known->second->status;
-    return absl::AlreadyExistsError(absl::StrCat("checkpoint ", uid, " was asked for already, and differently"));
+    return absl::AlreadyExistsError(
+        absl::StrCat("checkpoint ", uid, " was asked for already, and differently"));
   }
   GODWIT_RETURN_IF_ERROR(MakeFolders(FolderOf(uid), 0700));
   GODWIT_RETURN_IF_ERROR(WriteFileDurably(absl::StrCat(FolderOf(uid), "/spec.json"), json::Encode(spec)));
@@ -142,22 +147,26 @@ void Checkpoints::Work(const CheckpointSpec& spec, const std::atomic<bool>& stop
 absl::StatusOr<CheckpointStatus> Checkpoints::Get(const std::string& uid) const {
   absl::MutexLock lock(&mutex_);
   auto known = entries_.find(uid);
-  if (known == entries_.end()) return absl::NotFoundError(absl::StrCat("no checkpoint ", uid, " on this node"));
+  if (known == entries_.end())
+    return absl::NotFoundError(absl::StrCat("no checkpoint ", uid, " on this node"));
   return known->second->status;
 }
 
-absl::StatusOr<std::string> Checkpoints::FindArchive(const std::string& uid, const std::string& file_name) const {
+absl::StatusOr<std::string> Checkpoints::FindArchive(const std::string& uid,
+                                                     const std::string& file_name) const {
   GODWIT_ASSIGN_OR_RETURN(CheckpointStatus status, Get(uid));
   for (const agent_api::Archive& archive : status.archives) {
     if (archive.path == absl::StrCat(FolderOf(uid), "/", file_name)) return archive.path;
   }
-  return absl::NotFoundError(absl::StrCat("checkpoint ", uid, " has no archive ", file_name, " on this node"));
+  return absl::NotFoundError(
+      absl::StrCat("checkpoint ", uid, " has no archive ", file_name, " on this node"));
 }
 
 absl::StatusOr<json::Raw> Checkpoints::Manifest(const std::string& uid) const {
   GODWIT_ASSIGN_OR_RETURN(CheckpointStatus status, Get(uid));
   if (status.archives.empty()) {
-    return absl::FailedPreconditionError(absl::StrCat("checkpoint ", uid, " is ", json::Name(status.state), ", not Ready"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("checkpoint ", uid, " is ", json::Name(status.state), ", not Ready"));
   }
   return ReadPodManifest(status.archives.front().path);
 }

@@ -28,24 +28,27 @@ class Checkpoints {
   // Called at the end of each checkpoint, for metrics; from its thread.
   using Finished = std::function<void(const agent_api::CheckpointStatus&)>;
 
-  // Reads what is in `folder` (made when missing). A checkpoint without a status was cut off by the agent's end: its guard has
-  // thawed the pod; it becomes Failed, and what was written of it goes.
-  static absl::StatusOr<std::unique_ptr<Checkpoints>> Open(std::string folder, Node node, StartGuard start_guard,
-                                                           Finished finished);
+  // Reads what is in `folder` (made when missing). A checkpoint without a status was cut off by the agent's
+  // end: its guard has thawed the pod; it becomes Failed, and what was written of it goes.
+  static absl::StatusOr<std::unique_ptr<Checkpoints>> Open(std::string folder, Node node,
+                                                           StartGuard start_guard, Finished finished);
   // Ends the checkpoints under way.
   ~Checkpoints();
 
   // Begins, or says how far it is when it is known. AlreadyExists: this UID was used for another spec.
-  absl::StatusOr<agent_api::CheckpointStatus> Take(const agent_api::CheckpointSpec& spec) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<agent_api::CheckpointStatus> Take(const agent_api::CheckpointSpec& spec)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   // NotFound for a UID that is not here.
   absl::StatusOr<agent_api::CheckpointStatus> Get(const std::string& uid) const ABSL_LOCKS_EXCLUDED(mutex_);
   // The pod's manifest from the archive. FailedPrecondition unless Ready.
   absl::StatusOr<json::Raw> Manifest(const std::string& uid) const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Where the archive of this file name lies. NotFound unless Ready and there; both arguments may be a peer's word.
+  // Where the archive of this file name lies. NotFound unless Ready and there; both arguments may be a peer's
+  // word.
   absl::StatusOr<std::string> FindArchive(const std::string& uid, const std::string& file_name) const
       ABSL_LOCKS_EXCLUDED(mutex_);
-  // Removes archives and memory of it. One that runs is ended first, which takes as long as its freeze at most, or the disk
-  // a few writes; FailedPrecondition when it has not ended within some seconds: try again. OK when nothing is there.
+  // Removes archives and memory of it. One that runs is ended first, which takes as long as its freeze at
+  // most, or the disk a few writes; FailedPrecondition when it has not ended within some seconds: try again.
+  // OK when nothing is there.
   absl::Status Remove(const std::string& uid) ABSL_LOCKS_EXCLUDED(mutex_);
 
   struct Totals {
@@ -65,7 +68,10 @@ class Checkpoints {
   };
 
   Checkpoints(std::string folder, Node node, StartGuard start_guard, Finished finished)
-      : folder_(std::move(folder)), node_(std::move(node)), start_guard_(std::move(start_guard)), finished_(std::move(finished)) {}
+      : folder_(std::move(folder)),
+        node_(std::move(node)),
+        start_guard_(std::move(start_guard)),
+        finished_(std::move(finished)) {}
   absl::Status Load() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status LoadOne(const std::string& uid) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status RemoveUnfinished(const std::string& uid);

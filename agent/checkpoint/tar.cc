@@ -57,7 +57,8 @@ std::string Sha256::Finish() {
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned size = 0;
   EVP_DigestFinal_ex(context_.get(), digest, &size);
-  return absl::StrCat("sha256:", absl::BytesToHexString(absl::string_view(reinterpret_cast<char*>(digest), size)));
+  return absl::StrCat("sha256:",
+                      absl::BytesToHexString(absl::string_view(reinterpret_cast<char*>(digest), size)));
 }
 
 absl::StatusOr<std::unique_ptr<TarWriter>> TarWriter::Create(const std::string& path) {
@@ -182,8 +183,9 @@ absl::StatusOr<std::string> DigestOf(int fd, int64_t& size) {
   return hash.Finish();
 }
 
-absl::Status ExtractTar(int fd, int64_t max_bytes,
-                        const std::function<absl::StatusOr<std::string>(const std::string& name)>& destination) {
+absl::Status ExtractTar(
+    int fd, int64_t max_bytes,
+    const std::function<absl::StatusOr<std::string>(const std::string& name)>& destination) {
   std::unique_ptr<archive, FreeReader> reader(archive_read_new());
   archive_read_support_format_tar(reader.get());
   if (archive_read_open_fd(reader.get(), fd, kChunk) != ARCHIVE_OK) {
@@ -216,7 +218,8 @@ absl::Status ExtractFirst(int fd, const std::string& name, int64_t max_bytes, co
     return ArchiveStatus(reader.get(), "cannot read the archive");
   }
   const char* first = archive_entry_pathname(entry);
-  if (first == nullptr || first != name || archive_entry_filetype(entry) != AE_IFREG || archive_entry_hardlink(entry))
+  if (first == nullptr || first != name || archive_entry_filetype(entry) != AE_IFREG ||
+      archive_entry_hardlink(entry))
     return absl::DataLossError(absl::StrCat("the archive does not begin with ", name));
   int64_t left = max_bytes;
   return CopyEntry(reader.get(), name, path, left);

@@ -73,14 +73,15 @@ class TarWriter {
 // Size and digest of a file that is open for reading; the offset is back at the beginning afterwards.
 absl::StatusOr<std::string> DigestOf(int fd, int64_t& size);
 
-// Walks a tar file. `entry` gets each regular file's name and size and says where its content goes (an empty path: nowhere).
-// Files are made new, with mode 0600. Folders' own entries are passed over. DataLoss for all other kinds, for a name that comes twice and
-// for content beyond max_bytes in all.
-absl::Status ExtractTar(int fd, int64_t max_bytes,
-                        const std::function<absl::StatusOr<std::string>(const std::string& name)>& destination);
+// Walks a tar file. `entry` gets each regular file's name and size and says where its content goes (an empty
+// path: nowhere). Files are made new, with mode 0600. Folders' own entries are passed over. DataLoss for all
+// other kinds, for a name that comes twice and for content beyond max_bytes in all.
+absl::Status ExtractTar(
+    int fd, int64_t max_bytes,
+    const std::function<absl::StatusOr<std::string>(const std::string& name)>& destination);
 
-// Copies the first entry of a tar file, a regular file of this name and at most max_bytes, to the new file `path`; no more of the
-// tar file is read. DataLoss when it begins otherwise.
+// Copies the first entry of a tar file, a regular file of this name and at most max_bytes, to the new file
+// `path`; no more of the tar file is read. DataLoss when it begins otherwise.
 absl::Status ExtractFirst(int fd, const std::string& name, int64_t max_bytes, const std::string& path);
 
 }  // namespace godwit::checkpoint

@@ -25,8 +25,8 @@ std::string KnownCause(absl::string_view log);
 // file; when it cannot be read, says so.
 std::string ExplainFailure(const std::string& log_file);
 
-// What the preload library says in its messages file, as the beginning of an error message: at most 4 KiB, ended by "; ". Empty
-// when it says nothing.
+// What the preload library says in its messages file, as the beginning of an error message: at most 4 KiB,
+// ended by "; ". Empty when it says nothing.
 std::string PreloadSays(const std::string& messages_file);
 
 }  // namespace godwit::criu

@@ -43,8 +43,9 @@ absl::Status Check(const PreCopyLimits& limits) {
   if (limits.freeze_budget <= absl::ZeroDuration() || limits.pre_copy_timeout <= absl::ZeroDuration() ||
       limits.bandwidth_limit < 0) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "limits of a pre-copy must be positive: freezeBudget ", absl::FormatDuration(limits.freeze_budget), ", preCopyTimeout ",
-        absl::FormatDuration(limits.pre_copy_timeout), ", bandwidthLimit ", limits.bandwidth_limit));
+        "limits of a pre-copy must be positive: freezeBudget ", absl::FormatDuration(limits.freeze_budget),
+        ", preCopyTimeout ", absl::FormatDuration(limits.pre_copy_timeout), ", bandwidthLimit ",
+        limits.bandwidth_limit));
   }
   return absl::OkStatus();
 }
@@ -62,7 +63,8 @@ auto Find(const Sides& sides, const std::string& uid) {
 
 // Begins a side, or answers for the one there is. `asked_for` gives its spec, `start` makes it in the folder.
 template <class Sides, class Spec, class AskedFor, class Start>
-auto Begin(Sides& sides, const std::string& uid, const Spec& spec, const std::string& folder, AskedFor asked_for, Start start)
+auto Begin(Sides& sides, const std::string& uid, const Spec& spec, const std::string& folder,
+           AskedFor asked_for, Start start)
     -> decltype(absl::StatusOr<decltype(Find(sides, uid)->status())>()) {
   absl::MutexLock lock(&sides.mutex);
   auto& side = sides.by_uid[uid];
@@ -87,7 +89,8 @@ absl::Status Forget(Sides& sides, const std::string& uid, const std::string& fol
   auto side = Find(sides, uid);
   if (side == nullptr) return absl::OkStatus();
   if (!side->final()) {
-    return absl::FailedPreconditionError(absl::StrCat(uid, " is still in work (", json::Name(side->status().state), "): abort it first"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(uid, " is still in work (", json::Name(side->status().state), "): abort it first"));
   }
   GODWIT_RETURN_IF_ERROR(RemoveTree(folder));
   {
@@ -105,7 +108,10 @@ void TakeUp(Sides& sides, const std::string& uid, const std::string& folder, Mak
   }
   auto side = make(folder);
   if (!side.ok()) {
-    LOG(ERROR) << Log("cannot take up what an earlier agent left").With("migration", uid).With("folder", folder).With(side.status());
+    LOG(ERROR) << Log("cannot take up what an earlier agent left")
+                      .With("migration", uid)
+                      .With("folder", folder)
+                      .With(side.status());
     return;
   }
   absl::MutexLock lock(&sides.mutex);
@@ -149,7 +155,8 @@ absl::Status Operations::Recover() {
   return absl::OkStatus();
 }
 
-// --- target --------------------------------------------------------------------------------------------------------
+// --- target
+// --------------------------------------------------------------------------------------------------------
 
 absl::StatusOr<TargetStatus> Operations::PutTarget(const TargetSpec& spec) {
   const std::string& uid = spec.migration.uid;
@@ -163,10 +170,15 @@ absl::StatusOr<TargetStatus> Operations::PutTarget(const TargetSpec& spec) {
           " MiB of disk and ", options_.memory_available() >> 20, " MiB of memory free"));
     }
   }
-  TargetRequest request{.uid = uid, .pod = spec.pod, .containers = spec.containers, .source_node = spec.source_node, .create_limit = spec.create_limit};
+  TargetRequest request{.uid = uid,
+                        .pod = spec.pod,
+                        .containers = spec.containers,
+                        .source_node = spec.source_node,
+                        .create_limit = spec.create_limit};
   const std::string folder = MigrationFolder(uid, "target");
-  return Begin(targets_, uid, request, folder, [](const Target& target) { return target.request(); },
-               [&] { return Target::Start(request, folder, options_.target, nullptr); });
+  return Begin(
+      targets_, uid, request, folder, [](const Target& target) { return target.request(); },
+      [&] { return Target::Start(request, folder, options_.target, nullptr); });
 }
 
 absl::StatusOr<TargetStatus> Operations::GetTarget(const std::string& uid) const {
@@ -183,18 +195,21 @@ absl::Status Operations::AbortTarget(const std::string& uid, const AbortRequest&
 absl::Status Operations::ForgetTarget(const std::string& uid) {
   GODWIT_RETURN_IF_ERROR(Forget(targets_, uid, MigrationFolder(uid, "target")));
   GODWIT_RETURN_IF_ERROR(options_.target.permits->Forget(uid));
-  return Find(sources_, uid) == nullptr ? RemoveTree(absl::StrCat(options_.folder, "/migrations/", uid)) : absl::OkStatus();
+  return Find(sources_, uid) == nullptr ? RemoveTree(absl::StrCat(options_.folder, "/migrations/", uid))
+                                        : absl::OkStatus();
 }
 
-// --- source --------------------------------------------------------------------------------------------------------
+// --- source
+// --------------------------------------------------------------------------------------------------------
 
 absl::StatusOr<SourceStatus> Operations::PutSource(const SourceSpec& spec) {
   const std::string& uid = spec.migration.uid;
   if (spec.containers.empty()) return absl::InvalidArgumentError("a migration of no container");
   if (spec.mode != agent_api::CopyMode::kStopAndCopy) GODWIT_RETURN_IF_ERROR(Check(spec.limits));
   const std::string folder = MigrationFolder(uid, "source");
-  return Begin(sources_, uid, spec, folder, [](const Source& source) { return source.spec(); },
-               [&] { return Source::Start(spec, folder, options_.source); });
+  return Begin(
+      sources_, uid, spec, folder, [](const Source& source) { return source.spec(); },
+      [&] { return Source::Start(spec, folder, options_.source); });
 }
 
 absl::StatusOr<SourceStatus> Operations::GetSource(const std::string& uid) const {
@@ -226,10 +241,12 @@ absl::Status Operations::FinishSource(const std::string& uid, const agent_api::F
 
 absl::Status Operations::ForgetSource(const std::string& uid) {
   GODWIT_RETURN_IF_ERROR(Forget(sources_, uid, MigrationFolder(uid, "source")));
-  return Find(targets_, uid) == nullptr ? RemoveTree(absl::StrCat(options_.folder, "/migrations/", uid)) : absl::OkStatus();
+  return Find(targets_, uid) == nullptr ? RemoveTree(absl::StrCat(options_.folder, "/migrations/", uid))
+                                        : absl::OkStatus();
 }
 
-// --- restores ------------------------------------------------------------------------------------------------------
+// --- restores
+// ------------------------------------------------------------------------------------------------------
 
 migration::BringState Operations::BringFrom(const RestoreSpec& spec) const {
   return [this, spec] {
@@ -244,8 +261,9 @@ absl::StatusOr<TargetStatus> Operations::PutRestore(const RestoreSpec& spec) {
   TargetRequest request{.uid = uid, .pod = spec.pod, .create_limit = spec.create_limit};
   for (const agent_api::Archive& archive : spec.archives) request.containers.push_back(archive.container);
   const std::string folder = RestoreFolder(uid);
-  return Begin(restores_, uid, request, folder, [](const Target& target) { return target.request(); },
-               [&] { return Target::Start(request, folder, options_.target, BringFrom(spec)); });
+  return Begin(
+      restores_, uid, request, folder, [](const Target& target) { return target.request(); },
+      [&] { return Target::Start(request, folder, options_.target, BringFrom(spec)); });
 }
 
 absl::StatusOr<TargetStatus> Operations::GetRestore(const std::string& uid) const {
@@ -264,9 +282,11 @@ absl::Status Operations::ForgetRestore(const std::string& uid) {
   return options_.target.permits->Forget(uid);
 }
 
-// --- the rest ------------------------------------------------------------------------------------------------------
+// --- the rest
+// ------------------------------------------------------------------------------------------------------
 
-absl::StatusOr<memory::PageServer::Found> Operations::FindPages(const std::string& sandbox_uid, const std::string& container) const {
+absl::StatusOr<memory::PageServer::Found> Operations::FindPages(const std::string& sandbox_uid,
+                                                                const std::string& container) const {
   std::shared_ptr<Target> found;
   {
     absl::MutexLock lock(&targets_.mutex);
@@ -274,17 +294,21 @@ absl::StatusOr<memory::PageServer::Found> Operations::FindPages(const std::strin
       if (target != nullptr && target->request().pod.uid == sandbox_uid && !target->final()) found = target;
     }
   }
-  if (found == nullptr) return absl::NotFoundError(absl::StrCat("no memory of pod ", sandbox_uid, " is kept on this node"));
+  if (found == nullptr)
+    return absl::NotFoundError(absl::StrCat("no memory of pod ", sandbox_uid, " is kept on this node"));
   absl::StatusOr<memory::PageServer::Found> pages = found->Pages(container);
   if (pages.ok() && pages->pull)
     pages->pull = [found, pull = std::move(pages->pull)](LineChannel channel) { pull(std::move(channel)); };
   return pages;
 }
 
-void Operations::ServeMigration(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello) {
+void Operations::ServeMigration(const std::shared_ptr<transfer::Stream>& stream,
+                                const transfer::Hello& hello) {
   auto target = Find(targets_, hello.uid);
   if (target == nullptr) {
-    const transfer::Reason why{.reason = "NotFound", .message = absl::StrCat("node ", options_.node, " expects no migration ", hello.uid)};
+    const transfer::Reason why{
+        .reason = "NotFound",
+        .message = absl::StrCat("node ", options_.node, " expects no migration ", hello.uid)};
     stream->SendMessage(transfer::FrameType::kRefused, why, absl::Now() + absl::Seconds(5)).IgnoreError();
     return;
   }
@@ -302,7 +326,8 @@ Operations::Working Operations::Count() const {
         working.dirty_rate += status.pre_copy.dirty_rate;
         working.predicted_freeze = std::max(working.predicted_freeze, status.pre_copy.predicted_freeze);
       }
-      working.frozen += status.state == agent_api::SourceState::kFrozen || status.state == agent_api::SourceState::kCeded;
+      working.frozen +=
+          status.state == agent_api::SourceState::kFrozen || status.state == agent_api::SourceState::kCeded;
     }
   }
   auto count = [](const Sides<Target>& sides) {
@@ -329,8 +354,8 @@ int64_t Operations::ImagesBytes() const {
   int64_t bytes = 0;
   for (const char* folder : {"/migrations", "/restores"}) {
     std::error_code error;
-    for (std::filesystem::recursive_directory_iterator at(absl::StrCat(options_.folder, folder), error), end; !error && at != end;
-         at.increment(error)) {
+    for (std::filesystem::recursive_directory_iterator at(absl::StrCat(options_.folder, folder), error), end;
+         !error && at != end; at.increment(error)) {
       std::error_code ignored;
       if (at->is_regular_file(ignored)) bytes += static_cast<int64_t>(at->file_size(ignored));
     }

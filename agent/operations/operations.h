@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The migrations and restores that this node has a part in, by UID: what the API asks for, done by Source and Target.
+// The migrations and restores that this node has a part in, by UID: what the API asks for, done by Source and
+// Target.
 //
 //   <folder>/migrations/<uid>/source, <folder>/migrations/<uid>/target, <folder>/restores/<uid>
 //
-// Thread-safe. A side, once begun, works in a thread of its own; everything here only looks at it or leaves word.
+// Thread-safe. A side, once begun, works in a thread of its own; everything here only looks at it or leaves
+// word.
 #pragma once
 
 #include <functional>
@@ -26,12 +28,13 @@
 namespace godwit::operations {
 
 // Gets the archive `archive` of a restore to the new file `path`.
-using Fetch = std::function<absl::Status(const agent_api::RestoreSpec& spec, const agent_api::Archive& archive,
-                                         const std::string& path, absl::Time deadline)>;
+using Fetch =
+    std::function<absl::Status(const agent_api::RestoreSpec& spec, const agent_api::Archive& archive,
+                               const std::string& path, absl::Time deadline)>;
 
 // Where an archive of a checkpoint of this node lies, by its file name; both may be somebody's word.
-using FindArchive =
-    std::function<absl::StatusOr<std::string>(const std::string& checkpoint_uid, const std::string& file_name)>;
+using FindArchive = std::function<absl::StatusOr<std::string>(const std::string& checkpoint_uid,
+                                                              const std::string& file_name)>;
 
 struct Options {
   std::string folder;
@@ -48,9 +51,9 @@ class Operations {
   // Takes up what an earlier agent left.
   static absl::StatusOr<std::unique_ptr<Operations>> Open(Options options);
 
-  // PUT begins or says how far it is; AlreadyExists for another spec of the same UID. ResourceExhausted when there is no
-  // room for what is announced. GET: NotFound when there is none. Forget: OK when there is none, FailedPrecondition while
-  // it works.
+  // PUT begins or says how far it is; AlreadyExists for another spec of the same UID. ResourceExhausted when
+  // there is no room for what is announced. GET: NotFound when there is none. Forget: OK when there is none,
+  // FailedPrecondition while it works.
   absl::StatusOr<agent_api::TargetStatus> PutTarget(const agent_api::TargetSpec& spec);
   absl::StatusOr<agent_api::TargetStatus> GetTarget(const std::string& uid) const;
   absl::Status AbortTarget(const std::string& uid, const agent_api::AbortRequest& why);
@@ -58,7 +61,8 @@ class Operations {
 
   absl::StatusOr<agent_api::SourceStatus> PutSource(const agent_api::SourceSpec& spec);
   absl::StatusOr<agent_api::SourceStatus> GetSource(const std::string& uid) const;
-  // Of a source that copies in rounds; each may be repeated. FailedPrecondition for another, or one that has gone on.
+  // Of a source that copies in rounds; each may be repeated. FailedPrecondition for another, or one that has
+  // gone on.
   absl::Status SwitchSource(const std::string& uid);
   absl::Status SetSourceLimits(const std::string& uid, const agent_api::PreCopyLimits& limits);
   absl::Status AbortSource(const std::string& uid, const agent_api::AbortRequest& why);
@@ -70,9 +74,10 @@ class Operations {
   absl::Status AbortRestore(const std::string& uid, const agent_api::AbortRequest& why);
   absl::Status ForgetRestore(const std::string& uid);
 
-  // The memory that a container of a pod with a permit of this node is to be filled from; NotFound when there is none
-  // for exactly that pod.
-  absl::StatusOr<memory::PageServer::Found> FindPages(const std::string& sandbox_uid, const std::string& container) const;
+  // The memory that a container of a pod with a permit of this node is to be filled from; NotFound when there
+  // is none for exactly that pod.
+  absl::StatusOr<memory::PageServer::Found> FindPages(const std::string& sandbox_uid,
+                                                      const std::string& container) const;
 
   // Serves a source's stream whose HELLO has been read; returns at its end.
   void ServeMigration(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello);
@@ -81,7 +86,7 @@ class Operations {
     int sources = 0;
     int targets = 0;
     int restores = 0;
-    int frozen = 0;  // sources whose pod stands still
+    int frozen = 0;                   // sources whose pod stands still
     int64_t dirty_rate = 0;           // of all that are pre-copied now, bytes a second
     absl::Duration predicted_freeze;  // the longest of them
     int64_t missing_bytes = 0;        // of pods that run here and pull them still

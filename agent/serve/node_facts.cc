@@ -38,7 +38,8 @@ absl::StatusOr<NodeFacts> NodeFacts::Make(Options options) {
   const Options& o = facts.options_;
   const std::string config = absl::StrCat(o.install_folder, "/etc/runtime.json");
   auto text = ReadFile(o.host.At(config));
-  if (!text.ok()) return Annotate(text.status(), "Godwit is not installed on this node (run `godwit-agent install`)");
+  if (!text.ok())
+    return Annotate(text.status(), "Godwit is not installed on this node (run `godwit-agent install`)");
   auto runtime = json::Decode<agent_api::RuntimeConfig>(*text);
   if (!runtime.ok()) return Annotate(runtime.status(), config);
   facts.runtime_ = *std::move(runtime);
@@ -49,7 +50,8 @@ absl::StatusOr<NodeFacts> NodeFacts::Make(Options options) {
   facts.fixed_.version = GODWIT_VERSION;
   facts.fixed_.architecture = Architecture(kernel.machine);
   facts.fixed_.kernel = kernel.release;
-  GODWIT_ASSIGN_OR_RETURN(facts.fixed_.criu_version, facts.VersionOf(absl::StrCat(o.install_folder, "/criu/criu")));
+  GODWIT_ASSIGN_OR_RETURN(facts.fixed_.criu_version,
+                          facts.VersionOf(absl::StrCat(o.install_folder, "/criu/criu")));
   GODWIT_ASSIGN_OR_RETURN(facts.fixed_.runc_version, facts.VersionOf(facts.runtime_.runtime));
   return facts;
 }
@@ -57,10 +59,12 @@ absl::StatusOr<NodeFacts> NodeFacts::Make(Options options) {
 absl::StatusOr<std::string> NodeFacts::VersionOf(const std::string& program) const {
   RunOptions run{.limit = absl::Seconds(20), .max_output = 65536};
   run.spawn.cwd = "/";
-  if (!options_.host_namespaces.empty()) run.spawn.namespaces = {absl::StrCat(options_.host_namespaces, "/mnt")};
+  if (!options_.host_namespaces.empty())
+    run.spawn.namespaces = {absl::StrCat(options_.host_namespaces, "/mnt")};
   GODWIT_ASSIGN_OR_RETURN(RunResult result, Run({program, "--version"}, run));
   if (!result.status.ok()) {
-    return absl::FailedPreconditionError(absl::StrCat(program, " --version on the host: ", result.status.ToString(), ": ", result.err));
+    return absl::FailedPreconditionError(
+        absl::StrCat(program, " --version on the host: ", result.status.ToString(), ": ", result.err));
   }
   return criu::ParseVersion(result.out).ToString();
 }
@@ -96,7 +100,8 @@ int64_t MemoryAvailable(const std::string& proc) {
   for (absl::string_view line : absl::StrSplit(*text, '\n')) {
     const std::vector<absl::string_view> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
     int64_t kibibytes = 0;
-    if (words.size() >= 2 && words[0] == "MemAvailable:" && absl::SimpleAtoi(words[1], &kibibytes)) return kibibytes << 10;
+    if (words.size() >= 2 && words[0] == "MemAvailable:" && absl::SimpleAtoi(words[1], &kibibytes))
+      return kibibytes << 10;
   }
   return 0;
 }

@@ -24,7 +24,7 @@ class NodeFacts {
     std::string host_namespaces;  // "/proc/1/ns"; empty on the host itself
     std::string install_folder;   // host path
     std::string state_folder;
-    std::string cri_socket;       // host path
+    std::string cri_socket;  // host path
     bool memory_tracking = true;
   };
   // Reads etc/runtime.json and asks runc and CRIU for their versions.

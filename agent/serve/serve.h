@@ -18,12 +18,12 @@ struct ServeOptions {
   int stream_port = 0;
   int metrics_port = 0;
   std::string install_folder;
-  std::string state_folder;  // the same path here and on the host
-  std::string run_folder;    // likewise
-  std::string cri_socket;    // host path
-  std::string kubelet_folder;  // host path
+  std::string state_folder;     // the same path here and on the host
+  std::string run_folder;       // likewise
+  std::string cri_socket;       // host path
+  std::string kubelet_folder;   // host path
   bool memory_tracking = true;  // false: no pod is pre-copied
-  bool on_host = false;      // runs on the host itself, not in a container (tests)
+  bool on_host = false;         // runs on the host itself, not in a container (tests)
 };
 
 // Blocks until SIGTERM or SIGINT, then ends in order: what was frozen and not ceded is thawed by its guards.

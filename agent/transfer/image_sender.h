@@ -42,9 +42,9 @@ inline constexpr char kDescriptors[] = "descriptors.json";
 // Sends one file of `folder` that is complete.
 absl::Status SendImage(const std::string& folder, const std::string& name, FileSender& sender);
 
-// Sends every file of `folder` but kDescriptors. Page images (pages-*.img), which CRIU only ever appends to, are sent as they
-// grow; all other files, small and in part rewritten by CRIU and runc, after the dump's end. Returns when all
-// is sent.
+// Sends every file of `folder` but kDescriptors. Page images (pages-*.img), which CRIU only ever appends to,
+// are sent as they grow; all other files, small and in part rewritten by CRIU and runc, after the dump's end.
+// Returns when all is sent.
 absl::StatusOr<ImageTotals> SendImages(const std::string& folder, const DumpProgress& dump,
                                        FileSender& sender);
 

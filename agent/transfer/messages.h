@@ -71,7 +71,8 @@ struct FileBegin {
   uint32_t id = 0;        // unique in the stream
   std::string container;  // kVolume: the container before which the volume must be there; kArchive: "archive"
   FileKind kind = FileKind::kImage;
-  // kImage: of CRIU's image file; kRootfs: the round, "0" first; kVolume: "<emptyDir>-<round>"; kArchive: empty
+  // kImage: of CRIU's image file; kRootfs: the round, "0" first; kVolume: "<emptyDir>-<round>"; kArchive:
+  // empty
   std::string name;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
@@ -111,7 +112,8 @@ struct ContainerEnd {
   bool operator==(const ContainerEnd&) const = default;
 };
 
-// ROUND_END, from the source: all pages of the round were sent. ROUND_OK, the target's answer: they are there.
+// ROUND_END, from the source: all pages of the round were sent. ROUND_OK, the target's answer: they are
+// there.
 struct Round {
   int64_t number = 0;
   template <class Self, class V>
@@ -143,9 +145,9 @@ struct Timings {
   }
 };
 
-// MISSING_END, from the target: the MISSING frames since RUNNING have listed all; `bytes` in all. With 0 bytes
-// nothing is missing any more, and the source is not needed; `lost` then says that it came to that because
-// what was missing cannot be had.
+// MISSING_END, from the target: the MISSING frames since RUNNING have listed all; `bytes` in all. With 0
+// bytes nothing is missing any more, and the source is not needed; `lost` then says that it came to that
+// because what was missing cannot be had.
 struct MissingEnd {
   int64_t bytes = 0;
   std::string lost;

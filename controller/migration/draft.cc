@@ -214,8 +214,9 @@ MigrationDecision AwaitAgent(Draft& draft, const Failure& why) {
 
 template <class Status>
 static Failure AbortedBy(absl::string_view side, const Status& status) {
-  return {status.reason.empty() ? "Aborted" : status.reason,
-          status.message.empty() ? absl::StrCat("the ", side, "'s agent aborted the migration") : status.message};
+  return {
+      status.reason.empty() ? "Aborted" : status.reason,
+      status.message.empty() ? absl::StrCat("the ", side, "'s agent aborted the migration") : status.message};
 }
 
 Failure AbortedBy(const agent_api::SourceStatus& source) { return AbortedBy("source", source); }

@@ -28,7 +28,8 @@ struct NodeView {
 // What `node` and the existence of an agent pod say; `agent` is left for the caller.
 NodeView ViewOf(const std::string& name, const k8s::Node* node, const std::string& agent_address);
 
-// Why no agent runs on the node; it may be cordoned, for pods and archives can be had from there. Without asking the agent.
+// Why no agent runs on the node; it may be cordoned, for pods and archives can be had from there. Without
+// asking the agent.
 std::optional<Failure> WhyNoAgent(const NodeView& node);
 
 // Why no pod can be brought to the node: it does not exist, is not ready or cordoned, has no agent. Without

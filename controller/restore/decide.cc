@@ -140,7 +140,8 @@ RestoreDecision RestoreDraft::Pending() {
                 absl::StrCat("waiting until Checkpoint ", seen.checkpoint->metadata.name, " is Ready"),
                 absl::Seconds(1));
   }
-  if (auto why = seen.archive_node.exists ? WhyNoAgent(seen.archive_node) : WhyUnsuitable(seen.archive_node)) {
+  if (auto why =
+          seen.archive_node.exists ? WhyNoAgent(seen.archive_node) : WhyUnsuitable(seen.archive_node)) {
     return Fail({why->reason, absl::StrCat("the archives cannot be read: ", why->message)});
   }
   if (!seen.archive_node.agent.ok()) return Silent(seen.archive_node.name, seen.archive_node.agent.status());

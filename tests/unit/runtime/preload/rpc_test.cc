@@ -75,12 +75,12 @@ TEST(LimitLogLevel, LowersWhatARequestAsksFor) {
 }
 
 TEST(LimitLogLevel, LeavesOtherBytesAlone) {
-  for (const std::string& other : {
-           std::string("\x08\x01\x48\x04", 4),                  // a field 9 that is not of the options
-           std::string("\x08\x01\x12\x03\x4a\x01\x04", 7),      // a string in its place
-           std::string("\x08\x01\x12\x03\x48\x84\x80", 7),      // cut off
-           std::string("\x08\x01\x12\x7f\x48\x04", 6),          // options longer than the message
-           std::string("\x12\x04\x48\x84\x80\x00", 6), std::string()}) {
+  for (const std::string& other :
+       {std::string("\x08\x01\x48\x04", 4),              // a field 9 that is not of the options
+        std::string("\x08\x01\x12\x03\x4a\x01\x04", 7),  // a string in its place
+        std::string("\x08\x01\x12\x03\x48\x84\x80", 7),  // cut off
+        std::string("\x08\x01\x12\x7f\x48\x04", 6),      // options longer than the message
+        std::string("\x12\x04\x48\x84\x80\x00", 6), std::string()}) {
     EXPECT_EQ(Limited(other, 1), other);
   }
 }
