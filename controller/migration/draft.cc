@@ -131,9 +131,7 @@ MigrationDecision Draft::FinishFailing(const std::optional<Failure>& left_behind
   const k8s::Condition why = *k8s::FindCondition(status.conditions, crds::kComplete);
   status.phase = MigrationPhase::kFailed;
   Complete();
-  Condition(crds::kCleanedUp, left_behind ? "False" : "True",
-            left_behind ? left_behind->reason : "NothingLeft",
-            left_behind ? left_behind->message : "nothing of the migration was left behind");
+  TellCleanedUp(left_behind);
   Say(true, why.reason,
       absl::StrCat(
           SourceThere() ? "the pod was not moved and goes on where it is: " : "the pod was not moved: ",
@@ -148,9 +146,7 @@ MigrationDecision Draft::Succeed(const std::optional<Failure>& left_behind) {
       "pod ", seen.migration.spec.pod_ref.name, " goes on as ", status.target_pod_name, " on node ",
       status.target_node, "; it stood still for ", absl::FormatDuration(status.freeze.duration));
   Condition(crds::kComplete, "True", "Succeeded", summary);
-  Condition(crds::kCleanedUp, left_behind ? "False" : "True",
-            left_behind ? left_behind->reason : "NothingLeft",
-            left_behind ? left_behind->message : "nothing of the migration was left behind");
+  TellCleanedUp(left_behind);
   Say(false, "Succeeded", summary);
   return End(MigrationStep::kNothing, absl::ZeroDuration());
 }
@@ -163,11 +159,15 @@ MigrationDecision Draft::EndLost(const std::optional<Failure>& left_behind) {
       absl::StrCat("the pod moved to ", status.target_pod_name, " on node ", status.target_node,
                    " and lost its state there, where it begins afresh: ", why.message);
   Condition(crds::kComplete, "False", "StateLost", summary);
+  TellCleanedUp(left_behind);
+  Say(true, "StateLost", summary);
+  return End(MigrationStep::kNothing, absl::ZeroDuration());
+}
+
+void Draft::TellCleanedUp(const std::optional<Failure>& left_behind) {
   Condition(crds::kCleanedUp, left_behind ? "False" : "True",
             left_behind ? left_behind->reason : "NothingLeft",
             left_behind ? left_behind->message : "nothing of the migration was left behind");
-  Say(true, "StateLost", summary);
-  return End(MigrationStep::kNothing, absl::ZeroDuration());
 }
 
 void Draft::Say(bool warning, absl::string_view reason, absl::string_view message) {

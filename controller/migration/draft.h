@@ -59,6 +59,7 @@ class Draft {
  private:
   MigrationDecision End(MigrationStep step, absl::Duration again);
   void Complete();
+  void TellCleanedUp(const std::optional<Failure>& left_behind);
 
   std::vector<Tell> tells_;
 };

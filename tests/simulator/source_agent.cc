@@ -244,17 +244,21 @@ std::optional<SourceEvent> SourceAgent::Cede() {
   return AfterCeding(word, Hears());
 }
 
-// Steps: 0 a guard, 1 its word.
-std::optional<SourceEvent> SourceAgent::AskGuard() {
-  std::optional<GuardWord> word;
+// Steps: 0 a guard, 1 its word; 2: there is none.
+SourceAgent::Outcome SourceAgent::AskEnsuredGuard(GuardOp op, Micros limit, std::optional<GuardWord>* word) {
   if (step_ == 0) {
     switch (EnsureGuard()) {
-      case Outcome::kWaiting: return std::nullopt;
+      case Outcome::kWaiting: return Outcome::kWaiting;
       case Outcome::kYes: step_ = 1; break;
       case Outcome::kNo: step_ = 2; break;
     }
   }
-  if (step_ == 1 && Ask(GuardOp::kStatus, kQuick, &word) == Outcome::kWaiting) return std::nullopt;
+  return step_ == 1 ? Ask(op, limit, word) : Outcome::kNo;
+}
+
+std::optional<SourceEvent> SourceAgent::AskGuard() {
+  std::optional<GuardWord> word;
+  if (AskEnsuredGuard(GuardOp::kStatus, kQuick, &word) == Outcome::kWaiting) return std::nullopt;
   if (world_.Mutated(Mutation::kAsksTheJournalAlone)) word.reset();
   const SourceEvent event = AfterAskingGuard(word, JournalState(), Hears());
   if (event != SourceEvent::kUnknown) return event;
@@ -296,14 +300,7 @@ std::optional<SourceEvent> SourceAgent::AskTarget() {
 
 std::optional<SourceEvent> SourceAgent::TakeBack() {
   std::optional<GuardWord> word;
-  if (step_ == 0) {
-    switch (EnsureGuard()) {
-      case Outcome::kWaiting: return std::nullopt;
-      case Outcome::kYes: step_ = 1; break;
-      case Outcome::kNo: step_ = 2; break;
-    }
-  }
-  if (step_ == 1 && Ask(GuardOp::kTargetAborted, kQuick, &word) == Outcome::kWaiting) return std::nullopt;
+  if (AskEnsuredGuard(GuardOp::kTargetAborted, kQuick, &word) == Outcome::kWaiting) return std::nullopt;
   SourceEvent event = migration::AfterTakingBack(word);
   if (world_.Mutated(Mutation::kAbortedStaysFrozen) && JournalState() == SourceState::kAborted)
     event = SourceEvent::kDone;
@@ -326,14 +323,7 @@ std::optional<SourceEvent> SourceAgent::ServePages() {
 
 std::optional<SourceEvent> SourceAgent::Kill() {
   std::optional<GuardWord> word;
-  if (step_ == 0) {
-    switch (EnsureGuard()) {
-      case Outcome::kWaiting: return std::nullopt;
-      case Outcome::kYes: step_ = 1; break;
-      case Outcome::kNo: step_ = 2; break;
-    }
-  }
-  if (step_ == 1 && Ask(GuardOp::kKill, 6 * kQuick, &word) == Outcome::kWaiting) return std::nullopt;
+  if (AskEnsuredGuard(GuardOp::kKill, 6 * kQuick, &word) == Outcome::kWaiting) return std::nullopt;
   return AfterKilling(word, JournalState());
 }
 

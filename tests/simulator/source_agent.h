@@ -80,6 +80,7 @@ class SourceAgent {
   // `word` is set with kYes.
   Outcome Ask(agent_api::GuardOp op, Micros limit, std::optional<migration::GuardWord>* word);
   Outcome EnsureGuard();
+  Outcome AskEnsuredGuard(agent_api::GuardOp op, Micros limit, std::optional<migration::GuardWord>* word);
   // Waits, then says the event.
   std::optional<SourceEvent> After(Micros pause, SourceEvent event);
   std::optional<SourceEvent> Wait(Micros until) {
