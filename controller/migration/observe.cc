@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "controller/pods/eligibility.h"
@@ -20,7 +21,6 @@ bool Failing(const crds::Migration& migration) {
   return complete != nullptr && complete->status == "False";
 }
 
-// The oldest Migration of a pod goes first; one that froze it already goes before all.
 bool Older(const crds::Migration& a, const crds::Migration& b) {
   auto rank = [](const crds::Migration& m) {
     return std::make_tuple(m.metadata.creation_timestamp.value_or(absl::InfiniteFuture()), m.metadata.uid);
@@ -28,35 +28,37 @@ bool Older(const crds::Migration& a, const crds::Migration& b) {
   return rank(a) < rank(b);
 }
 
-std::string RivalOf(Cluster& cluster, const crds::Migration& migration) {
+// The name of another Migration in the namespace that has not ended and of which this is true; empty: none.
+std::string OtherMigration(Cluster& cluster, const crds::Migration& migration,
+                           absl::FunctionRef<bool(const crds::Migration&)> goes_first) {
   for (const auto& other : cluster.migrations().List()) {
     if (other->metadata.name_space != migration.metadata.name_space ||
-        other->metadata.uid == migration.metadata.uid)
+        other->metadata.uid == migration.metadata.uid || crds::Ended(other->status.phase))
       continue;
-    if (other->spec.pod_ref != migration.spec.pod_ref || crds::Ended(other->status.phase)) continue;
-    const bool switching = other->status.phase == MigrationPhase::kSwitching ||
-                           other->status.phase == MigrationPhase::kFinishing;
-    if (switching || Older(*other, migration)) return other->metadata.name;
+    if (goes_first(*other)) return other->metadata.name;
   }
   return "";
+}
+
+// The oldest Migration of a pod goes first; one that froze it already goes before all.
+std::string RivalOf(Cluster& cluster, const crds::Migration& migration) {
+  return OtherMigration(cluster, migration, [&](const crds::Migration& other) {
+    const bool switching =
+        other.status.phase == MigrationPhase::kSwitching || other.status.phase == MigrationPhase::kFinishing;
+    return other.spec.pod_ref == migration.spec.pod_ref && (switching || Older(other, migration));
+  });
 }
 
 // Two sources of one ReplicaSet at the same time would be alike to it: it would delete the one while the
 // other is deleted here, and then make a pod too few anew.
 std::string SiblingMoveOf(Cluster& cluster, const MigrationObserved& seen) {
   if (seen.siblings.empty()) return "";
-  for (const auto& other : cluster.migrations().List()) {
-    if (other->metadata.name_space != seen.migration.metadata.name_space ||
-        other->metadata.uid == seen.migration.metadata.uid || crds::Ended(other->status.phase))
-      continue;
+  return OtherMigration(cluster, seen.migration, [&seen](const crds::Migration& other) {
     const bool sibling =
         std::any_of(seen.siblings.begin(), seen.siblings.end(),
-                    [&other](const k8s::Pod& pod) { return pod.metadata.name == other->spec.pod_ref.name; });
-    if (!sibling) continue;
-    if (other->status.phase != MigrationPhase::kPending || Older(*other, seen.migration))
-      return other->metadata.name;
-  }
-  return "";
+                    [&other](const k8s::Pod& pod) { return pod.metadata.name == other.spec.pod_ref.name; });
+    return sibling && (other.status.phase != MigrationPhase::kPending || Older(other, seen.migration));
+  });
 }
 
 std::string CheckpointOf(Cluster& cluster, const crds::Migration& migration) {
