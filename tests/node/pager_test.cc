@@ -542,11 +542,6 @@ class PullTest : public PagerTest {
   memory::Range Offsets(size_t first, size_t end) const {
     return {memory_.address() + first * kPage, memory_.address() + end * kPage};
   }
-  // What arrives afterwards is told to the pager.
-  void Restore(Memory& memory) {
-    PagerTest::Restore(memory);
-    EXPECT_TRUE(Eventually([&] { return connections_ > 0; }));
-  }
   // What the store has of them is old.
   void Miss(size_t first, size_t end) {
     memory_.Write(first, std::string((end - first) * kPage, '!'));
@@ -568,12 +563,14 @@ class PullTest : public PagerTest {
     }
     absl::MutexLock lock(&mutex_);
     agent_.Erase(Offsets(first, end));
-    const memory::Range range = Offsets(first, end);
-    if (channel_ != nullptr)
-      channel_
-          ->WriteLine(json::Encode(agent_api::AgentWord{.arrived = {{kPid, range.start, range.bytes()}}}),
-                      kLong)
-          .IgnoreError();
+    Tell(Offsets(first, end));
+  }
+  void Tell(memory::Range arrived) {
+    if (channel_ == nullptr) return;
+    channel_
+        ->WriteLine(json::Encode(agent_api::AgentWord{.arrived = {{kPid, arrived.start, arrived.bytes()}}}),
+                    kLong)
+        .IgnoreError();
   }
   void HangUp() {
     absl::MutexLock lock(&mutex_);
@@ -597,6 +594,7 @@ class PullTest : public PagerTest {
     memory::PageServer::Found found;
     if (refuses_) return absl::NotFoundError("this agent knows nothing of it");
     found.give = forgot_;
+    told_ = agent_;
     if (!forgot_) {
       found.stores.emplace_back(kPid, UniqueFd(dup(memory_.store())));
       UniqueFd map(memfd_create("map", MFD_CLOEXEC));
@@ -608,6 +606,10 @@ class PullTest : public PagerTest {
       absl::MutexLock attach(&mutex_);
       channel_ = std::make_shared<LineChannel>(std::move(channel));
       ++connections_;
+      // What has come since the map was made.
+      for (const memory::Range& range : memory::Difference(told_.Inside({0, memory::kAddressEnd}),
+                                                           agent_.Inside({0, memory::kAddressEnd})))
+        Tell(range);
       listeners_.emplace_back([this, own = channel_] { Listen(*own); });
     };
     return found;
@@ -652,6 +654,7 @@ class PullTest : public PagerTest {
   Memory memory_;
   absl::Mutex mutex_;
   memory::PageSet agent_, wanted_;
+  memory::PageSet told_;  // what was missing in the last map that was given
   agent_api::PagerWord last_;
   std::shared_ptr<LineChannel> channel_;
   std::vector<std::thread> listeners_, touchers_;
