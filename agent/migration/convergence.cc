@@ -17,6 +17,10 @@ constexpr double kNewWeight = 0.5;
 // Rounds that sent less say little of the link.
 constexpr int64_t kTellingBytes = int64_t{1} << 20;
 constexpr double kUnknownThroughput = 200e6;
+// Less than that is not worth a round: it goes over while CRIU starts to dump. More takes processors from the
+// dump even where it is done before it.
+constexpr absl::Duration kShortSending = absl::Milliseconds(10);
+constexpr double kClearlyLess = 0.75;
 
 void Mix(double& value, double sample, bool first) {
   value = first ? sample : value + kNewWeight * (sample - value);
@@ -48,6 +52,15 @@ absl::Duration Convergence::Sending() const {
   const double left = std::min(rate * absl::ToDoubleSeconds(last_.took + kToTheFreeze),
                                static_cast<double>(last_.memory_bytes));
   return absl::Seconds(left / (throughput_ > 0 ? throughput_ : kUnknownThroughput));
+}
+
+bool Convergence::AnotherRoundPays() const {
+  const absl::Duration sending = Sending();
+  if (rounds_ < 2 || sending <= kShortSending) return false;
+  const double rate = throughput_ > 0 ? throughput_ : kUnknownThroughput;
+  const absl::Duration looking = std::max(
+      absl::ZeroDuration(), last_.took - absl::Seconds(static_cast<double>(last_.sent_bytes) / rate));
+  return looking + sending + kToTheFreeze < kClearlyLess * (last_.took + kToTheFreeze);
 }
 
 absl::Duration Convergence::PredictedFreeze() const {

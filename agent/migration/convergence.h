@@ -61,6 +61,11 @@ class Convergence {
     kInsist,  // it does not and will not, and is not to matter
     kGiveUp,  // it does not and will not
   };
+  // Of a pod that fits already: would one more round leave clearly less for the freeze than the last one did?
+  // A round is as long as what the one before left to it, so that each next one is shorter, until looking
+  // takes longer than sending.
+  bool AnotherRoundPays() const;
+
   // `copying`: since the first round; `switching`: since the target waits, nullopt while it does not.
   Verdict Decide(absl::Duration copying, std::optional<absl::Duration> switching) const;
 

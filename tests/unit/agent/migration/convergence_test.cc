@@ -44,6 +44,35 @@ TEST(ConvergenceTest, TheFirstRoundPredictsNothing) {
   EXPECT_EQ(convergence.Decide(absl::Hours(1), kNotYet), Verdict::kCopyOn);
 }
 
+// 50 MB/s over a link of 400 MB/s: rounds are an eighth of the one before, until 40 ms of looking are left.
+TEST(ConvergenceTest, RoundsGoOnWhileTheyMakeTheFreezeShorter) {
+  constexpr double kRate = 50e6;
+  constexpr double kThroughput = 400e6;
+  constexpr absl::Duration kLooking = absl::Milliseconds(40);
+  Convergence convergence(Limits(absl::Seconds(10)), 1);
+  double dirty = 4e9;
+  absl::Duration since = absl::ZeroDuration();
+  int rounds = 0;
+  do {
+    const absl::Duration took = kLooking + absl::Seconds(dirty / kThroughput);
+    convergence.Add({.since_last = since,
+                     .took = took,
+                     .memory_bytes = int64_t{4} << 30,
+                     .dirty_bytes = static_cast<int64_t>(dirty),
+                     .sent_bytes = static_cast<int64_t>(dirty)});
+    since = took;
+    dirty = kRate * absl::ToDoubleSeconds(took);
+  } while ((++rounds < 2 || convergence.AnotherRoundPays()) && rounds < 100);
+  EXPECT_LE(rounds, 5);
+  EXPECT_LT(dirty / kThroughput, 0.010);
+}
+
+// What a round does not make shorter is not waited for: the link carries no more than is written.
+TEST(ConvergenceTest, NoRoundsWithoutEndWhereTheyDoNotShrink) {
+  EXPECT_FALSE(After(6, 190e6, 200e6, 512 * kMiB, Limits(absl::Seconds(10))).AnotherRoundPays());
+  EXPECT_FALSE(After(6, 0, 200e6, 512 * kMiB, Limits(absl::Seconds(10))).AnotherRoundPays());
+}
+
 TEST(ConvergenceTest, WhatIsPulledNeedsOneRoundAndIsNotInTheFreeze) {
   Convergence convergence(Limits(absl::Milliseconds(100)), 2, /*pulled=*/true);
   EXPECT_EQ(convergence.Decide(absl::ZeroDuration(), kNotYet), Verdict::kCopyOn);
