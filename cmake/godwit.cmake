@@ -26,6 +26,12 @@ if(GODWIT_SANITIZE)
   target_link_options(godwit_options INTERFACE -fsanitize=${GODWIT_SANITIZE})
 endif()
 
+# Points at which tests stop and kill, and deliberate errors (base/failpoint.h). Never in what users get.
+option(GODWIT_CHAOS "Failpoints: for the images of chaos tests alone" OFF)
+if(GODWIT_CHAOS)
+  target_compile_definitions(godwit_options INTERFACE GODWIT_CHAOS)
+endif()
+
 find_package(Threads REQUIRED)
 find_package(absl REQUIRED)
 # Debian's package describes the shared libraries alone, with the static ones beside them: those go into every binary.

@@ -9,6 +9,7 @@
 #include "agent/journal/journal.h"
 #include "agent/migration/decisions.h"
 #include "agent/migration/reasons.h"
+#include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -204,6 +205,7 @@ void Source::Run() {
       if (stop_ || IsFinal(stage_)) break;
       stage = stage_;
     }
+    GODWIT_FAILPOINT(absl::StrCat("source.", NameOf(stage)), spec_.migration.uid);
     const std::optional<SourceEvent> event = Perform(stage);
     worked = true;
     absl::MutexLock lock(&mutex_);
@@ -391,6 +393,7 @@ SourceEvent Source::Commit() {
     stream = stream_;
   }
   if (!stream->Send(FrameType::kCommit, {}, After(kReachLimit)).ok()) return SourceEvent::kUnknown;
+  GODWIT_FAILPOINT("source.commit-sent", spec_.migration.uid);
   transfer::Timings timings;
   {
     absl::MutexLock lock(&mutex_);

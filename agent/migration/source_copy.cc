@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "agent/migration/reasons.h"
 #include "agent/migration/source.h"
+#include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -312,6 +313,7 @@ absl::Status Source::Arm() {
   const absl::StatusOr<GuardReply> reply = guard_->Arm();
   if (!reply.ok()) return reply.status();
   if (!reply->ok) return Refused(*reply);
+  GODWIT_FAILPOINT("source.armed", spec_.migration.uid);
   if (first_frame_ == absl::InfiniteFuture()) first_frame_ = absl::Now();
   for (size_t i = 0; i < senders_.size(); ++i) {
     const std::string images = absl::StrCat(folder_, "/", pod_.parts[i].container.name, "/images");

@@ -15,6 +15,7 @@
 #include "agent/criu/gate.h"
 #include "agent/memory/shared_key.h"
 #include "agent/migration/reasons.h"
+#include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -36,6 +37,12 @@ constexpr absl::Duration kGateLimit = absl::Seconds(30);  // for runc and CRIU t
 constexpr absl::Duration kGateLook = absl::Milliseconds(100);
 
 absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
+
+auto CommitActs() {
+  auto acts = kCommitActs;
+  if (GODWIT_MUTATED("thaws-before-running")) std::swap(acts[0], acts[2]);
+  return acts;
+}
 
 }  // namespace
 
@@ -201,6 +208,7 @@ void Target::Run() {
       if (stop_ || IsFinal(stage_)) break;
       stage = stage_;
     }
+    GODWIT_FAILPOINT(absl::StrCat("target.", NameOf(stage)), request_.uid);
     const std::optional<TargetEvent> event = Perform(stage);
     worked = true;
     absl::MutexLock lock(&mutex_);
@@ -316,8 +324,10 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
     if (!restored.ok()) return restored.status();
     create_wait_ = std::max(create_wait_, absl::Now() - claimed);
     const absl::Time standing = absl::Now();
+    GODWIT_FAILPOINT("target.restored", request_.uid);
     GODWIT_RETURN_IF_ERROR(node_.permits->Confirm(request_.uid, container, kConfirmLimit));
     AddStep("confirm", container, standing);
+    GODWIT_FAILPOINT("target.confirmed", request_.uid);
     copies_.push_back({.container = container,
                        .cgroup = restored->claim.cgroup,
                        .container_id = restored->claim.container_id,
@@ -364,8 +374,11 @@ absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& cl
     }
     GODWIT_RETURN_IF_ERROR(gate.status());
     GODWIT_RETURN_IF_ERROR(MakeReady(claim, armed.files, deadline, quick_moves));
+    GODWIT_FAILPOINT("target.state-complete", request_.uid);
     opened = absl::Now();
-    return criu::OpenGate(*gate);
+    const absl::Status open = criu::OpenGate(*gate);
+    GODWIT_FAILPOINT("target.gate-open", request_.uid);
+    return open;
   };
   const absl::Status ready = open();
   // The agent's own end decides nothing: it hangs up on the runtime, which ends the restore.
@@ -389,6 +402,7 @@ absl::Status Target::MakeReady(const permits::Claim& claim, const FilesToApply& 
     GODWIT_RETURN_IF_ERROR(node_.apply_files(claim, request_.pod.uid, before));
   GODWIT_RETURN_IF_ERROR(WriteCopies(claim));
   TellAtGate(claim.container);
+  GODWIT_FAILPOINT("target.at-gate", request_.uid);
   if (!node_.cgroup_procs.empty()) quick_moves.emplace(node_.cgroup_procs);
   GODWIT_ASSIGN_OR_RETURN(ContainerState state, AwaitState(claim.container, deadline));
   const absl::Time begin = absl::Now();
@@ -532,7 +546,8 @@ std::optional<TargetEvent> Target::AwaitVerdict() {
 std::optional<TargetEvent> Target::Commit() {
   commit_begin_ = absl::Now();
   BeginPulling();
-  for (const CommitAct act : kCommitActs) {
+  for (const CommitAct act : CommitActs()) {
+    GODWIT_FAILPOINT(absl::StrCat("target.commit-", static_cast<int>(act)), request_.uid);
     // There is no way back: whatever is in the way (a full disk) has to go.
     for (absl::Status status = Do(act); !status.ok(); status = Do(act)) {
       LOG(ERROR) << Log("the commit is not complete yet").With("migration", request_.uid).With(status);
@@ -568,6 +583,7 @@ absl::Status Target::Do(CommitAct act) {
 
 TargetEvent Target::EndCopy() {
   for (const EndAct act : kEndActs) {
+    GODWIT_FAILPOINT(absl::StrCat("target.end-", static_cast<int>(act)), request_.uid);
     const absl::Status status = Do(act);
     if (status.ok()) continue;
     LOG(ERROR) << Log("the abort is not complete yet").With("migration", request_.uid).With(status);

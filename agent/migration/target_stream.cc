@@ -8,6 +8,7 @@
 #include "agent/migration/reasons.h"
 #include "agent/migration/target.h"
 #include "agent/transfer/image_sender.h"
+#include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -216,6 +217,7 @@ void Target::ServeVerdict(const std::shared_ptr<transfer::Stream>& stream) {
     absl::MutexLock lock(&mutex_);
     open = LossAborts(stage_, abort_.has_value()) && !stop_;
     if (stream_ == stream) alone_since_ = absl::Now();
+    if (GODWIT_MUTATED("runs-without-commit") && stage_ == TargetStage::kPrepared) commit_ = true;
   }
   if (open)
     (void)Abort(

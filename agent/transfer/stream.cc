@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "agent/transfer/tcp.h"
+#include "base/failpoint.h"
 #include "base/status.h"
 
 namespace godwit::transfer {
@@ -197,6 +198,7 @@ absl::Status Stream::Send(FrameType type, absl::Span<const absl::string_view> pa
   std::string head(header.data(), header.size());
   size_t next = 0;
   while (next < parts.size() && parts[next].size() <= 4096) absl::StrAppend(&head, parts[next++]);
+  if (GODWIT_CORRUPTS(absl::StrCat("stream.", FrameTypeName(type)), "any")) head.back() ^= 1;
   absl::MutexLock lock(&send_mutex_);
   absl::Status status = Write(head, deadline);
   int64_t sent = static_cast<int64_t>(head.size());

@@ -17,6 +17,7 @@
 #include "agent/criu/plan.h"
 #include "agent/permits/cgroup_end.h"
 #include "agent/runtime/cgroup.h"
+#include "base/failpoint.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/process.h"
@@ -120,6 +121,7 @@ absl::StatusOr<Outcome> Restore::Talk(const absl::StatusOr<Preparation>& prepara
                                       .container_id = line_.id,
                                       .bundle = line_.bundle,
                                       .cgroup = bundle_.cgroup}));
+  GODWIT_FAILPOINT("runtime.create-asked", bundle_.migration);
   absl::Status status = preparation.status();
   if (status.ok()) {
     absl::StatusOr<RuntimeReply> reply = agent_.Receive(deadline_);
@@ -154,6 +156,7 @@ absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& or
                                         .gate = order.gate,
                                         .lazy_pages = order.lazy_pages,
                                         .shared_memory = order.shared_memory};
+  GODWIT_FAILPOINT("runtime.ordered", bundle_.migration);
   const criu::Plan plan = criu::PlanRestore(preparation.programs, request);
   GODWIT_RETURN_IF_ERROR(criu::Prepare(plan));
   if (order.lazy_pages) GODWIT_RETURN_IF_ERROR(StartPager(order.work));
@@ -171,11 +174,14 @@ absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& or
   GODWIT_ASSIGN_OR_RETURN(Watcher watcher, Watcher::Start(task));
 
   const auto restore = [&]() -> absl::Status {
+    GODWIT_FAILPOINT("runtime.restore-begun", bundle_.migration);
     GODWIT_RETURN_IF_ERROR(WaitForRestore(watcher, plan));
+    GODWIT_FAILPOINT("runtime.restored", bundle_.migration);
     GODWIT_RETURN_IF_ERROR(preparation.hostname.PutBack());
     GODWIT_ASSIGN_OR_RETURN(const int64_t pid, CheckRestored(watcher));
     GODWIT_RETURN_IF_ERROR(agent_.Send({.op = RuntimeOp::kRestored, .pid = pid}));
     GODWIT_RETURN_IF_ERROR(HearDone());
+    GODWIT_FAILPOINT("runtime.confirmed", bundle_.migration);
     return WriteFileDurably(MarkOf(line_), bundle_.cgroup, 0600);
   };
   absl::Status status = restore();

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "agent/runtime/processes.h"
+#include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/process.h"
@@ -155,6 +156,7 @@ std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& bef
           return Refusal{"FenceFailed", absl::StrCat("cannot freeze: ", raised.message())};
       }
       *moment = {clock_.Monotonic(), clock_.Now(), absl::ZeroDuration()};
+      GODWIT_FAILPOINT("guard.freezing", spec_.migration_uid);
       absl::StatusOr<runtime::FrozenCgroups> frozen = runtime::FreezeCgroups(Cgroups(), kFreezeWrite);
       if (!frozen.ok()) {
         LowerFence();
@@ -165,6 +167,7 @@ std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& bef
       if (!refusal.has_value()) {
         frozen_ = *std::move(frozen);
         moment->still = clock_.Monotonic();
+        GODWIT_FAILPOINT("guard.frozen", spec_.migration_uid);
         return std::nullopt;
       }
       frozen->Thaw().IgnoreError();  // tried again when it goes
@@ -176,6 +179,7 @@ std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& bef
 }
 
 absl::Status HostActs::Thaw() {
+  GODWIT_FAILPOINT("guard.thawing", spec_.migration_uid);
   absl::Status thawed = frozen_.Thaw();
   LowerFence();
   return thawed;
@@ -185,6 +189,7 @@ absl::Status HostActs::StillFrozen() { return runtime::WaitFrozen(Cgroups(), abs
 
 absl::Status HostActs::Kill() {
   absl::Status first;
+  GODWIT_FAILPOINT("guard.killing", spec_.migration_uid);
   // Before: so that the pod's peers hear that its connections end.
   LowerFence();
   for (const std::string& cgroup : Cgroups()) first.Update(runtime::KillCgroup(cgroup, kKillLimit));
@@ -197,11 +202,13 @@ absl::Status HostActs::Journal(SourceState state, absl::string_view reason, absl
                                SourceState* now) {
   *now = SourceState::kNone;
   absl::Status status = absl::UnavailableError("the journal could not be opened again");
+  GODWIT_FAILPOINT(absl::StrCat("guard.before-", json::Name(state)), spec_.migration_uid);
   if (journal_.has_value()) {
     status = journal_->Append({.state = state,
                                .time = absl::Time(),
                                .reason = std::string(reason),
                                .message = std::string(message)});
+    GODWIT_FAILPOINT(absl::StrCat("guard.after-", json::Name(state)), spec_.migration_uid);
     if (status.ok() || absl::IsFailedPrecondition(status)) {
       *now = journal_->state();
       return status;
@@ -234,6 +241,7 @@ absl::Status HostActs::Arm() {
     return absl::OkStatus();
   };
   absl::Status status = arm();
+  GODWIT_FAILPOINT("guard.armed", spec_.migration_uid);
   if (!status.ok()) Disarm();
   return status;
 }
@@ -253,6 +261,7 @@ absl::Status HostActs::StartDump(const std::string& container) {
     const absl::Status opened = armed.mapped()->OpenGate();
     if (opened.ok()) {
       dump_ = std::move(armed.mapped());
+      GODWIT_FAILPOINT("guard.dump-begun", spec_.migration_uid);
       return absl::OkStatus();
     }
     LOG(WARNING) << Log("an armed dump has ended; starting another")
@@ -272,6 +281,7 @@ void HostActs::AbortDump() {
 absl::Status HostActs::FinishDump() {
   std::unique_ptr<Dump> dump = std::move(dump_);
   if (dump == nullptr) return absl::InternalError("no dump runs");
+  GODWIT_FAILPOINT("guard.dumped", spec_.migration_uid);
   GODWIT_RETURN_IF_ERROR(dump->Result());
   ending_.push_back(std::move(dump));
   // CRIU thaws the cgroup while it holds the tasks by ptrace, and freezes it again before it lets them go.

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/failpoint.h"
 #include "base/json.h"
 #include "base/log.h"
 
@@ -149,6 +150,8 @@ void Server::LoseAgent() {
   commands_.clear();
   idle_since_ = clock_.Monotonic();
   LOG(INFO) << Log("the agent's connection ended").With("state", json::Name(guard_.state()));
+  if (GODWIT_MUTATED("thaws-when-agent-gone") && guard_.state() == SourceState::kCeded)
+    acts_.Thaw().IgnoreError();
   guard_.AgentGone(idle_since_);
 }
 

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "agent/runtime/freezer.h"
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/socket.h"
@@ -229,6 +230,7 @@ absl::Status Server::StartFilling() {
     milestones_.thawed_ns = NowNs();
     milestones_.thawed = true;
   }
+  GODWIT_FAILPOINT("pager.fills", spec_.migration_uid);
   LOG(INFO) << Log("fills the memory")
                    .With("migration", spec_.migration_uid)
                    .With("bytes", milestones_.total_bytes.load());
