@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # The test cluster: a real multi-node Kubernetes on this machine (tests/cluster/README.md).
-.PHONY: cluster-up cluster-down cluster-status demo
+.PHONY: cluster-up cluster-down cluster-status demo chaos chaos-lost-agent soak
 NODES ?= 2
 ARM64 ?= 0
 
@@ -15,3 +15,13 @@ cluster-status: ## what of the test cluster runs
 
 demo: ## from nothing to a pod that moved to another node, told step by step
 	@tests/cluster/demo.sh
+
+chaos: ## faults at every step of the hand-over, on the running test cluster (TIMES=1 LANES=6 ONLY=word MUTATION= FRESH=1; docs/design/chaos.md)
+	@tests/cluster/chaos/run chaos.py --times $(or $(TIMES),1) --lanes $(or $(LANES),6) $(if $(ONLY),--only "$(ONLY)") \
+	  $(if $(MUTATION),--mutation $(MUTATION)) $(if $(FRESH),--fresh)
+
+chaos-lost-agent: ## how long a frozen pod stands still when its agent is killed for good (RUNS=10)
+	@tests/cluster/chaos/run lost_agent.py --runs $(or $(RUNS),10)
+
+soak: ## a pod moved back and forth under load, and what grows by it, on what is deployed (RUNS=200)
+	@tests/cluster/chaos/soak.py --runs $(or $(RUNS),200)
