@@ -33,6 +33,8 @@ std::string Path(absl::string_view point, absl::string_view key, const std::stri
 
 }  // namespace
 
+const char kFolder[] = "/run/godwit/chaos";
+
 std::string FileName(absl::string_view point) {
   std::string name;
   for (const char c : point) {

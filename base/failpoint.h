@@ -28,8 +28,9 @@
 
 namespace godwit::failpoint {
 
-// The same path in the agent's container and on the host.
-inline constexpr char kFolder[] = "/run/godwit/chaos";
+// "/run/godwit/chaos": the same path in the agent's container and on the host. Not in the header, so that it
+// is in each program that has failpoints as it stands here, and only there: by that they are found out.
+extern const char kFolder[];
 
 // `point` as a file's name: blanks become '-', all but letters, digits, '.', '-' and '_' is left out.
 std::string FileName(absl::string_view point);

@@ -465,7 +465,7 @@ class Chaos:
         """namespace_with_lanes() on machines with failpoints, with the deliberate error switched on."""
         for machine in self.machines.values():
             if not has_failpoints(machine):
-                raise SystemExit(f"{machine.name} has no failpoints: deploy the chaos images (tests/cluster/chaos/run)")
+                raise SystemExit(f"{machine.name} has no failpoints: start this by tests/cluster/chaos/run")
             if self.options.mutation:
                 machine.points.mkdir(parents=True, exist_ok=True)
                 (machine.points / "mutation").write_text(self.options.mutation)
