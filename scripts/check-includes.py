@@ -9,7 +9,7 @@ import pathlib
 import re
 import sys
 
-MESSAGES = ("agent/api/messages.h", "agent/api/host_protocol.h")
+MESSAGES = ("agent/api/messages.h", "agent/api/host_protocol.h", "agent/api/findings.h")
 # Folder: what its files may include. A file belongs to the longest prefix that fits.
 ALLOWED = {
     "base/": ("base/",),

@@ -76,6 +76,7 @@ struct Finding {
   std::string container;  // empty: the pod or the node
   std::string message;    // a sentence: what was found, and where
   std::string remedy;     // a sentence: what a person can do
+  std::string evidence;   // what was read, printable: "/proc/77/fd/12 -> anon_inode:[io_uring]"
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("id", self.id);
@@ -83,6 +84,7 @@ struct Finding {
     field("container", self.container);
     field.Required("message", self.message);
     field("remedy", self.remedy);
+    field("evidence", self.evidence);
   }
   bool operator==(const Finding&) const = default;
 };
@@ -101,6 +103,11 @@ struct NodeInfo {
   int64_t images_bytes = 0;       // bytes that Godwit holds there
   std::string no_pre_copy;        // not empty: why this node's kernel cannot pre-copy ("kernel 6.1 has no
                                   // PAGEMAP_SCAN ...")
+  std::vector<std::string> cpu_features;      // flags (amd64) or Features (arm64) of /proc/cpuinfo, sorted
+  std::string cgroup_mode;                    // "v2", "hybrid" or "v1"
+  std::vector<std::string> security_modules;  // that are active: "apparmor", "selinux", ...
+  std::string criu_check;                     // not empty: what `criu check` had against this node
+  bool lacks_sys_resource = false;            // the node's own processes do not have CAP_SYS_RESOURCE
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("node", self.node);
@@ -114,6 +121,11 @@ struct NodeInfo {
     field("storageAvailable", self.storage_available);
     field("imagesBytes", self.images_bytes);
     field("noPreCopy", self.no_pre_copy);
+    field("cpuFeatures", self.cpu_features);
+    field("cgroupMode", self.cgroup_mode);
+    field("securityModules", self.security_modules);
+    field("criuCheck", self.criu_check);
+    field("lacksSysResource", self.lacks_sys_resource);
   }
 };
 
@@ -129,15 +141,41 @@ struct PreflightRequest {
     field("emptyDirs", self.empty_dirs);
   }
 };
+// What CRIU's part of a freeze depends on beside memory, of all processes of a pod.
+struct Weight {
+  int64_t processes = 0;
+  int64_t threads = 0;      // the processes' first ones included
+  int64_t descriptors = 0;  // one that two processes hold counts twice
+  int64_t mappings = 0;
+  Weight& operator+=(const Weight& more) {
+    processes += more.processes;
+    threads += more.threads;
+    descriptors += more.descriptors;
+    mappings += more.mappings;
+    return *this;
+  }
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("processes", self.processes);
+    field("threads", self.threads);
+    field("descriptors", self.descriptors);
+    field("mappings", self.mappings);
+  }
+  bool operator==(const Weight&) const = default;
+};
 struct PreflightReport {
   std::vector<Finding> findings;
   int64_t memory_bytes = 0;  // resident anonymous and shared memory that would move
   int64_t file_bytes = 0;    // writable layers and emptyDirs that would move
+  Weight weight;
+  bool other_users = false;  // some process is not root's
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field("findings", self.findings);
     field("memoryBytes", self.memory_bytes);
     field("fileBytes", self.file_bytes);
+    field("weight", self.weight);
+    field("otherUsers", self.other_users);
   }
 };
 
@@ -232,6 +270,73 @@ struct SourceSpec {
     field("podAddresses", self.pod_addresses);
   }
   bool operator==(const SourceSpec&) const = default;
+};
+
+// POST /v1/rehearsal: what a migration of a pod that runs here would be like. Looks at its memory for a
+// moment with the tracker of a pre-copy and sends a sample of it to the target's agent, which drops it;
+// answers in some seconds. Nothing is written, frozen or promised, and nothing is left when either agent dies
+// in between.
+struct RehearsalRequest {
+  PodName pod;
+  std::vector<ContainerRef> containers;
+  std::string target_node;     // as in SourceSpec
+  std::string target_address;  // as in SourceSpec
+  CopyMode mode = CopyMode::kPreCopy;
+  PreCopyLimits limits;
+  int64_t memory_bytes = 0;  // as preflight has found them
+  int64_t file_bytes = 0;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("pod", self.pod);
+    field.Required("containers", self.containers);
+    field.Required("targetNode", self.target_node);
+    field.Required("targetAddress", self.target_address);
+    field("mode", self.mode);
+    field("limits", self.limits);
+    field("memoryBytes", self.memory_bytes);
+    field("fileBytes", self.file_bytes);
+  }
+};
+struct RehearsalReport {
+  std::vector<Finding> findings;
+  std::string fallback;  // not empty: memory cannot be pre-copied, and why; the rest is of a stop-and-copy
+  // The prediction.
+  bool converges = false;      // the freeze comes within the budget; true where nothing is pre-copied
+  int64_t rounds = 0;          // of pre-copy until then, or until it gives up
+  absl::Duration copying;      // for so long, while the pod runs
+  absl::Duration freeze;       // predicted
+  absl::Duration fixed;        // within it: what no round makes shorter
+  absl::Duration pulling;      // of a post-copy: from the thaw until all has arrived
+  int64_t transfer_bytes = 0;  // over the network, in all
+  // What it was made from.
+  Weight weight;
+  int64_t memory_bytes = 0;   // that the page engine carries; as PreCopyProgress
+  int64_t dirty_bytes = 0;    // written within the longest look
+  int64_t dirty_rate = 0;     // bytes per second, then
+  int64_t throughput = 0;     // bytes of pages per second
+  int64_t sampled_bytes = 0;  // sent as a sample
+  absl::Duration sampled;     // for so long the pod's memory was looked at
+  absl::Duration round_trip;  // to the target's agent and back
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("findings", self.findings);
+    field("fallback", self.fallback);
+    field("converges", self.converges);
+    field("rounds", self.rounds);
+    field("copying", self.copying);
+    field("freeze", self.freeze);
+    field("fixed", self.fixed);
+    field("pulling", self.pulling);
+    field("transferBytes", self.transfer_bytes);
+    field("weight", self.weight);
+    field("memoryBytes", self.memory_bytes);
+    field("dirtyBytes", self.dirty_bytes);
+    field("dirtyRate", self.dirty_rate);
+    field("throughput", self.throughput);
+    field("sampledBytes", self.sampled_bytes);
+    field("sampled", self.sampled);
+    field("roundTrip", self.round_trip);
+  }
 };
 
 // One step of a freeze, in the order in which they ran. Offset and duration are from a monotonic clock.

@@ -44,6 +44,10 @@ Volume Classify(const runtime::BundleMount& mount, absl::string_view pod_uid) {
   return Volume::kMadeAnew;  // etc-hosts, termination logs, subpaths of the above
 }
 
+std::string Evidence(const runtime::Container& container, const runtime::BundleMount& mount) {
+  return absl::StrCat(container.bundle, "/config.json: mount ", mount.source, " -> ", mount.destination);
+}
+
 void InspectMounts(const runtime::Container& container, Findings& findings) {
   for (const runtime::BundleMount& mount : container.mounts) {
     if (mount.type != "bind") continue;
@@ -52,16 +56,16 @@ void InspectMounts(const runtime::Container& container, Findings& findings) {
       case Volume::kCarried:
       case Volume::kMadeAnew: break;
       case Volume::kClaim:
-        findings.Block("PersistentVolume",
-                       absl::StrCat("container ", container.name, " mounts the volume ", mount.source, " at ",
-                                    mount.destination),
-                       "Volumes with claims do not move yet: use an emptyDir, or keep the state elsewhere.");
+        findings.Add("PersistentVolume",
+                     absl::StrCat("container ", container.name, " mounts the volume ", mount.source, " at ",
+                                  mount.destination),
+                     Evidence(container, mount));
         break;
       case Volume::kHost:
-        findings.Block("HostPath",
-                       absl::StrCat("container ", container.name, " mounts ", mount.source,
-                                    " of the node at ", mount.destination),
-                       "What a hostPath holds stays on its node: remove the volume from the pod.");
+        findings.Add("HostPath",
+                     absl::StrCat("container ", container.name, " mounts ", mount.source, " of the node at ",
+                                  mount.destination),
+                     Evidence(container, mount));
         break;
     }
   }
@@ -78,27 +82,31 @@ std::string NamespaceOf(const std::string& proc, absl::string_view pid, absl::st
 void InspectNamespaces(const runtime::HostView& host, const runtime::Container& container,
                        Findings& findings) {
   const struct {
-    const char *type, *id, *field;
-  } shared[] = {
-      {"net", "HostNetwork", "hostNetwork"}, {"pid", "HostPID", "hostPID"}, {"ipc", "HostIPC", "hostIPC"}};
+    const char* type;
+    agent_api::FindingId id;
+  } shared[] = {{"net", "HostNetwork"}, {"pid", "HostPID"}, {"ipc", "HostIPC"}};
   for (const auto& kind : shared) {
     const std::string own = NamespaceOf(host.proc, absl::StrCat(container.init_pid), kind.type);
     if (own.empty() || own != NamespaceOf(host.proc, "1", kind.type)) continue;
-    findings.Block(kind.id,
-                   absl::StrCat("container ", container.name, " shares the node's ", kind.type, " namespace"),
-                   absl::StrCat("Pods with ", kind.field, " do not move."));
+    findings.Add(kind.id,
+                 absl::StrCat("container ", container.name, " shares the node's ", kind.type, " namespace"),
+                 absl::StrCat(host.proc, "/", container.init_pid, "/ns/", kind.type, " -> ", own));
   }
   const auto pid = container.namespaces.find("pid");
   if (pid != container.namespaces.end() && !pid->second.empty()) {
-    findings.Block(
+    findings.Add(
         "SharedProcessNamespace",
         absl::StrCat("container ", container.name, " shares its process ids with the pod's other containers"),
-        "Pods with shareProcessNamespace do not move: their process ids could be taken on the target.");
+        absl::StrCat(container.bundle, "/config.json: pid namespace ", pid->second));
   }
   if (container.namespaces.contains("user")) {
-    findings.Block("UserNamespace", absl::StrCat("container ", container.name, " has a user namespace"),
-                   "Pods with hostUsers: false do not move yet.");
+    findings.Add("UserNamespace", absl::StrCat("container ", container.name, " has a user namespace"),
+                 absl::StrCat(container.bundle, "/config.json"));
   }
+}
+
+std::string MountInfo(const runtime::HostView& host, const runtime::Container& container) {
+  return absl::StrCat(host.proc, "/", container.init_pid, "/mountinfo");
 }
 
 }  // namespace
@@ -107,13 +115,12 @@ std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& ho
                                                      const runtime::Container& container) {
   Findings findings(container.name);
   if (container.terminal) {
-    findings.Block("Terminal", absl::StrCat("container ", container.name, " has a terminal (tty: true)"),
-                   "A terminal's other end is in the container runtime and does not move: remove tty from "
-                   "the container.");
+    findings.Add("Terminal", absl::StrCat("container ", container.name, " has a terminal (tty: true)"),
+                 absl::StrCat(container.bundle, "/config.json"));
   }
   for (const std::string& device : container.devices) {
-    findings.Block("DeviceFile", absl::StrCat("container ", container.name, " was given the device ", device),
-                   "Devices stay on their node, and so do privileged containers, which have all of them.");
+    findings.Add("DeviceFile", absl::StrCat("container ", container.name, " was given the device ", device),
+                 absl::StrCat(container.bundle, "/config.json"));
   }
   InspectMounts(container, findings);
   InspectNamespaces(host, container, findings);
@@ -122,16 +129,14 @@ std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& ho
       runtime::ReadMounts(host.proc, container.init_pid);
   if (!mounts.ok()) return findings.Take();
   const absl::StatusOr<std::string> layer = runtime::WritableLayer(*mounts);
-  if (!layer.ok())
-    findings.Block("NoWritableLayer", layer.status().message(),
-                   "Use the overlayfs snapshotter on the nodes.");
+  if (!layer.ok()) findings.Add("NoWritableLayer", layer.status().message(), MountInfo(host, container));
   for (const runtime::Mount& mount : *mounts) {
     for (const char* type : {"fuse", "nfs", "cifs", "ceph", "9p", "virtiofs", "autofs"}) {
       if (!absl::StartsWith(mount.type, type)) continue;
-      findings.Block(
+      findings.Add(
           "UnsupportedMount",
           absl::StrCat("container ", container.name, " has a ", mount.type, " file system at ", mount.point),
-          "CRIU cannot take this file system along: unmount it, or remove the volume.");
+          absl::StrCat(MountInfo(host, container), ": ", mount.type, " ", mount.source, " at ", mount.point));
     }
   }
   return findings.Take();

@@ -8,7 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "agent/api/messages.h"
+#include "agent/api/findings.h"
+#include "agent/preflight/parse.h"
 
 namespace godwit::preflight {
 
@@ -16,29 +17,27 @@ class Findings {
  public:
   explicit Findings(std::string container) : container_(std::move(container)) {}
 
-  void Block(absl::string_view id, absl::string_view message, absl::string_view remedy) {
-    Add(agent_api::Severity::kBlocking, id, message, remedy);
-  }
-  void Warn(absl::string_view id, absl::string_view message, absl::string_view remedy) {
-    Add(agent_api::Severity::kWarning, id, message, remedy);
-  }
-  void Tell(absl::string_view id, absl::string_view message, absl::string_view remedy) {
-    Add(agent_api::Severity::kInfo, id, message, remedy);
+  // `message` and `evidence` may hold what a container chose: they are made printable, and bounded. A remedy
+  // of its own takes the place of the table's.
+  void Add(agent_api::FindingId id, absl::string_view message, absl::string_view evidence = "",
+           absl::string_view remedy = "") {
+    agent_api::Finding finding = agent_api::MakeFinding(id, container_, Printable(message, kMaxMessage),
+                                                        Printable(evidence, kMaxEvidence));
+    if (!remedy.empty()) finding.remedy = std::string(remedy);
+    // One process with a thousand such descriptors says it once, and a thousand processes three times.
+    int same = 0;
+    for (const agent_api::Finding& known : findings_) {
+      if (known.id != finding.id) continue;
+      if (known.message == finding.message) return;
+      ++same;
+    }
+    if (same < kMostOfAKind) findings_.push_back(std::move(finding));
   }
   std::vector<agent_api::Finding> Take() { return std::move(findings_); }
 
  private:
-  void Add(agent_api::Severity severity, absl::string_view id, absl::string_view message,
-           absl::string_view remedy) {
-    for (const agent_api::Finding& finding : findings_) {
-      if (finding.id == id && finding.message == message) return;
-    }
-    // One process with a thousand such descriptors says it once.
-    int same = 0;
-    for (const agent_api::Finding& finding : findings_) same += finding.id == id ? 1 : 0;
-    if (same >= 3) return;
-    findings_.push_back({std::string(id), severity, container_, std::string(message), std::string(remedy)});
-  }
+  static constexpr size_t kMaxMessage = 512, kMaxEvidence = 256;
+  static constexpr int kMostOfAKind = 3;
 
   std::string container_;
   std::vector<agent_api::Finding> findings_;

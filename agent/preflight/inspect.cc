@@ -4,17 +4,22 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "agent/criu/plan.h"
 #include "agent/preflight/finding.h"
+#include "agent/preflight/parse.h"
 #include "agent/runtime/mounts.h"
 #include "agent/runtime/processes.h"
 #include "agent/runtime/volumes.h"
+#include "agent/runtime/weight.h"
 #include "base/file.h"
 #include "base/status.h"
 
@@ -25,12 +30,26 @@ constexpr uint64_t kHwcapPaca = uint64_t{1} << 30;           // arm64: pointer a
 constexpr criu::Version kSocketsOnNewKernels = {4, 2, 0};    // criu#2705: SO_PASSCRED on Linux >= 6.16
 constexpr criu::Version kPointerAuthentication = {4, 2, 0};  // criu#2709, PR 2712
 constexpr criu::Version kNewKernel = {6, 16, 0};
+constexpr criu::Version kRseqForTracers = {5, 13, 0};  // PTRACE_GET_RSEQ_CONFIGURATION; criu#1696
+constexpr criu::Version kRuntime = {1, 1, 0};
 constexpr int kMaxDepth = 128;
 
 std::string MiB(int64_t bytes) { return absl::StrFormat("%d MiB", (bytes + (1 << 20) - 1) >> 20); }
 
-// Adds up the regular files of an open folder. False when the time is over.
-bool Measure(int folder, dev_t device, int depth, absl::Time deadline, int64_t& total) {
+struct Measuring {
+  dev_t device = 0;
+  absl::Time deadline;
+  bool overlay = false;  // a device 0:0 stands for what was removed
+  Measured measured;
+};
+
+bool IsDevice(const struct stat& status, bool overlay) {
+  if (S_ISBLK(status.st_mode)) return true;
+  return S_ISCHR(status.st_mode) && !(overlay && status.st_rdev == makedev(0, 0));
+}
+
+// Adds up the regular files of an open folder, called `path` in what is told. False when the time is over.
+bool Measure(int folder, const std::string& path, int depth, Measuring& measuring) {
   DIR* dir = fdopendir(folder);
   if (dir == nullptr) {
     UniqueFd closes(folder);
@@ -42,11 +61,14 @@ bool Measure(int folder, dev_t device, int depth, absl::Time deadline, int64_t& 
     if (name == "." || name == "..") continue;
     struct stat status{};
     if (fstatat(dirfd(dir), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) != 0) continue;  // removed meanwhile
-    if (S_ISREG(status.st_mode)) total += std::min<int64_t>(status.st_size, int64_t{status.st_blocks} * 512);
-    if (!S_ISDIR(status.st_mode) || status.st_dev != device || depth >= kMaxDepth) continue;
+    if (S_ISREG(status.st_mode))
+      measuring.measured.bytes += std::min<int64_t>(status.st_size, int64_t{status.st_blocks} * 512);
+    if (measuring.measured.device_file.empty() && IsDevice(status, measuring.overlay))
+      measuring.measured.device_file = absl::StrCat(path, "/", name);
+    if (!S_ISDIR(status.st_mode) || status.st_dev != measuring.device || depth >= kMaxDepth) continue;
     const int below = openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (below >= 0) in_time = Measure(below, device, depth + 1, deadline, total);
-    if (!in_time || absl::Now() > deadline) {
+    if (below >= 0) in_time = Measure(below, absl::StrCat(path, "/", name), depth + 1, measuring);
+    if (!in_time || absl::Now() > measuring.deadline) {
       in_time = false;
       break;
     }
@@ -67,13 +89,34 @@ absl::StatusOr<runtime::Container> Find(const runtime::HostView& host, const age
   return container;
 }
 
-int64_t MeasureWritten(const runtime::HostView& host, const runtime::Container& container,
-                       absl::Duration limit) {
+// Host path of what the container has written to its root file system; empty when nobody knows.
+std::string WritableLayerOf(const runtime::HostView& host, const runtime::Container& container) {
   const absl::StatusOr<std::vector<runtime::Mount>> mounts =
       runtime::ReadMounts(host.proc, container.init_pid);
-  if (!mounts.ok()) return 0;
-  const absl::StatusOr<std::string> layer = runtime::WritableLayer(*mounts);
-  return layer.ok() ? MeasureFolder(host.At(*layer), limit) : 0;
+  return mounts.ok() ? runtime::WritableLayer(*mounts).value_or("") : "";
+}
+
+// What is private to a process, and its share of what it shares, also what was swapped out: kB in
+// /proc/PID/smaps_rollup (proc(5)). What several processes map counts once, in all of them together.
+int64_t OwnMemory(const std::string& proc, const runtime::Process& process) {
+  const absl::StatusOr<std::string> text =
+      ReadFile(absl::StrCat(proc, "/", process.pid, "/smaps_rollup"), 65536);
+  if (!text.ok()) return process.resident_bytes;
+  int64_t kibibytes = 0;
+  bool told = false;
+  for (absl::string_view line : absl::StrSplit(*text, '\n')) {
+    const std::vector<absl::string_view> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
+    int64_t value = 0;
+    if (words.size() < 2 || !absl::SimpleAtoi(words[1], &value)) continue;
+    told = told || words[0] == "Pss_Anon:";
+    if (words[0] == "Pss_Anon:" || words[0] == "Pss_Shmem:" || words[0] == "SwapPss:") kibibytes += value;
+  }
+  return told ? kibibytes * 1024 : process.resident_bytes;
+}
+
+bool IsRoot(const std::string& proc, pid_t pid) {
+  const absl::StatusOr<std::string> status = ReadFile(absl::StrCat(proc, "/", pid, "/status"), 65536);
+  return !status.ok() || ParseStatus(*status).root;
 }
 
 void Append(std::vector<agent_api::Finding>& all, std::vector<agent_api::Finding> more) {
@@ -82,41 +125,59 @@ void Append(std::vector<agent_api::Finding>& all, std::vector<agent_api::Finding
 
 }  // namespace
 
-int64_t MeasureFolder(const std::string& folder, absl::Duration limit) {
+Measured MeasureFolder(const std::string& folder, absl::Duration limit, bool overlay) {
   absl::StatusOr<UniqueFd> top = OpenFile(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
   struct stat status{};
-  if (!top.ok() || fstat(top->get(), &status) != 0) return 0;
-  int64_t total = 0;
-  Measure(top->Release(), status.st_dev, 0, absl::Now() + limit, total);
-  return total;
+  if (!top.ok() || fstat(top->get(), &status) != 0) return {};
+  Measuring measuring{.device = status.st_dev, .deadline = absl::Now() + limit, .overlay = overlay};
+  measuring.measured.whole = Measure(top->Release(), "", 0, measuring);
+  return measuring.measured;
 }
 
-std::vector<agent_api::Finding> InspectNode(const NodeFacts& facts, int64_t memory_bytes) {
+std::vector<agent_api::Finding> InspectNode(const NodeFacts& facts, int64_t memory_bytes, bool other_users) {
   Findings findings("");
-  const criu::Version criu = criu::ParseVersion(facts.node.criu_version);
+  const agent_api::NodeInfo& node = facts.node;
+  const criu::Version criu = criu::ParseVersion(node.criu_version);
+  const criu::Version kernel = criu::ParseVersion(node.kernel);
+  const std::string versions =
+      absl::StrCat("kernel ", node.kernel, ", CRIU ", node.criu_version, ", runc ", node.runc_version);
   if (criu == criu::Version{}) {
-    findings.Block("CriuMissing", absl::StrCat("node ", facts.node.node, " has no working CRIU"),
-                   "Look at the agent's init container there: it installs CRIU.");
+    findings.Add("CriuMissing", absl::StrCat("node ", node.node, " has no working CRIU"), versions);
     return findings.Take();
   }
-  if (criu < kSocketsOnNewKernels && criu::ParseVersion(facts.node.kernel) >= kNewKernel) {
-    findings.Block("CriuTooOld",
-                   absl::StrCat("CRIU ", facts.node.criu_version, " cannot dump sockets on Linux ",
-                                facts.node.kernel, " of node ", facts.node.node),
-                   "Use Godwit's own CRIU (4.2.1).");
+  if (criu < kSocketsOnNewKernels && kernel >= kNewKernel) {
+    findings.Add("CriuTooOld",
+                 absl::StrCat("CRIU ", node.criu_version, " cannot dump sockets on Linux ", node.kernel,
+                              " of node ", node.node),
+                 versions);
   }
-  if (facts.node.architecture == "arm64" && (facts.hwcap & kHwcapPaca) != 0 &&
-      criu < kPointerAuthentication) {
-    findings.Block("PointerAuthentication",
-                   absl::StrCat("CRIU ", facts.node.criu_version, " hangs on restore on node ",
-                                facts.node.node, ", whose CPU has pointer authentication"),
-                   "Use Godwit's own CRIU (4.2.1), or start the kernel with arm64.nopauth.");
+  if (node.architecture == "arm64" && (facts.hwcap & kHwcapPaca) != 0 && criu < kPointerAuthentication) {
+    findings.Add("PointerAuthentication",
+                 absl::StrCat("CRIU ", node.criu_version, " hangs on restore on node ", node.node,
+                              ", whose CPU has pointer authentication"),
+                 absl::StrFormat("AT_HWCAP 0x%x, %s", facts.hwcap, versions),
+                 "Use Godwit's own CRIU (4.2.1), or start the kernel with arm64.nopauth.");
   }
-  if (facts.node.storage_available > 0 && memory_bytes > facts.node.storage_available) {
-    findings.Block("NoRoom",
-                   absl::StrCat("node ", facts.node.node, " has ", MiB(facts.node.storage_available),
-                                " free for images; the pod's memory needs ", MiB(memory_bytes)),
-                   "Free space on the disk that holds Godwit's state folder.");
+  if (!node.criu_check.empty())
+    findings.Add("CriuCheckFailed", absl::StrCat("criu check is not content with node ", node.node),
+                 node.criu_check);
+  if (kernel != criu::Version{} && kernel < kRseqForTracers)
+    findings.Add("KernelTooOld", absl::StrCat("node ", node.node, " runs Linux ", node.kernel), versions);
+  const criu::Version runc = criu::ParseVersion(node.runc_version);
+  if (runc != criu::Version{} && runc < kRuntime)
+    findings.Add("RuntimeTooOld", absl::StrCat("node ", node.node, " has runc ", node.runc_version),
+                 versions);
+  if (node.lacks_sys_resource && other_users) {
+    findings.Add(
+        "NoSysResource",
+        absl::StrCat("node ", node.node, " lacks CAP_SYS_RESOURCE, and processes of the pod are not root's"),
+        "CapBnd in /proc/1/status of the node");
+  }
+  if (node.storage_available > 0 && memory_bytes > node.storage_available) {
+    findings.Add("NoRoom",
+                 absl::StrCat("node ", node.node, " has ", MiB(node.storage_available),
+                              " free for images; the pod's memory needs ", MiB(memory_bytes)),
+                 absl::StrCat(node.storage_available, " bytes are available to the agent's state folder"));
   }
   return findings.Take();
 }
@@ -127,6 +188,19 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
   agent_api::PreflightReport report;
   std::vector<runtime::BundleMount> mounts;
   const absl::Time deadline = absl::Now() + facts.measure_limit;
+  const auto measure = [&](const std::string& container, absl::string_view what, const std::string& folder,
+                           bool overlay) {
+    const Measured measured = MeasureFolder(host.At(folder), deadline - absl::Now(), overlay);
+    report.file_bytes += measured.bytes;
+    Findings findings(container);
+    if (!measured.device_file.empty())
+      findings.Add("DeviceFileWritten", absl::StrCat(what, " holds the device file ", measured.device_file),
+                   absl::StrCat(folder, measured.device_file));
+    if (!measured.whole)
+      findings.Add("FilesNotMeasured",
+                   absl::StrCat("of ", what, " only ", MiB(measured.bytes), " were counted in time"), folder);
+    Append(report.findings, findings.Take());
+  };
   for (const agent_api::ContainerRef& ref : request.containers) {
     GODWIT_ASSIGN_OR_RETURN(const runtime::Container container, Find(host, request.pod, ref));
     Append(report.findings, InspectConfiguration(host, container));
@@ -136,17 +210,20 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
     std::vector<pid_t> pids;
     for (const runtime::Process& process : *processes) {
       pids.push_back(process.pid);
-      report.memory_bytes += process.resident_bytes;
+      report.memory_bytes += OwnMemory(host.proc, process);
+      report.other_users = report.other_users || !IsRoot(host.proc, process.pid);
     }
+    report.weight += runtime::Weigh(host.proc, pids);
     Append(report.findings, InspectProcesses(host, container, pids));
-    report.file_bytes += MeasureWritten(host, container, deadline - absl::Now());
+    if (const std::string layer = WritableLayerOf(host, container); !layer.empty())
+      measure(ref.name, absl::StrCat("the file system of container ", ref.name), layer, true);
     mounts.insert(mounts.end(), container.mounts.begin(), container.mounts.end());
   }
   for (const std::string& volume : request.empty_dirs) {
     const std::string folder = runtime::EmptyDirFolder(mounts, request.pod.uid, volume);
-    if (!folder.empty()) report.file_bytes += MeasureFolder(host.At(folder), deadline - absl::Now());
+    if (!folder.empty()) measure("", absl::StrCat("emptyDir ", volume), folder, false);
   }
-  Append(report.findings, InspectNode(facts, report.memory_bytes));
+  Append(report.findings, InspectNode(facts, report.memory_bytes, report.other_users));
   return report;
 }
 

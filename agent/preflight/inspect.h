@@ -36,10 +36,17 @@ std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& ho
 std::vector<agent_api::Finding> InspectProcesses(const runtime::HostView& host,
                                                  const runtime::Container& container,
                                                  const std::vector<pid_t>& processes);
-// The node itself: CRIU's version with this kernel and CPU, room for the images.
-std::vector<agent_api::Finding> InspectNode(const NodeFacts& facts, int64_t memory_bytes);
+// The node itself: CRIU's version with this kernel and CPU, its privileges, room for the images.
+// `other_users`: the pod has processes that are not root's.
+std::vector<agent_api::Finding> InspectNode(const NodeFacts& facts, int64_t memory_bytes, bool other_users);
 
-// Bytes of the regular files in a folder, not crossing into other mounts. Stops at the limit.
-int64_t MeasureFolder(const std::string& folder, absl::Duration limit);
+// What is in a folder, not crossing into other mounts.
+struct Measured {
+  int64_t bytes = 0;        // of regular files
+  std::string device_file;  // the first device file, below the folder; empty: none
+  bool whole = true;        // false: the limit came first
+};
+// `overlay`: the folder is an overlay's upper one.
+Measured MeasureFolder(const std::string& folder, absl::Duration limit, bool overlay);
 
 }  // namespace godwit::preflight

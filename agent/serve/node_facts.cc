@@ -8,13 +8,16 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "agent/criu/plan.h"
 #include "agent/install/cri_status.h"
 #include "agent/memory/tracker.h"
+#include "agent/preflight/parse.h"
 #include "base/file.h"
 #include "base/process.h"
 #include "base/status.h"
@@ -29,6 +32,35 @@ std::string Architecture(absl::string_view machine) {
   if (machine == "x86_64") return "amd64";
   if (machine == "aarch64") return "arm64";
   return std::string(machine);
+}
+
+constexpr uint64_t kSysResource = uint64_t{1} << 24;  // CAP_SYS_RESOURCE, linux/capability.h
+
+// The value of a line "Key:\tvalue" of <proc>/1/status; empty when there is none.
+std::string InitStatus(const std::string& proc, absl::string_view key) {
+  const auto text = ReadFile(absl::StrCat(proc, "/1/status"), 65536);
+  if (!text.ok()) return "";
+  for (absl::string_view line : absl::StrSplit(*text, '\n')) {
+    if (absl::ConsumePrefix(&line, key) && absl::ConsumePrefix(&line, ":"))
+      return std::string(absl::StripAsciiWhitespace(line));
+  }
+  return "";
+}
+
+bool LacksSysResource(const std::string& proc) {
+  uint64_t bounding = 0;
+  return absl::SimpleHexAtoi(InitStatus(proc, "CapBnd"), &bounding) && (bounding & kSysResource) == 0;
+}
+
+std::vector<std::string> SecurityModules(const runtime::HostView& host) {
+  const auto text = ReadFile(host.At("/sys/kernel/security/lsm"), 4096);
+  if (!text.ok()) return {};
+  return absl::StrSplit(absl::StripAsciiWhitespace(*text), ',', absl::SkipEmpty());
+}
+
+std::string CgroupMode(const runtime::HostView& host, const std::string& root) {
+  if (FileExists(host.At("/sys/fs/cgroup/cgroup.controllers"))) return "v2";
+  return FileExists(host.At(absl::StrCat(root, "/cgroup.controllers"))) ? "hybrid" : "v1";
 }
 
 }  // namespace
@@ -53,7 +85,29 @@ absl::StatusOr<NodeFacts> NodeFacts::Make(Options options) {
   GODWIT_ASSIGN_OR_RETURN(facts.fixed_.criu_version,
                           facts.VersionOf(absl::StrCat(o.install_folder, "/criu/criu")));
   GODWIT_ASSIGN_OR_RETURN(facts.fixed_.runc_version, facts.VersionOf(facts.runtime_.runtime));
+  if (const auto cpus = ReadFile(absl::StrCat(o.host.proc, "/cpuinfo")); cpus.ok())
+    facts.fixed_.cpu_features = preflight::ParseCpuFeatures(*cpus);
+  facts.fixed_.cgroup_mode = CgroupMode(o.host, facts.runtime_.cgroup_root);
+  facts.fixed_.security_modules = SecurityModules(o.host);
+  facts.fixed_.lacks_sys_resource = LacksSysResource(o.host.proc);
+  facts.fixed_.criu_check = facts.CriuCheck(absl::StrCat(o.install_folder, "/criu/criu"));
   return facts;
+}
+
+// What `criu check` says when it is not content; the last lines of it. Not a reason not to begin: it asks for
+// more than is needed.
+std::string NodeFacts::CriuCheck(const std::string& criu) const {
+  RunOptions run{.limit = absl::Seconds(20), .max_output = 65536};
+  run.spawn.cwd = "/";
+  if (!options_.host_namespaces.empty())
+    run.spawn.namespaces = {absl::StrCat(options_.host_namespaces, "/mnt")};
+  const auto result = Run({criu, "check"}, run);
+  if (!result.ok()) return std::string(result.status().message());
+  if (result->status.ok()) return "";
+  const std::string said = absl::StrCat(result->out, result->err);
+  constexpr size_t kTold = 512;
+  return preflight::Printable(
+      said.size() > kTold ? absl::string_view(said).substr(said.size() - kTold) : said, kTold);
 }
 
 absl::StatusOr<std::string> NodeFacts::VersionOf(const std::string& program) const {

@@ -27,7 +27,7 @@ class NodeFacts {
     std::string cri_socket;  // host path
     bool memory_tracking = true;
   };
-  // Reads etc/runtime.json and asks runc and CRIU for their versions.
+  // Reads etc/runtime.json, asks runc and CRIU for their versions and CRIU what it thinks of the node.
   static absl::StatusOr<NodeFacts> Make(Options options);
 
   const agent_api::RuntimeConfig& runtime() const { return runtime_; }
@@ -44,6 +44,7 @@ class NodeFacts {
   };
   explicit NodeFacts(Options options) : options_(std::move(options)) {}
   absl::StatusOr<std::string> VersionOf(const std::string& program) const;
+  std::string CriuCheck(const std::string& criu) const;
   bool RuntimeReady() const;
 
   Options options_;

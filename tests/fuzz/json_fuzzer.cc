@@ -33,6 +33,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   RoundTrip<CheckpointSpec>(text);
   RoundTrip<RestoreSpec>(text);
   RoundTrip<PreflightReport>(text);
+  RoundTrip<RehearsalRequest>(text);
+  RoundTrip<RehearsalReport>(text);
   RoundTrip<RuntimeRequest>(text);
   RoundTrip<PermitFile>(text);
   RoundTrip<GuardSpec>(text);

@@ -48,7 +48,8 @@ class PreflightTest : public testing::Test {
 
   void AddProcess(int pid, const std::string& pid_namespace = "pid:[5]", const std::string& status = "") {
     Write(absl::StrCat("/proc/", pid, "/status"),
-          absl::StrCat("Name:\tserver\nState:\tS\nPPid:\t1\nRssAnon:\t  2048 kB\n", status));
+          absl::StrCat("Name:\tserver\nState:\tS\nPPid:\t", pid == 77 ? 1 : 77, "\nRssAnon:\t  2048 kB\n",
+                       status));
     Write(absl::StrCat("/proc/", pid, "/task/", pid, "/status"), "SigPnd:\t0\n");
     Write(absl::StrCat("/proc/", pid, "/maps"), "");
     Link(absl::StrCat("/proc/", pid, "/ns/pid"), pid_namespace);
@@ -113,6 +114,7 @@ TEST_F(PreflightTest, WhatIsHeldOpenIsNamedWithProcessContainerAndRemedy) {
   EXPECT_EQ(findings[0].severity, Severity::kBlocking);
   EXPECT_EQ(findings[0].container, "app");
   EXPECT_EQ(findings[0].message, "process 77 (server) of container app uses io_uring");
+  EXPECT_EQ(findings[0].evidence, absl::StrCat(folder_, "/proc/77/fd/10 -> anon_inode:[io_uring]"));
   EXPECT_THAT(findings[0].remedy, HasSubstr("UV_USE_IO_URING=0"));
 }
 
@@ -163,6 +165,77 @@ TEST_F(PreflightTest, AUprobeBlocks) {
   EXPECT_THAT(Ids(Processes()), ElementsAre("Uprobes"));
 }
 
+TEST_F(PreflightTest, DeviceMemoryAndHugePagesBlockAndMemfdsAreTold) {
+  Write("/proc/77/maps",
+        "10000-20000 rw-s 00000000 00:06 12   /dev/nvidia0\n"
+        "20000-30000 rw-s 00000000 00:10 13   /anon_hugepage (deleted)\n"
+        "30000-40000 rw-s 00000000 00:01 14   /memfd:frames (deleted)\n"
+        "40000-50000 rw-s 00000000 00:01 15   /dev/zero (deleted)\n");
+  EXPECT_THAT(Ids(Processes()), UnorderedElementsAre("DeviceMapping", "HugePages", "CopiedInFreeze"));
+}
+
+TEST_F(PreflightTest, ThreadsThatOutliveTheirFirstBlockAndZombiesAreTold) {
+  AddProcess(78, "pid:[5]", "Threads:\t3\n");
+  Write("/proc/78/status", "Name:\tserver\nState:\tZ (zombie)\nPPid:\t77\nThreads:\t3\n");
+  EXPECT_THAT(Ids(Processes({77, 78})), ElementsAre("DeadLeader"));
+  Write("/proc/78/status", "Name:\tserver\nState:\tS\nPPid:\t77\nThreads:\t2\n");
+  Write("/proc/78/task/79/status", "Name:\tworker\nState:\tZ (zombie)\n");
+  EXPECT_THAT(Ids(Processes({77, 78})), ElementsAre("ZombieThread"));
+}
+
+TEST_F(PreflightTest, WhoIsBeingEndedAndWhoCameInByExecIsTold) {
+  Write("/proc/77/status", "Name:\tserver\nState:\tS\nPPid:\t1\n");
+  AddProcess(78, "pid:[5]");
+  Write("/proc/78/status", "Name:\tsh\nState:\tS\nPPid:\t1\n");
+  EXPECT_THAT(Ids(Processes({77, 78})), ElementsAre("ExecInFlight"));
+  Write("/proc/77/status", "Name:\tserver\nState:\tS\nPPid:\t1\nShdPnd:\t0000000000004000\n");
+  EXPECT_THAT(Ids(Processes()), ElementsAre("PendingTermination"));
+}
+
+TEST_F(PreflightTest, WatchesWithoutAHandleAreAWarning) {
+  Open("anon_inode:inotify");
+  Write("/proc/77/fdinfo/10",
+        "pos:\t0\ninotify wd:1 ino:9e7e sdev:800013 mask:800afce ignored_mask:0 fhandle-bytes:8 "
+        "fhandle-type:1 f_handle:7e\n");
+  EXPECT_THAT(Processes(), IsEmpty());
+  Write("/proc/77/fdinfo/10", "pos:\t0\ninotify wd:1 ino:9e7e sdev:34 mask:800afce ignored_mask:0 \n");
+  EXPECT_THAT(Ids(Processes()), ElementsAre("InotifyUnresolved"));
+}
+
+TEST_F(PreflightTest, ProfilesAndStrictSeccompAreTold) {
+  Write("/proc/77/attr/current", std::string("cri-containerd.apparmor.d (enforce)\n\0", 37));
+  Write("/proc/77/status", "Name:\tserver\nState:\tS\nPPid:\t1\nSeccomp:\t1\n");
+  const std::vector<Finding> findings = Processes();
+  EXPECT_THAT(Ids(findings), UnorderedElementsAre("SeccompStrict", "SecurityLabel"));
+  Write("/proc/77/attr/current", "unconfined\n");
+  EXPECT_THAT(Ids(Processes()), ElementsAre("SeccompStrict"));
+}
+
+TEST_F(PreflightTest, ManyDescriptorsAreTold) {
+  for (int i = 0; i < 1001; ++i) Open("/var/log/app.log");
+  const std::vector<Finding> findings = Processes();
+  ASSERT_THAT(Ids(findings), ElementsAre("ManyObjects"));
+  EXPECT_EQ(findings[0].severity, Severity::kInfo);
+  EXPECT_THAT(findings[0].message, HasSubstr("1001 descriptors"));
+}
+
+// A container's processes choose names of files, watches and themselves.
+TEST_F(PreflightTest, NamesCannotForgeAFindingOrItsText) {
+  Open("/tmp/x (deleted)\nanon_inode:[io_uring]");
+  Open("/tmp/anon_inode:[io_uring]");
+  Open(absl::StrCat("/", std::string(3000, 'a'), " (deleted)"));
+  EXPECT_THAT(Processes(), IsEmpty());
+  Open("anon_inode:[\x1b[31mred\n]");
+  const std::vector<Finding> findings = Processes();
+  ASSERT_EQ(findings.size(), 1u);
+  EXPECT_EQ(findings[0].id, "UnknownDescriptor");
+  EXPECT_THAT(findings[0].message, HasSubstr("[\\x1b[31mred\\x0a]"));
+  for (const std::string& text : {findings[0].message, findings[0].evidence}) {
+    EXPECT_LE(text.size(), 512u);
+    for (const char c : text) EXPECT_TRUE(c >= ' ' && c <= '~') << static_cast<int>(c);
+  }
+}
+
 TEST_F(PreflightTest, EstablishedConnectionsAreTold) {
   Write("/proc/77/net/tcp",
         "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -174,6 +247,8 @@ TEST_F(PreflightTest, EstablishedConnectionsAreTold) {
   ASSERT_THAT(Ids(findings), ElementsAre("ConnectionsClose"));
   EXPECT_EQ(findings[0].severity, Severity::kInfo);
   EXPECT_THAT(findings[0].message, HasSubstr("1 established"));
+  Write("/proc/77/net/tcp", "   0: 0100007F:1B58 0100007F:8888 02 0:0 0:0 0 0 0 2 1 0\n");
+  EXPECT_THAT(Ids(Processes()), ElementsAre("ConnectionInFlight"));
 }
 
 TEST_F(PreflightTest, ProcessesThatEndMeanwhileAreNoError) { EXPECT_THAT(Processes({77, 4242}), IsEmpty()); }
@@ -213,19 +288,30 @@ TEST(PreflightNode, CriuMustFitKernelAndCpu) {
                 .criu_version = "4.2.1",
                 .runc_version = "",
                 .storage_available = 1000};
-  EXPECT_THAT(InspectNode(facts, 10), IsEmpty());
-  EXPECT_THAT(Ids(InspectNode(facts, 2000)), ElementsAre("NoRoom"));
+  EXPECT_THAT(InspectNode(facts, 10, false), IsEmpty());
+  EXPECT_THAT(Ids(InspectNode(facts, 2000, false)), ElementsAre("NoRoom"));
   facts.node.criu_version = "4.1.1";
-  EXPECT_THAT(Ids(InspectNode(facts, 10)), ElementsAre("CriuTooOld"));
+  EXPECT_THAT(Ids(InspectNode(facts, 10, false)), ElementsAre("CriuTooOld"));
   facts.node.kernel = "6.12.0";
-  EXPECT_THAT(InspectNode(facts, 10), IsEmpty());
+  EXPECT_THAT(InspectNode(facts, 10, false), IsEmpty());
   facts.node.architecture = "arm64";
   facts.hwcap = uint64_t{1} << 30;
-  EXPECT_THAT(Ids(InspectNode(facts, 10)), ElementsAre("PointerAuthentication"));
+  EXPECT_THAT(Ids(InspectNode(facts, 10, false)), ElementsAre("PointerAuthentication"));
   facts.node.criu_version = "4.2.1";
-  EXPECT_THAT(InspectNode(facts, 10), IsEmpty());
+  EXPECT_THAT(InspectNode(facts, 10, false), IsEmpty());
+  facts.node.kernel = "5.10.0";
+  facts.node.runc_version = "1.0.3";
+  facts.node.criu_check = "Restoring X is not supported";
+  EXPECT_THAT(Ids(InspectNode(facts, 10, false)),
+              ElementsAre("CriuCheckFailed", "KernelTooOld", "RuntimeTooOld"));
+  facts.node.kernel = "6.12.0";
+  facts.node.runc_version = "1.3.6";
+  facts.node.criu_check = "";
+  facts.node.lacks_sys_resource = true;
+  EXPECT_THAT(InspectNode(facts, 10, false), IsEmpty()) << "root's processes need no more";
+  EXPECT_THAT(Ids(InspectNode(facts, 10, true)), ElementsAre("NoSysResource"));
   facts.node.criu_version = "";
-  EXPECT_THAT(Ids(InspectNode(facts, 10)), ElementsAre("CriuMissing"));
+  EXPECT_THAT(Ids(InspectNode(facts, 10, false)), ElementsAre("CriuMissing"));
 }
 
 // Of this very process, by the real /proc: known sockets are no finding; one of another protocol is, where
@@ -258,8 +344,12 @@ TEST(MeasureFolder, CountsRegularFilesOnly) {
   std::ofstream(folder + "/a/b/file") << std::string(10000, 'x');
   std::ofstream(folder + "/file") << std::string(5000, 'x');
   std::filesystem::create_symlink("/etc", folder + "/link");
-  EXPECT_EQ(MeasureFolder(folder, absl::Seconds(5)), 15000);
-  EXPECT_EQ(MeasureFolder(folder + "/none", absl::Seconds(5)), 0);
+  const Measured measured = MeasureFolder(folder, absl::Seconds(5), /*overlay=*/false);
+  EXPECT_EQ(measured.bytes, 15000);
+  EXPECT_TRUE(measured.whole);
+  EXPECT_EQ(measured.device_file, "");
+  EXPECT_EQ(MeasureFolder(folder + "/none", absl::Seconds(5), false).bytes, 0);
+  EXPECT_FALSE(MeasureFolder(folder, -absl::Seconds(1), false).whole) << "the time is over";
   std::filesystem::remove_all(folder);
 }
 
