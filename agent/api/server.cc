@@ -173,6 +173,11 @@ class Api final : public ApiServer {
                   if (!spec.ok()) return Answer(response, spec.status());
                   AnswerJson(response, backend_.preflight(*spec));
                 }));
+    server.Post("/v1/rehearsal", Counted("rehearsal", [this](const auto& request, auto& response) {
+                  auto spec = json::Decode<RehearsalRequest>(request.body, {.max_bytes = kMaxBody});
+                  if (!spec.ok()) return Answer(response, spec.status());
+                  AnswerJson(response, backend_.rehearse(*spec));
+                }));
   }
 
   // POST .../abort, with the UID and what was said.

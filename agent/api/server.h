@@ -24,6 +24,7 @@ struct Backend {
   checkpoint::Checkpoints* checkpoints = nullptr;
   std::function<NodeInfo()> node;
   std::function<absl::StatusOr<PreflightReport>(const PreflightRequest&)> preflight;
+  std::function<absl::StatusOr<RehearsalReport>(const RehearsalRequest&)> rehearse;
   metrics::AgentMetrics* metrics = nullptr;
 };
 

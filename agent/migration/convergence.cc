@@ -6,12 +6,38 @@
 namespace godwit::migration {
 namespace {
 
-// Measured on two cores (docs/design/page-engine.md).
+// Measured on two cores (docs/design/page-engine.md): a container of one small process.
 constexpr absl::Duration kFixedForOne = absl::Milliseconds(75);
 constexpr absl::Duration kFixedForEachMore = absl::Milliseconds(65);
 constexpr absl::Duration kDump = absl::Milliseconds(35);
-// From the end of a round to the freeze: a command to the guard, the write to cgroup.freeze.
-constexpr absl::Duration kToTheFreeze = absl::Milliseconds(5);
+
+// What each more of something takes.
+struct Costs {
+  absl::Duration process, thread, descriptor, mapping;
+  absl::Duration Of(const agent_api::Weight& weight) const {
+    return weight.processes * process + weight.threads * thread + weight.descriptors * descriptor +
+           weight.mappings * mapping;
+  }
+};
+// Measured by tests/node/freeze_path_test.cc, DISABLED_MeasureWeights.
+constexpr Costs kDumpCosts = {absl::Milliseconds(2), absl::Microseconds(300), absl::Microseconds(100),
+                              absl::Microseconds(20)};
+constexpr Costs kRestoreCosts = {absl::Milliseconds(2), absl::Microseconds(300), absl::Microseconds(100),
+                                 absl::Microseconds(20)};
+// What the container of one small process has, which is in kFixedForOne.
+constexpr agent_api::Weight kSmall = {.processes = 1, .threads = 1, .descriptors = 6, .mappings = 20};
+
+// Beyond that of so many small containers.
+agent_api::Weight Beyond(const agent_api::Weight& weight, int containers) {
+  const auto beyond = [containers](int64_t all, int64_t small) {
+    return std::max<int64_t>(0, all - containers * small);
+  };
+  return {.processes = beyond(weight.processes, kSmall.processes),
+          .threads = std::max<int64_t>(0, weight.threads - weight.processes),  // no process' first
+          .descriptors = beyond(weight.descriptors, kSmall.descriptors),
+          .mappings = beyond(weight.mappings, kSmall.mappings)};
+}
+
 // A rate is the mean of what was and what is; one round is a small sample.
 constexpr double kNewWeight = 0.5;
 // Rounds that sent less say little of the link.
@@ -28,8 +54,11 @@ void Mix(double& value, double sample, bool first) {
 
 }  // namespace
 
-FixedPart FixedPartFor(int containers) {
-  return {.freeze = kFixedForOne + (containers - 1) * kFixedForEachMore, .dump = kDump * containers};
+FixedPart FixedPartFor(int containers, const agent_api::Weight& weight) {
+  const agent_api::Weight more = Beyond(weight, containers);
+  const absl::Duration dump = kDumpCosts.Of(more);
+  return {.freeze = kFixedForOne + (containers - 1) * kFixedForEachMore + dump + kRestoreCosts.Of(more),
+          .dump = kDump * containers + dump};
 }
 
 void Convergence::Add(const RoundFigures& round) {

@@ -2,8 +2,9 @@
 // When is the time to freeze? From the figures of the rounds alone: no I/O, no clock.
 //
 // What stands between the freeze and the thaw is a fixed part (freezing, CRIU's dump and restore, the
-// messages) and the pages that were written after the last round had looked; these go over while CRIU dumps,
-// so that only what takes longer than the dump counts:
+// messages), which depends on what the pod consists of and not on its memory, and the pages that were written
+// after the last round had looked; these go over while CRIU dumps, so that only what takes longer than the
+// dump counts:
 //
 //   left    = dirty rate x (time from the last look to the freeze)         at most what is mapped
 //   freeze  = fixed + max(0, comparing + left / throughput - dump)
@@ -31,20 +32,26 @@ struct RoundFigures {
   absl::Duration comparing;
 };
 
-// The fixed part for a pod of so many containers, which are dumped and restored one after another.
+// The fixed part for a pod of so many containers, which are dumped and restored one after another, and whose
+// processes make up `weight` together. A weight of zeros, one that is not known, counts as small.
 struct FixedPart {
   absl::Duration freeze;  // all of it
   absl::Duration dump;    // within it: pages can be sent meanwhile
 };
-FixedPart FixedPartFor(int containers);
+FixedPart FixedPartFor(int containers, const agent_api::Weight& weight);
+
+// From the end of a round to the freeze: a command to the guard, the write to cgroup.freeze.
+inline constexpr absl::Duration kToTheFreeze = absl::Milliseconds(5);
 
 class Convergence {
  public:
   // `pulled`: of a post-copy. Without shared memory one round is enough for it, whatever the budget.
-  Convergence(const agent_api::PreCopyLimits& limits, int containers, bool pulled = false)
-      : limits_(limits), fixed_(FixedPartFor(containers)), pulled_(pulled) {}
+  Convergence(const agent_api::PreCopyLimits& limits, const FixedPart& fixed, bool pulled = false)
+      : limits_(limits), fixed_(fixed), pulled_(pulled) {}
 
   void SetLimits(const agent_api::PreCopyLimits& limits) { limits_ = limits; }
+  // The pod has other processes by now.
+  void SetFixed(const FixedPart& fixed) { fixed_ = fixed; }
   void Add(const RoundFigures& round);
 
   // Bytes a second; of the last rounds, the newer the more.
@@ -74,7 +81,7 @@ class Convergence {
   absl::Duration Bearable() const;
 
   agent_api::PreCopyLimits limits_;
-  const FixedPart fixed_;
+  FixedPart fixed_;
   const bool pulled_;
   int rounds_ = 0;
   double dirty_rate_ = 0;

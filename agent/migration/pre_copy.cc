@@ -14,6 +14,7 @@
 #include "agent/memory/shared_key.h"
 #include "agent/memory/task_status.h"
 #include "agent/runtime/cgroup.h"
+#include "agent/runtime/weight.h"
 #include "base/file.h"
 #include "base/status.h"
 
@@ -61,7 +62,8 @@ MemoryNode RealMemory(const std::string& proc, const memory::Tracker::Options& o
           if (got < 0) return ErrnoStatus(absl::StrFormat("cannot read %s at 0x%x", path, address));
           return static_cast<size_t>(got);
         };
-      }};
+      },
+      .weigh = [proc](const std::string& cgroup) { return runtime::WeighCgroup(proc, cgroup); }};
 }
 
 PreCopy::PreCopy(std::vector<Container> containers, const MemoryNode& node, transfer::TokenBucket* bucket)
@@ -103,6 +105,14 @@ absl::Status PreCopy::CheckPinned() const {
                      ": memory that the kernel writes past the page tables cannot be copied while it runs"));
   }
   return absl::OkStatus();
+}
+
+FixedPart PreCopy::Fixed() const {
+  agent_api::Weight weight;
+  for (const Part& part : parts_) {
+    if (node_.weigh) weight += node_.weigh(part.container.cgroup);
+  }
+  return FixedPartFor(static_cast<int>(parts_.size()), weight);
 }
 
 void PreCopy::SetStream(transfer::Stream* stream) {

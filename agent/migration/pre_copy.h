@@ -41,6 +41,8 @@ struct MemoryNode {
   // Opens the memory of a task. When that ends the reader finds nothing any more, whoever gets its pid then.
   using ReadOne = std::function<absl::StatusOr<size_t>(uint64_t address, char* to, size_t size)>;
   std::function<absl::StatusOr<ReadOne>(pid_t task)> open;
+  // What CRIU will have to look at in a cgroup2 folder. Empty: not known.
+  std::function<agent_api::Weight(const std::string& cgroup)> weigh;
 };
 // The real one. `proc` with the host's process ids.
 MemoryNode RealMemory(const std::string& proc, const memory::Tracker::Options& options);
@@ -71,6 +73,9 @@ class PreCopy {
   // named, for the target to pull; returns how many bytes they are, else 0.
   absl::StatusOr<std::string> LookOwned(size_t container);
   absl::StatusOr<int64_t> SendLast(size_t container, bool leave, absl::Time deadline);
+
+  // What no round makes shorter, as the containers are now.
+  FixedPart Fixed() const;
 
   // Memory that would be lost: it is written behind the tracker's back. OK when there is none.
   absl::Status CheckPinned() const;

@@ -121,7 +121,7 @@ absl::Status Source::CopyInRounds() {
   bool armed = false;
   int shortening = 0;
   const bool pulled = spec_.mode == CopyMode::kPostCopy;
-  Convergence convergence(spec_.limits, static_cast<int>(pod_.parts.size()), pulled);
+  Convergence convergence(spec_.limits, pre_copy_->Fixed(), pulled);
   for (int64_t number = 1;; ++number) {
     absl::StatusOr<RoundFigures> round = SendRound(number);
     if (!round.ok()) {
@@ -131,6 +131,7 @@ absl::Status Source::CopyInRounds() {
       continue;
     }
     convergence.Add(*round);
+    convergence.SetFixed(pre_copy_->Fixed());
     bool pull_when_not = false;
     {
       absl::MutexLock lock(&mutex_);

@@ -15,6 +15,7 @@
 
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "agent/api/server.h"
 #include "agent/checkpoint/checkpoints.h"
@@ -25,6 +26,7 @@
 #include "agent/memory/short_smaps.h"
 #include "agent/migration/guard_port.h"
 #include "agent/migration/pod_on_node.h"
+#include "agent/migration/rehearsal.h"
 #include "agent/operations/operations.h"
 #include "agent/permits/cgroup_end.h"
 #include "agent/permits/permit_server.h"
@@ -36,6 +38,7 @@
 #include "agent/tls/bootstrap.h"
 #include "agent/tls/identity.h"
 #include "agent/transfer/fetch.h"
+#include "agent/transfer/sample_sink.h"
 #include "agent/transfer/stream.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -162,6 +165,7 @@ class Agent {
       return info;
     };
     backend.preflight = [this](const agent_api::PreflightRequest& request) { return Preflight(request); };
+    backend.rehearse = [this](const agent_api::RehearsalRequest& request) { return Rehearse(request); };
     GODWIT_ASSIGN_OR_RETURN(
         api_, agent_api::ApiServer::Start(*identity_, "0.0.0.0", options_.api_port, std::move(backend)));
     return absl::OkStatus();
@@ -236,11 +240,39 @@ class Agent {
     };
   }
 
-  migration::MemoryNode TrackedMemory(const memory::Tracker::Options& options) const {
+  migration::MemoryNode Memory(const memory::Tracker::Options& options) const {
     migration::MemoryNode memory = migration::RealMemory(host_.proc, options);
     if (absl::Status tracking = facts_->CheckTracking(); !tracking.ok())
       memory.track = [tracking](const std::string&) { return tracking; };
     return memory;
+  }
+
+  // Not while a rehearsal has its trackers on the same pod, perhaps: it would look as if the pod could not be
+  // pre-copied.
+  migration::MemoryNode TrackedMemory(const memory::Tracker::Options& options) {
+    migration::MemoryNode memory = Memory(options);
+    memory.track = [this, track = memory.track](const std::string& cgroup) {
+      absl::MutexLock lock(&rehearsing_);
+      return track(cgroup);
+    };
+    return memory;
+  }
+
+  // One at a time on a node, some seconds each.
+  absl::StatusOr<agent_api::RehearsalReport> Rehearse(const agent_api::RehearsalRequest& request) {
+    migration::RehearsalNode node{.node = options_.node, .memory = Memory({.shared_memory = true})};
+    node.find_pod = [this](const agent_api::RehearsalRequest& asked) {
+      return migration::FindPod(host_, asked.pod, asked.containers, {});
+    };
+    node.filling = [this](const std::vector<std::string>& ids) {
+      return memory::StillFilled(host_.At(agent_api::kPagersFolder), ids);
+    };
+    node.connect = [this](const std::string& address, const std::string& peer, absl::Time deadline) {
+      return transfer::Stream::Connect(*identity_, address, peer, deadline);
+    };
+    node.cgroup_here = [this](const std::string& cgroup) { return host_.At(cgroup); };
+    absl::MutexLock lock(&rehearsing_);
+    return migration::Rehearse(request, node);
   }
 
   migration::SourceNode SourceNode() {
@@ -358,7 +390,9 @@ class Agent {
         status.ok() ? transfer::DecodeMessage<transfer::Hello>(*frame) : status;
     if (hello.ok() && hello->role == transfer::Role::kMigration)
       return operations_->ServeMigration(stream, *hello);
-    if (hello.ok()) {
+    if (hello.ok() && hello->role == transfer::Role::kRehearsal) {
+      status = transfer::TakeSample(*stream, *hello);
+    } else if (hello.ok()) {
       status = transfer::ServeArchive(
           *stream, *hello,
           [this](const std::string& uid, const std::string& archive) {
@@ -500,6 +534,7 @@ class Agent {
   metrics::AgentMetrics metrics_;
   std::atomic<bool> ready_ = false;
   bool ended_ = false;
+  absl::Mutex rehearsing_;
   // In the order in which they are made; ended in the opposite order.
   std::unique_ptr<NodeFacts> facts_;
   std::unique_ptr<tls::CertificateRenewal> renewal_;

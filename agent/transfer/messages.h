@@ -17,15 +17,16 @@
 namespace godwit::transfer {
 
 // kMigration: the source brings a pod's state. kFetch: the caller asks for one archive of a checkpoint.
-enum class Role { kMigration, kFetch };
-constexpr std::array<std::pair<Role, absl::string_view>, 2> JsonNames(Role) {
-  return {{{Role::kMigration, "migration"}, {Role::kFetch, "fetch"}}};
+// kRehearsal: the caller measures the link (rehearsal.h).
+enum class Role { kMigration, kFetch, kRehearsal };
+constexpr std::array<std::pair<Role, absl::string_view>, 3> JsonNames(Role) {
+  return {{{Role::kMigration, "migration"}, {Role::kFetch, "fetch"}, {Role::kRehearsal, "rehearsal"}}};
 }
 
 // HELLO: the first frame of whoever connected.
 struct Hello {
   Role role = Role::kMigration;
-  std::string uid;        // of the Migration, or of the Checkpoint for kFetch
+  std::string uid;        // of the Migration, of the Checkpoint for kFetch, of the pod for kRehearsal
   std::string from_node;  // must be the node of the certificate
   std::string to_node;
   bool ask =

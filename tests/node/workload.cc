@@ -7,8 +7,10 @@
 #include <linux/io_uring.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -401,6 +403,41 @@ bool Works(int client, int server) {
   });
 }
 
+// So many more of one kind of thing that CRIU looks at one by one.
+[[noreturn]] void Many(const std::string& kind, size_t count) {
+  const rlimit limit{65536, 65536};
+  setrlimit(RLIMIT_NOFILE, &limit);
+  for (size_t i = 0; i < count; ++i) {
+    if (kind == "processes") {
+      const pid_t child = fork();
+      if (child < 0) Die("fork");
+      while (child == 0) pause();
+    } else if (kind == "threads") {
+      pthread_t thread;
+      const auto idle = [](void*) -> void* {
+        while (true) pause();
+      };
+      if (pthread_create(&thread, nullptr, idle, nullptr) != 0) Die("pthread_create");
+    } else if (kind == "files") {
+      if (open(("/file-" + std::to_string(i)).c_str(), O_RDWR | O_CREAT, 0600) < 0) Die("open");
+    } else if (kind == "pipes") {
+      int ends[2];
+      if (pipe(ends) != 0) Die("pipe");
+    } else if (kind == "sockets") {
+      if (socket(AF_INET, SOCK_DGRAM, 0) < 0) Die("socket");
+    } else if (kind == "events") {
+      if (eventfd(0, 0) < 0) Die("eventfd");
+    } else if (kind == "mappings") {
+      // Neighbours of other rights, so that they stay apart.
+      void* page = mmap(nullptr, 4096, i % 2 == 0 ? PROT_READ | PROT_WRITE : PROT_READ,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (page == MAP_FAILED) Die("mmap");
+      if (i % 2 == 0) *static_cast<char*>(page) = 'm';
+    }
+  }
+  Count(Nothing);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -422,6 +459,7 @@ int main(int argc, char** argv) {
   if (mode == "nested-pid") NestedPidNamespace();
   if (mode == "pending-term") PendingTerm();
   if (mode == "deleted-file") DeletedFile(argument);
+  if (mode == "many" && argc > 3) Many(argv[2], strtoul(argv[3], nullptr, 10));
   if (mode == "sleep") {
     while (true) pause();
   }

@@ -20,7 +20,7 @@ PreCopyLimits Limits(absl::Duration budget, WhenNotConverging otherwise = WhenNo
 // A pod that writes `rate` and a link that takes `throughput`, both bytes a second, after enough rounds.
 Convergence After(int rounds, double rate, double throughput, int64_t memory, const PreCopyLimits& limits,
                   int containers = 1) {
-  Convergence convergence(limits, containers);
+  Convergence convergence(limits, FixedPartFor(containers, {}));
   double dirty = static_cast<double>(memory);
   absl::Duration since = absl::ZeroDuration();
   for (int i = 0; i < rounds; ++i) {
@@ -37,7 +37,7 @@ Convergence After(int rounds, double rate, double throughput, int64_t memory, co
 }
 
 TEST(ConvergenceTest, TheFirstRoundPredictsNothing) {
-  Convergence convergence(Limits(absl::Milliseconds(100)), 1);
+  Convergence convergence(Limits(absl::Milliseconds(100)), FixedPartFor(1, {}));
   EXPECT_EQ(convergence.PredictedFreeze(), absl::InfiniteDuration());
   convergence.Add({.took = absl::Seconds(1), .memory_bytes = kMiB, .dirty_bytes = kMiB, .sent_bytes = kMiB});
   EXPECT_EQ(convergence.PredictedFreeze(), absl::InfiniteDuration());
@@ -49,7 +49,7 @@ TEST(ConvergenceTest, RoundsGoOnWhileTheyMakeTheFreezeShorter) {
   constexpr double kRate = 50e6;
   constexpr double kThroughput = 400e6;
   constexpr absl::Duration kLooking = absl::Milliseconds(40);
-  Convergence convergence(Limits(absl::Seconds(10)), 1);
+  Convergence convergence(Limits(absl::Seconds(10)), FixedPartFor(1, {}));
   double dirty = 4e9;
   absl::Duration since = absl::ZeroDuration();
   int rounds = 0;
@@ -74,20 +74,21 @@ TEST(ConvergenceTest, NoRoundsWithoutEndWhereTheyDoNotShrink) {
 }
 
 TEST(ConvergenceTest, WhatIsPulledNeedsOneRoundAndIsNotInTheFreeze) {
-  Convergence convergence(Limits(absl::Milliseconds(100)), 2, /*pulled=*/true);
+  Convergence convergence(Limits(absl::Milliseconds(100)), FixedPartFor(2, {}), /*pulled=*/true);
   EXPECT_EQ(convergence.Decide(absl::ZeroDuration(), kNotYet), Verdict::kCopyOn);
   convergence.Add({.took = absl::Seconds(9),
                    .memory_bytes = 900 * kMiB,
                    .dirty_bytes = 900 * kMiB,
                    .sent_bytes = 900 * kMiB});
   EXPECT_EQ(convergence.Decide(absl::ZeroDuration(), kNotYet), Verdict::kFreeze) << "whatever the budget";
-  EXPECT_EQ(convergence.PredictedFreeze(), FixedPartFor(2).freeze);
+  EXPECT_EQ(convergence.PredictedFreeze(), FixedPartFor(2, {}).freeze);
 }
 
 // Processes that share memory need it whole.
 TEST(ConvergenceTest, OfWhatIsPulledTheSharedMemoryIsInTheFreeze) {
   const auto after = [](int rounds, int64_t shared_bytes) {
-    Convergence convergence(Limits(absl::Milliseconds(100), WhenNotConverging::kFreeze), 1, /*pulled=*/true);
+    Convergence convergence(Limits(absl::Milliseconds(100), WhenNotConverging::kFreeze), FixedPartFor(1, {}),
+                            /*pulled=*/true);
     for (int i = 0; i < rounds; ++i) {
       convergence.Add({.since_last = i == 0 ? absl::ZeroDuration() : absl::Seconds(1),
                        .took = absl::Seconds(1),
@@ -99,7 +100,7 @@ TEST(ConvergenceTest, OfWhatIsPulledTheSharedMemoryIsInTheFreeze) {
     return convergence;
   };
   EXPECT_EQ(after(1, 0).Decide(absl::ZeroDuration(), kNotYet), Verdict::kCopyOn) << "no rate is known yet";
-  EXPECT_EQ(after(2, 0).PredictedFreeze(), FixedPartFor(1).freeze);
+  EXPECT_EQ(after(2, 0).PredictedFreeze(), FixedPartFor(1, {}).freeze);
   EXPECT_EQ(after(2, 10 * kMiB).Decide(absl::Seconds(2), kNotYet), Verdict::kFreeze)
       << "whatever else is written";
   EXPECT_EQ(after(2, 10 * kMiB).dirty_rate(), 1024 * kMiB);
@@ -155,7 +156,7 @@ TEST(ConvergenceTest, ABudgetBelowTheFixedPartIsHopelessAtOnce) {
 // Shared memory is compared once more in the freeze, beside the dump.
 TEST(ConvergenceTest, ComparingIsPartOfTheFreezeAndNoRoundMakesItShorter) {
   const auto after = [](absl::Duration comparing, absl::Duration budget) {
-    Convergence convergence(Limits(budget), 1);
+    Convergence convergence(Limits(budget), FixedPartFor(1, {}));
     for (int i = 0; i < 4; ++i) {
       convergence.Add({.since_last = i == 0 ? absl::ZeroDuration() : absl::Seconds(1),
                        .took = comparing + absl::Milliseconds(100),
@@ -166,7 +167,7 @@ TEST(ConvergenceTest, ComparingIsPartOfTheFreezeAndNoRoundMakesItShorter) {
     }
     return convergence;
   };
-  const FixedPart fixed = FixedPartFor(1);
+  const FixedPart fixed = FixedPartFor(1, {});
   const absl::Duration budget = absl::Seconds(1);
   EXPECT_LT(after(fixed.dump / 2, budget).PredictedFreeze(), fixed.freeze + absl::Milliseconds(20));
   const absl::Duration lengthy = after(absl::Milliseconds(300), budget).PredictedFreeze();
@@ -183,7 +184,7 @@ TEST(ConvergenceTest, ComparingIsPartOfTheFreezeAndNoRoundMakesItShorter) {
 TEST(ConvergenceTest, EachContainerAddsToTheFreeze) {
   const Convergence one = After(3, 0, 1e9, 64 * kMiB, Limits(absl::Milliseconds(100)), 1);
   const Convergence three = After(3, 0, 1e9, 64 * kMiB, Limits(absl::Milliseconds(100)), 3);
-  EXPECT_EQ(three.PredictedFreeze(), FixedPartFor(3).freeze);
+  EXPECT_EQ(three.PredictedFreeze(), FixedPartFor(3, {}).freeze);
   EXPECT_GT(three.PredictedFreeze(), 2 * one.PredictedFreeze());
 }
 
