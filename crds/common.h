@@ -53,6 +53,7 @@ struct Finding {
   std::string container;  // empty: the pod or the node
   std::string message;
   std::string remedy;
+  std::string evidence;  // what was read, and where
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("id", self.id);
@@ -60,6 +61,7 @@ struct Finding {
     field("container", self.container);
     field.Required("message", self.message);
     field("remedy", self.remedy);
+    field("evidence", self.evidence);
   }
   bool operator==(const Finding&) const = default;
 };

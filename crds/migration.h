@@ -33,6 +33,7 @@ struct MigrationSpec {
   absl::Duration pre_copy_timeout = absl::Minutes(5);
   WhenNotConverging when_not_converging = WhenNotConverging::kFreeze;
   std::string bandwidth_limit;  // a quantity: bytes per second; empty: none
+  bool dry_run = false;         // look and predict only
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("podRef", self.pod_ref);
@@ -43,15 +44,18 @@ struct MigrationSpec {
     field("preCopyTimeout", self.pre_copy_timeout);
     field("whenNotConverging", self.when_not_converging);
     field("bandwidthLimit", self.bandwidth_limit);
+    field("dryRun", self.dry_run);
   }
   bool operator==(const MigrationSpec&) const = default;
 };
 
 // Copying is pre-copy before the target pod is started; StopAndCopy has none. Switching is the time from the
-// order to freeze to the decision; after it there is no way back.
+// order to freeze to the decision; after it there is no way back. A dry run goes from Preflight to Rehearsing
+// and from there to its end.
 enum class MigrationPhase {
   kPending,
   kPreflight,
+  kRehearsing,
   kCopying,
   kPreparing,
   kSwitching,
@@ -59,9 +63,10 @@ enum class MigrationPhase {
   kSucceeded,
   kFailed
 };
-constexpr std::array<std::pair<MigrationPhase, absl::string_view>, 8> JsonNames(MigrationPhase) {
+constexpr std::array<std::pair<MigrationPhase, absl::string_view>, 9> JsonNames(MigrationPhase) {
   return {{{MigrationPhase::kPending, "Pending"},
            {MigrationPhase::kPreflight, "Preflight"},
+           {MigrationPhase::kRehearsing, "Rehearsing"},
            {MigrationPhase::kCopying, "Copying"},
            {MigrationPhase::kPreparing, "Preparing"},
            {MigrationPhase::kSwitching, "Switching"},
@@ -94,6 +99,48 @@ struct PreflightSummary {
     field("fileBytes", self.file_bytes);
   }
   bool operator==(const PreflightSummary&) const = default;
+};
+
+// What a dry run has found a migration would come to.
+enum class Verdict { kWouldSucceed, kWouldExceedBudget, kWouldFail };
+constexpr std::array<std::pair<Verdict, absl::string_view>, 3> JsonNames(Verdict) {
+  return {{{Verdict::kWouldSucceed, "WouldSucceed"},
+           {Verdict::kWouldExceedBudget, "WouldExceedBudget"},
+           {Verdict::kWouldFail, "WouldFail"}}};
+}
+struct DryRun {
+  std::optional<Verdict> verdict;
+  bool converges = false;
+  absl::Duration predicted_freeze;
+  absl::Duration least_freeze;  // within it: what no round makes shorter
+  absl::Duration predicted_duration;
+  int64_t transfer_bytes = 0;
+  int64_t rounds = 0;
+  int64_t sampled_bytes = 0;
+  absl::Duration sampled_time;
+  absl::Duration round_trip;
+  int64_t processes = 0;
+  int64_t threads = 0;
+  int64_t descriptors = 0;
+  int64_t mappings = 0;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field("verdict", self.verdict);
+    field("converges", self.converges);
+    field("predictedFreeze", self.predicted_freeze);
+    field("leastFreeze", self.least_freeze);
+    field("predictedDuration", self.predicted_duration);
+    field("transferBytes", self.transfer_bytes);
+    field("rounds", self.rounds);
+    field("sampledBytes", self.sampled_bytes);
+    field("sampledTime", self.sampled_time);
+    field("roundTrip", self.round_trip);
+    field("processes", self.processes);
+    field("threads", self.threads);
+    field("descriptors", self.descriptors);
+    field("mappings", self.mappings);
+  }
+  bool operator==(const DryRun&) const = default;
 };
 
 // How far a pre-copy is, as its source said at `observed_time`. Sizes are bytes, rates bytes per second.
@@ -171,6 +218,7 @@ struct MigrationStatus {
   absl::Time completion_time;
   absl::Duration total_duration;
   PreflightSummary preflight;
+  DryRun dry_run;
   PreCopy pre_copy;
   PostCopy post_copy;
   Freeze freeze;
@@ -191,6 +239,7 @@ struct MigrationStatus {
     field("completionTime", self.completion_time);
     field("totalDuration", self.total_duration);
     field("preflight", self.preflight);
+    field("dryRun", self.dry_run);
     field("preCopy", self.pre_copy);
     field("postCopy", self.post_copy);
     field("freeze", self.freeze);

@@ -46,20 +46,23 @@ struct ControllerMetrics {
   Gauge<0> leader{registry, "godwit_controller_leader",
                   "1 when this replica holds the Lease and reconciles, else 0."};
 
-  // Objects. kind: Migration, Checkpoint, Restore.
+  // Objects. kind: Migration, Checkpoint, Restore, and, but for the first, DryRun: a Migration that moves
+  // nothing.
   Gauge<2> objects{registry,
                    "godwit_controller_objects",
                    "Custom resources in the cluster now, by kind and status.phase.",
                    {"kind", "phase"}};
   // outcome: Succeeded, Failed (a Checkpoint that becomes Ready has Succeeded).
-  Counter<2> finished{registry,
-                      "godwit_controller_finished_total",
-                      "Migrations, Checkpoints and Restores that came to their end, by outcome.",
-                      {"kind", "outcome"}};
-  Counter<2> failures{registry,
-                      "godwit_controller_failures_total",
-                      "Migrations, Checkpoints and Restores that failed, by the reason in their condition.",
-                      {"kind", "reason"}};
+  Counter<2> finished{
+      registry,
+      "godwit_controller_finished_total",
+      "Migrations, dry runs of them, Checkpoints and Restores that came to their end, by outcome.",
+      {"kind", "outcome"}};
+  Counter<2> failures{
+      registry,
+      "godwit_controller_failures_total",
+      "Migrations, dry runs of them, Checkpoints and Restores that failed, by the reason in their condition.",
+      {"kind", "reason"}};
   Histogram<2> duration{registry,
                         "godwit_controller_duration_seconds",
                         "From the creation of a Migration, Checkpoint or Restore to its end.",
@@ -101,8 +104,8 @@ struct ControllerMetrics {
       {"verb", "resource"},
       kRequestSeconds};
 
-  // Requests to agents. route: node, preflight, target, source, limits, switch, finish, abort, checkpoint,
-  // manifest, restore.
+  // Requests to agents. route: node, preflight, rehearsal, target, source, limits, switch, finish, abort,
+  // checkpoint, manifest, restore.
   Counter<3> agent_requests{registry,
                             "godwit_controller_agent_requests_total",
                             "Requests to agents, by method, route and HTTP status (error: no answer).",

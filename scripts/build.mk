@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Building, checking and packing. Everything runs in the Debian 13 build root (scripts/in-root), made when it is missing.
-.PHONY: build unit asan tsan fuzz lint format bench bench-apps model simulate test test-unit test-apiserver test-node test-cluster test-arm64 image clean
+.PHONY: build unit asan tsan fuzz lint format bench bench-apps bench-dry-run model simulate test test-unit test-apiserver test-node test-cluster test-arm64 image clean
 ARCHS ?= amd64 arm64
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
@@ -35,6 +35,9 @@ bench: ## all benchmarks, tables and build/bench/*.json (BENCH=short|full PARTS=
 bench-apps: ## redis, a garbage-collected heap and PostgreSQL moved under load on the running test cluster, each checked (APPS=redis,... RUNS=10)
 	@layout=$$(tests/bench/apps/image) && image=$$(tests/cluster/push-image "$$layout" apps:1) && tests/bench/apps_bench.py --image "$$image" \
 	  $(if $(APPS),--apps $(APPS)) $(if $(RUNS),--runs $(RUNS)) --json build/bench/apps.json
+
+bench-dry-run: ## what dry runs foretell against what then happens, thirteen workloads on the running test cluster (WORKLOADS=part,part RUNS=2)
+	@tests/bench/dry_run_bench.py $(if $(WORKLOADS),--workloads "$(WORKLOADS)") $(if $(RUNS),--runs $(RUNS)) --json build/bench/dry-run.json
 
 model: ## the hand-over in every order of faults, by spin (docs/design/handover-model.md)
 	@tests/model/run

@@ -160,13 +160,14 @@ class Tracked {
     Sample::Written written{.within = now - std::exchange(looked_at_, now),
                             .bytes = static_cast<int64_t>(look.dirty_bytes())};
     for (const memory::TaskPages& object : look.shared) {
-      const auto known = known_.find(object.pid);
-      if (known == known_.end() || known->second.empty()) continue;
+      // What has no content any more is not to be touched: reading it would take memory.
+      const memory::Ranges known = memory::Intersection(known_[object.pid], object.dirty);
+      if (known.empty()) continue;
       const absl::Time begin = absl::Now();
       const memory::Ranges differing =
-          sender_.Differing(object.container_pid, known->second, memory_->SharedMemory(object.pid));
-      const double share = static_cast<double>(memory::Bytes(object.dirty)) /
-                           static_cast<double>(memory::Bytes(known->second));
+          sender_.Differing(object.container_pid, known, memory_->SharedMemory(object.pid));
+      const double share =
+          static_cast<double>(memory::Bytes(object.dirty)) / static_cast<double>(memory::Bytes(known));
       comparing_[object.pid] = share * (absl::Now() - begin);
       const double since_sent = absl::ToDoubleSeconds(now - began_);
       const double changed = static_cast<double>(memory::Bytes(differing)) * share;
@@ -193,14 +194,19 @@ class Tracked {
       return size;
     };
   }
+  // The first kSlice bytes of `from`, taken off it.
   static memory::Ranges TakeSlice(memory::Ranges& from) {
     memory::Ranges slice;
-    size_t taken = 0;
-    for (uint64_t bytes = 0; taken < from.size() && bytes < kSlice; ++taken) {
-      bytes += from[taken].bytes();
-      slice.push_back(from[taken]);
+    size_t whole = 0;
+    for (uint64_t left = kSlice; whole < from.size() && left > 0;) {
+      memory::Range& next = from[whole];
+      const uint64_t taken = std::min(left, next.bytes());
+      slice.push_back({next.start, next.start + taken});
+      next.start += taken;
+      left -= taken;
+      if (next.start == next.end) ++whole;
     }
-    from.erase(from.begin(), from.begin() + static_cast<ptrdiff_t>(taken));
+    from.erase(from.begin(), from.begin() + static_cast<ptrdiff_t>(whole));
     return slice;
   }
 

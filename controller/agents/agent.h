@@ -23,6 +23,8 @@ class Agent {
   virtual absl::StatusOr<agent_api::NodeInfo> Node() = 0;
   virtual absl::StatusOr<agent_api::PreflightReport> Preflight(
       const agent_api::PreflightRequest& request) = 0;
+  // Takes some seconds.
+  virtual absl::StatusOr<agent_api::RehearsalReport> Rehearse(const agent_api::RehearsalRequest& request) = 0;
 
   virtual absl::StatusOr<agent_api::TargetStatus> PutTarget(const std::string& uid,
                                                             const agent_api::TargetSpec& spec) = 0;

@@ -39,6 +39,11 @@ class HttpAgent : public Agent {
     return Decoded<agent_api::PreflightReport>(
         Call("POST", "preflight", path, json::Encode(request), options_.preflight_timeout), path);
   }
+  absl::StatusOr<agent_api::RehearsalReport> Rehearse(const agent_api::RehearsalRequest& request) override {
+    const absl::string_view path = "/v1/rehearsal";
+    return Decoded<agent_api::RehearsalReport>(
+        Call("POST", "rehearsal", path, json::Encode(request), options_.rehearsal_timeout), path);
+  }
 
   absl::StatusOr<agent_api::TargetStatus> PutTarget(const std::string& uid,
                                                     const agent_api::TargetSpec& spec) override {

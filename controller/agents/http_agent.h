@@ -21,8 +21,8 @@ namespace godwit::controller {
 // One request and its answer, for metrics.
 struct AgentRequestRecord {
   std::string method;
-  std::string route;  // "node", "preflight", "target", "source", "finish", "abort", "checkpoint", "manifest",
-                      // "restore"
+  std::string route;  // "node", "preflight", "rehearsal", "target", "source", "finish", "abort",
+                      // "checkpoint", "manifest", "restore"
   int code = 0;       // HTTP; 0: no answer
   absl::Duration latency;
 };
@@ -32,6 +32,7 @@ struct HttpAgentOptions {
   absl::Duration connect_timeout = absl::Seconds(3);
   absl::Duration timeout = absl::Seconds(10);
   absl::Duration preflight_timeout = absl::Seconds(30);
+  absl::Duration rehearsal_timeout = absl::Seconds(45);
   std::function<void(const AgentRequestRecord&)> observer;  // called from any thread; may be empty
 };
 

@@ -22,7 +22,7 @@ using crds::CheckpointPhase;
 std::string MigrationOf(Cluster& cluster, const crds::Checkpoint& checkpoint) {
   for (const auto& other : cluster.migrations().List()) {
     if (other->metadata.name_space != checkpoint.metadata.name_space ||
-        other->spec.pod_ref != checkpoint.spec.pod_ref)
+        other->spec.pod_ref != checkpoint.spec.pod_ref || other->spec.dry_run)
       continue;
     const bool waits = other->status.phase == crds::MigrationPhase::kPending;
     if (!waits && !crds::Ended(other->status.phase)) return other->metadata.name;

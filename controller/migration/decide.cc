@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The beginning of a Migration: Pending and Preflight. Nothing is made here; decide_preparing.cc goes on.
+// The beginning of a Migration: Pending and Preflight. Nothing is made here; decide_preparing.cc goes on, and
+// for a dry run decide_rehearsing.cc.
+#include <iterator>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "controller/migration/draft.h"
+#include "controller/nodes/machines.h"
 #include "controller/pods/eligibility.h"
 #include "controller/pods/findings.h"
 #include "controller/pods/names.h"
@@ -36,13 +41,21 @@ Choice ChooseTarget(const MigrationObserved& seen) {
   return {.node = wanted, .failure = WhyUnsuitable(seen.target_node)};
 }
 
-// `findings` hold one that blocks.
-MigrationDecision FailForFindings(Draft& draft, std::vector<Finding> findings) {
-  const Failure blocked = *FirstBlocking(findings);
-  const Failure why{blocked.reason, absl::StrCat("the pod cannot be moved: ", blocked.message)};
-  draft.status.findings = std::move(findings);
-  draft.Condition(crds::kPreflightPassed, "False", why.reason, why.message);
-  return draft.Fail(why);
+// What the pod's own object says against it.
+std::vector<Finding> FindingsOfPod(const Draft& draft) {
+  const MigrationObserved& seen = draft.seen;
+  std::vector<Finding> findings = WhyNotMovable(*seen.source);
+  if (auto owner = WhyOwnerUnsupported(seen.source->view, seen.replica_set ? &*seen.replica_set : nullptr)) {
+    findings.push_back(*owner);
+  }
+  if (auto tight = ProbeTooTight(seen.source->view, draft.settings.freeze_cap)) findings.push_back(*tight);
+  return findings;
+}
+
+// A dry run looks for all obstacles, as long as there is something to look at.
+bool LooksOn(const Draft& draft) {
+  const k8s::Pod& pod = draft.seen.source->view;
+  return draft.dry_run() && pod.running() && !pod.metadata.terminating();
 }
 
 // What the two nodes have or lack for what preflight expects to move.
@@ -50,7 +63,7 @@ void CompareNodes(const Draft& draft, std::vector<Finding>& findings) {
   const agent_api::NodeInfo& source = *draft.seen.source_node.agent;
   const agent_api::NodeInfo& target = *draft.seen.target_node.agent;
   const agent_api::PreflightReport& report = *draft.seen.preflight;
-  auto room = [&](absl::string_view id, absl::string_view what, const std::string& node, int64_t has,
+  auto room = [&](agent_api::FindingId id, absl::string_view what, const std::string& node, int64_t has,
                   int64_t needs) {
     auto missing = RoomMissing(id, what, node, has, needs, draft.settings.spare_bytes);
     if (missing) findings.push_back(*std::move(missing));
@@ -59,13 +72,8 @@ void CompareNodes(const Draft& draft, std::vector<Finding>& findings) {
   room("NoSpaceOnTarget", "disk space", target.node, target.storage_available,
        report.memory_bytes + report.file_bytes);
   room("NoSpaceOnSource", "disk space", source.node, source.storage_available, report.memory_bytes);
-  if (source.criu_version != target.criu_version) {
-    findings.push_back({.id = "CriuVersionDiffers",
-                        .severity = Severity::kWarning,
-                        .message = absl::StrCat("CRIU is ", source.criu_version, " on node ", source.node,
-                                                " and ", target.criu_version, " on node ", target.node),
-                        .remedy = "Run the same version of Godwit's agent on both nodes."});
-  }
+  for (crds::Finding& finding : CompareMachines(source, target, report.other_users))
+    findings.push_back(std::move(finding));
 }
 
 // Why memory cannot be copied while the pod runs, for all that is known before the source's agent has tried.
@@ -89,6 +97,11 @@ MigrationDecision Passed(Draft& draft) {
   if (wanted == Strategy::kAuto) {
     if (auto why = WhyNodesCannotPreCopy(draft.seen)) draft.FallBack(*why);
   }
+  if (draft.dry_run()) {
+    return draft.Enter(MigrationPhase::kRehearsing,
+                       absl::StrCat("watching the pod's memory for a moment and measuring the link to node ",
+                                    draft.status.target_node, "; ", size, " would move"));
+  }
   if (draft.status.strategy == Strategy::kStopAndCopy) {
     return draft.Enter(MigrationPhase::kPreparing,
                        absl::StrCat("making target pod ", draft.status.target_pod_name, " on node ",
@@ -103,16 +116,26 @@ MigrationDecision Passed(Draft& draft) {
 
 }  // namespace
 
+MigrationDecision FailForFindings(Draft& draft, std::vector<Finding> findings) {
+  const Failure blocked = *FirstBlocking(findings);
+  const Failure why{blocked.reason, absl::StrCat("the pod cannot be moved: ", blocked.message)};
+  draft.status.findings = std::move(findings);
+  draft.Condition(crds::kPreflightPassed, "False", why.reason, why.message);
+  return draft.Fail(why);
+}
+
 MigrationDecision Decide(const MigrationObserved& seen, const MigrationSettings& settings, absl::Time now) {
   Draft draft(seen, settings, now);
   const k8s::ObjectMeta& meta = seen.migration.metadata;
-  const bool ours = meta.HasFinalizer(crds::Migration::kFinalizer);
+  // A dry run makes nothing that would have to be removed before it goes.
+  const bool ours = draft.dry_run() || meta.HasFinalizer(crds::Migration::kFinalizer);
   if (crds::Ended(draft.status.phase)) return DecideEnded(draft);
   if (!ours) return meta.terminating() ? draft.Nothing() : draft.Do(MigrationStep::kAddFinalizer);
   if (draft.failing()) return DecideFailing(draft);
   switch (draft.status.phase) {
     case MigrationPhase::kPending: return DecidePending(draft);
     case MigrationPhase::kPreflight: return DecidePreflight(draft);
+    case MigrationPhase::kRehearsing: return DecideRehearsing(draft);
     case MigrationPhase::kCopying: return DecideCopying(draft);
     case MigrationPhase::kPreparing: return DecidePreparing(draft);
     case MigrationPhase::kSwitching: return DecideSwitching(draft);
@@ -133,12 +156,11 @@ MigrationDecision DecidePending(Draft& draft) {
     return draft.Fail({"PodNotFound", absl::StrCat("there is no pod ", pod, " in namespace ",
                                                    seen.migration.metadata.name_space)});
   }
-  std::vector<Finding> findings = WhyNotMovable(*seen.source);
-  if (auto owner = WhyOwnerUnsupported(seen.source->view, seen.replica_set ? &*seen.replica_set : nullptr)) {
-    findings.push_back(*owner);
+  std::vector<Finding> findings = FindingsOfPod(draft);
+  if (!findings.empty() && !LooksOn(draft)) {
+    draft.SayFindings(findings);
+    return FailForFindings(draft, std::move(findings));
   }
-  if (auto tight = ProbeTooTight(seen.source->view, draft.settings.freeze_cap)) findings.push_back(*tight);
-  if (!findings.empty()) return FailForFindings(draft, std::move(findings));
   if (auto why = WhyNoAgent(seen.source_node)) {
     return draft.Fail({why->reason, absl::StrCat("the pod's own node: ", why->message)});
   }
@@ -150,14 +172,14 @@ MigrationDecision DecidePending(Draft& draft) {
                       absl::StrCat("Checkpoint ", seen.checkpoint, " of the pod is being made"),
                       absl::Seconds(1));
   }
-  if (const k8s::Pod* sibling = UnreadySibling(seen)) {
+  if (const k8s::Pod* sibling = UnreadySibling(seen); sibling != nullptr && !draft.dry_run()) {
     return draft.Wait("WaitingForSibling",
                       absl::StrCat("pod ", sibling->metadata.name,
                                    " of the same ReplicaSet is not ready; the ReplicaSet would "
                                    "delete it, and not the source, when the target joins"),
                       absl::Seconds(5));
   }
-  if (!seen.sibling_move.empty()) {
+  if (!seen.sibling_move.empty() && !draft.dry_run()) {
     return draft.Wait("WaitingForSibling",
                       absl::StrCat("Migration ", seen.sibling_move,
                                    " moves another pod of the same ReplicaSet; one goes after the other, so "
@@ -167,7 +189,8 @@ MigrationDecision DecidePending(Draft& draft) {
   draft.status.source_node = seen.source_node.name;
   draft.status.target_node = choice.node;
   draft.status.source_pod_uid = seen.source->view.metadata.uid;
-  draft.status.target_pod_name = MovedPodName(seen.source->view.metadata, seen.migration.metadata.uid);
+  if (!draft.dry_run())
+    draft.status.target_pod_name = MovedPodName(seen.source->view.metadata, seen.migration.metadata.uid);
   return draft.Enter(MigrationPhase::kPreflight,
                      absl::StrCat("asking nodes ", draft.status.source_node, " and ",
                                   draft.status.target_node, " whether pod ", pod, " can be moved"));
@@ -193,20 +216,30 @@ MigrationDecision DecidePreflight(Draft& draft) {
   }
   draft.AgentsAnswer();
   std::vector<Finding> findings;
+  if (draft.dry_run()) {
+    findings = FindingsOfPod(draft);
+    if (const k8s::Pod* sibling = UnreadySibling(seen))
+      findings.push_back(Found("WaitsForSibling", absl::StrCat("pod ", sibling->metadata.name,
+                                                               " of the same ReplicaSet is not ready")));
+  }
+  const auto add = [&findings](std::vector<Finding> more) {
+    findings.insert(findings.end(), std::make_move_iterator(more.begin()),
+                    std::make_move_iterator(more.end()));
+  };
+  add(WorthKnowing(*seen.source));
   for (const agent_api::Finding& finding : seen.preflight->findings) findings.push_back(FromAgent(finding));
   if (seen.host_port_taken) findings.push_back(*seen.host_port_taken);
   CompareNodes(draft, findings);
+  if (seen.target_images) add(ImagesMissing(seen.source->view, *seen.target_images, seen.target_node.name));
   draft.status.preflight = {.memory_bytes = seen.preflight->memory_bytes,
                             .file_bytes = seen.preflight->file_bytes};
   const Strategy wanted = seen.migration.spec.strategy;
   if (wanted == Strategy::kPreCopy || wanted == Strategy::kPostCopy) {
     if (auto why = WhyNodesCannotPreCopy(seen)) {
-      findings.push_back({.id = why->reason,
-                          .severity = Severity::kBlocking,
-                          .message = why->message,
-                          .remedy = "Use strategy Auto or StopAndCopy, or another node."});
+      findings.push_back(Found("NodeCannotPreCopy", why->message));
     }
   }
+  draft.SayFindings(findings);
   if (FirstBlocking(findings)) return FailForFindings(draft, std::move(findings));
   draft.status.findings = std::move(findings);
   return Passed(draft);

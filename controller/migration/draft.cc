@@ -2,6 +2,7 @@
 #include "controller/migration/draft.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "k8s/quantity.h"
@@ -115,7 +116,7 @@ MigrationDecision Draft::Fail(const Failure& why) {
   Condition(crds::kComplete, "False", why.reason, why.message);
   if (status.start_time == absl::Time()) status.start_time = k8s::WholeSeconds(now);
   // Before Preparing nothing was made that would have to be removed.
-  if (status.phase == MigrationPhase::kPending || status.phase == MigrationPhase::kPreflight) {
+  if (dry_run() || status.phase == MigrationPhase::kPending || status.phase == MigrationPhase::kPreflight) {
     return FinishFailing(std::nullopt);
   }
   return End(MigrationStep::kNothing, absl::ZeroDuration());
@@ -130,12 +131,14 @@ void Draft::Complete() {
 MigrationDecision Draft::FinishFailing(const std::optional<Failure>& left_behind) {
   const k8s::Condition why = *k8s::FindCondition(status.conditions, crds::kComplete);
   status.phase = MigrationPhase::kFailed;
+  if (dry_run()) status.dry_run.verdict = crds::Verdict::kWouldFail;
   Complete();
   TellCleanedUp(left_behind);
   Say(true, why.reason,
-      absl::StrCat(
-          SourceThere() ? "the pod was not moved and goes on where it is: " : "the pod was not moved: ",
-          why.message));
+      absl::StrCat(dry_run()       ? ""
+                   : SourceThere() ? "the pod was not moved and goes on where it is: "
+                                   : "the pod was not moved: ",
+                   why.message));
   return End(MigrationStep::kNothing, absl::ZeroDuration());
 }
 
@@ -148,6 +151,15 @@ MigrationDecision Draft::Succeed(const std::optional<Failure>& left_behind) {
   Condition(crds::kComplete, "True", "Succeeded", summary);
   TellCleanedUp(left_behind);
   Say(false, "Succeeded", summary);
+  return End(MigrationStep::kNothing, absl::ZeroDuration());
+}
+
+MigrationDecision Draft::PassDryRun(absl::string_view summary) {
+  status.phase = MigrationPhase::kSucceeded;
+  Complete();
+  Condition(crds::kComplete, "True", "DryRunPassed", summary);
+  TellCleanedUp(std::nullopt);
+  Say(false, "DryRunPassed", summary);
   return End(MigrationStep::kNothing, absl::ZeroDuration());
 }
 
@@ -171,7 +183,18 @@ void Draft::TellCleanedUp(const std::optional<Failure>& left_behind) {
 }
 
 void Draft::Say(bool warning, absl::string_view reason, absl::string_view message) {
-  tells_.push_back({.warning = warning, .reason = std::string(reason), .message = std::string(message)});
+  tells_.push_back({.warning = warning,
+                    .reason = std::string(reason),
+                    .message = absl::StrCat(dry_run() ? "dry run: " : "", message)});
+}
+
+void Draft::SayFindings(const std::vector<crds::Finding>& findings) {
+  bool first = true;
+  for (const crds::Finding& finding : findings) {
+    if (finding.severity == crds::Severity::kBlocking && std::exchange(first, false)) continue;
+    Say(finding.severity != crds::Severity::kInfo, finding.id,
+        absl::StrCat(finding.message, finding.remedy.empty() ? "" : ". ", finding.remedy));
+  }
 }
 
 void Draft::FallBack(const Failure& why) {

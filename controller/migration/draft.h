@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "controller/migration/decision.h"
@@ -22,6 +23,7 @@ class Draft {
   crds::MigrationStatus status;
 
   bool terminating() const { return seen.migration.metadata.terminating(); }
+  bool dry_run() const { return seen.migration.spec.dry_run; }
   // It is known that the Migration fails; what it made is being removed.
   bool failing() const;
   absl::Time deadline() const;
@@ -44,11 +46,15 @@ class Draft {
   // Everything is removed (or `left_behind` says what is not).
   MigrationDecision FinishFailing(const std::optional<Failure>& left_behind);
   MigrationDecision Succeed(const std::optional<Failure>& left_behind);
+  // A dry run that has found no obstacle.
+  MigrationDecision PassDryRun(absl::string_view summary);
   // The pod has moved, but not all of its memory came after it.
   MigrationDecision EndLost(const std::optional<Failure>& left_behind);
 
-  // An Event, once the status is written; phases and ends have theirs anyway.
+  // An Event, once the status is written; phases and ends have theirs anyway. A dry run's say that it is one.
   void Say(bool warning, absl::string_view reason, absl::string_view message);
+  // An Event for each finding but the first that blocks, which is why the Migration ends.
+  void SayFindings(const std::vector<crds::Finding>& findings);
   // Memory is copied while the pod stands still, for this reason: condition, and an Event the first time.
   void FallBack(const Failure& why);
 
@@ -67,6 +73,7 @@ class Draft {
 // The parts of Decide, one for each stretch of the way.
 MigrationDecision DecidePending(Draft& draft);
 MigrationDecision DecidePreflight(Draft& draft);
+MigrationDecision DecideRehearsing(Draft& draft);
 MigrationDecision DecideCopying(Draft& draft);
 MigrationDecision DecidePreparing(Draft& draft);
 MigrationDecision DecideSwitching(Draft& draft);
@@ -77,6 +84,9 @@ MigrationDecision DecideEnded(Draft& draft);
 // The step by which a side that has come to its end forgets the Migration. nullopt when both have, or when
 // `in_the_way` says why one cannot.
 std::optional<MigrationDecision> ForgetSides(Draft& draft, std::optional<Failure>& in_the_way);
+
+// `findings` hold one that blocks: the Migration fails with the first one's reason and what all of them say.
+MigrationDecision FailForFindings(Draft& draft, std::vector<crds::Finding> findings);
 
 // Failures that several phases know.
 Failure Deleted();

@@ -29,11 +29,13 @@ bool Older(const crds::Migration& a, const crds::Migration& b) {
 }
 
 // The name of another Migration in the namespace that has not ended and of which this is true; empty: none.
+// Dry runs are in nobody's way.
 std::string OtherMigration(Cluster& cluster, const crds::Migration& migration,
                            absl::FunctionRef<bool(const crds::Migration&)> goes_first) {
   for (const auto& other : cluster.migrations().List()) {
     if (other->metadata.name_space != migration.metadata.name_space ||
-        other->metadata.uid == migration.metadata.uid || crds::Ended(other->status.phase))
+        other->metadata.uid == migration.metadata.uid || crds::Ended(other->status.phase) ||
+        other->spec.dry_run)
       continue;
     if (goes_first(*other)) return other->metadata.name;
   }
@@ -45,7 +47,8 @@ std::string RivalOf(Cluster& cluster, const crds::Migration& migration) {
   return OtherMigration(cluster, migration, [&](const crds::Migration& other) {
     const bool switching =
         other.status.phase == MigrationPhase::kSwitching || other.status.phase == MigrationPhase::kFinishing;
-    return other.spec.pod_ref == migration.spec.pod_ref && (switching || Older(other, migration));
+    return other.spec.pod_ref == migration.spec.pod_ref &&
+           (switching || migration.spec.dry_run || Older(other, migration));
   });
 }
 
@@ -113,6 +116,27 @@ void ObservePending(Cluster& cluster, MigrationObserved& seen) {
   seen.candidates = cluster.Views(cluster.NodesWith(target.node_selector));
 }
 
+// By a list, which the informers need as well, and not from them: nobody else needs images. nullopt: nobody
+// knows.
+std::optional<std::vector<std::string>> ImagesOn(const k8s::Api& api, const std::string& node) {
+  const auto nodes = k8s::Client<k8s::Unstructured>(api, k8s::Node::kResource)
+                         .List("", {.field_selector = absl::StrCat("metadata.name=", node)});
+  if (!nodes.ok()) return std::nullopt;
+  for (const k8s::Unstructured& found : nodes->items) {
+    const rapidjson::Value* images = found.Find("/status/images");
+    if (found.String("/metadata/name") != node || images == nullptr || !images->IsArray()) continue;
+    std::vector<std::string> names;
+    for (const rapidjson::Value& image : images->GetArray()) {
+      if (!image.IsObject() || !image.HasMember("names") || !image["names"].IsArray()) continue;
+      for (const rapidjson::Value& name : image["names"].GetArray()) {
+        if (name.IsString()) names.emplace_back(name.GetString(), name.GetStringLength());
+      }
+    }
+    return names;
+  }
+  return std::nullopt;
+}
+
 void ObservePreflight(Cluster& cluster, MigrationObserved& seen) {
   seen.rival = RivalOf(cluster, seen.migration);
   std::vector<NodeView> nodes =
@@ -121,11 +145,42 @@ void ObservePreflight(Cluster& cluster, MigrationObserved& seen) {
   seen.target_node = std::move(nodes[1]);
   if (!seen.source || !seen.source_node.agent.ok() || !seen.target_node.agent.ok()) return;
   const k8s::Pod& pod = seen.source->view;
+  seen.target_images = ImagesOn(cluster.api(), seen.target_node.name);
   seen.host_port_taken = HostPortTaken(pod, cluster.PodsOnNode(seen.target_node.name), seen.target_node.name);
   seen.preflight =
       cluster.AgentOn(seen.source_node)
           ->Preflight(
               {.pod = NameOf(pod.metadata), .containers = ContainersOf(pod), .empty_dirs = EmptyDirsOf(pod)});
+}
+
+void ObserveRehearsal(Cluster& cluster, const MigrationSettings& settings, MigrationObserved& seen) {
+  const crds::Migration& migration = seen.migration;
+  seen.rival = RivalOf(cluster, migration);
+  seen.source_node = cluster.View(migration.status.source_node, false);
+  seen.target_node = cluster.View(migration.status.target_node, false);
+  const std::shared_ptr<Agent> agent = cluster.AgentOn(seen.source_node);
+  if (!seen.source || agent == nullptr || seen.target_node.address.empty() ||
+      migration.metadata.terminating()) {
+    seen.rehearsal = absl::UnavailableError("there is no agent on one of the nodes any more");
+    return;
+  }
+  agent_api::RehearsalRequest request{
+      .pod = NameOf(seen.source->view.metadata),
+      .containers = ContainersOf(seen.source->view),
+      .target_node = seen.target_node.name,
+      .target_address = HostPort(seen.target_node.address, settings.stream_port),
+      .memory_bytes = migration.status.preflight.memory_bytes,
+      .file_bytes = migration.status.preflight.file_bytes};
+  if (migration.status.strategy == crds::Strategy::kStopAndCopy)
+    request.mode = agent_api::CopyMode::kStopAndCopy;
+  if (migration.status.strategy == crds::Strategy::kPostCopy) request.mode = agent_api::CopyMode::kPostCopy;
+  absl::StatusOr<agent_api::PreCopyLimits> limits = LimitsOf(migration.spec);
+  if (!limits.ok()) {
+    seen.rehearsal = limits.status();
+    return;
+  }
+  request.limits = *std::move(limits);
+  seen.rehearsal = agent->Rehearse(request);
 }
 
 void ObserveSides(const Cluster& cluster, bool source, MigrationObserved& seen) {
@@ -149,23 +204,26 @@ bool AwaitsOrder(const MigrationObserved& seen) {
 
 }  // namespace
 
-absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const crds::Migration& migration,
-                                          absl::Time now) {
+absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const MigrationSettings& settings,
+                                          const crds::Migration& migration, absl::Time now) {
   MigrationObserved seen{.migration = migration};
   const MigrationPhase phase = migration.status.phase;
   const bool clean = k8s::IsConditionTrue(migration.status.conditions, crds::kCleanedUp);
   if (crds::Ended(phase) && clean) return seen;
-  const bool before = phase == MigrationPhase::kPending || phase == MigrationPhase::kPreflight;
+  const bool before = phase == MigrationPhase::kPending || phase == MigrationPhase::kPreflight ||
+                      phase == MigrationPhase::kRehearsing;
   const bool copying = phase == MigrationPhase::kCopying;
   const bool preparing = phase == MigrationPhase::kPreparing;
   // The target pod is made from all that the source's object says, not only from what our copies keep of it.
   const bool whole = before || preparing || (copying && migration.status.target_pod_uid.empty());
   GODWIT_RETURN_IF_ERROR(ObserveSource(cluster, whole, seen));
-  if (phase == MigrationPhase::kPending || phase == MigrationPhase::kFinishing) {
+  if (phase == MigrationPhase::kPending || phase == MigrationPhase::kFinishing ||
+      (before && migration.spec.dry_run)) {
     GODWIT_RETURN_IF_ERROR(ObserveOwner(cluster, seen));
   }
   if (phase == MigrationPhase::kPending) ObservePending(cluster, seen);
   if (phase == MigrationPhase::kPreflight) ObservePreflight(cluster, seen);
+  if (phase == MigrationPhase::kRehearsing) ObserveRehearsal(cluster, settings, seen);
   if (before) return seen;
   if (copying || preparing) seen.rival = RivalOf(cluster, migration);
   ObserveSides(cluster, !preparing || SourceWorksFirst(migration.status) || Failing(migration), seen);

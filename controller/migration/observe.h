@@ -11,6 +11,7 @@ namespace godwit::controller {
 
 // `migration` was just read from the API server. An error when that does not answer; agents that do not are
 // part of what is observed.
-absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const crds::Migration& migration, absl::Time now);
+absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const MigrationSettings& settings,
+                                          const crds::Migration& migration, absl::Time now);
 
 }  // namespace godwit::controller

@@ -37,7 +37,10 @@ struct MigrationObserved {
   std::optional<crds::Finding> host_port_taken;
 
   // Preflight only.
+  std::optional<std::vector<std::string>> target_images;  // names that the target's kubelet lists
   absl::StatusOr<agent_api::PreflightReport> preflight = absl::NotFoundError("not asked");
+  // Rehearsing only.
+  absl::StatusOr<agent_api::RehearsalReport> rehearsal = absl::NotFoundError("not asked");
   // From Copying on. A side that the agent knows nothing of is state None.
   absl::StatusOr<agent_api::SourceStatus> source_side = agent_api::SourceStatus{};
   absl::StatusOr<agent_api::TargetStatus> target_side = agent_api::TargetStatus{};

@@ -22,7 +22,8 @@ absl::StatusOr<absl::Duration> MigrationReconciler::Reconcile(const k8s::ObjectN
   auto migration = k8s::Client<crds::Migration>(cluster_->api()).Get(name.name_space, name.name);
   if (!migration.ok() && k8s::IsNotFound(migration.status())) return absl::InfiniteDuration();
   if (!migration.ok()) return migration.status();
-  GODWIT_ASSIGN_OR_RETURN(const MigrationObserved seen, Observe(*cluster_, *migration, clock_->Now()));
+  GODWIT_ASSIGN_OR_RETURN(const MigrationObserved seen,
+                          Observe(*cluster_, settings_, *migration, clock_->Now()));
   const MigrationDecision decision = Decide(seen, settings_, clock_->Now());
   if (decision.status != seen.migration.status) {
     GODWIT_RETURN_IF_ERROR(WriteStatus(seen, decision));
@@ -58,7 +59,7 @@ absl::Status MigrationReconciler::WriteStatus(const MigrationObserved& seen,
   }
   Tell(seen, decision);
   telemetry_->Changed(after.metadata,
-                      {.kind = crds::Migration::kResource.kind,
+                      {.kind = after.spec.dry_run ? "DryRun" : crds::Migration::kResource.kind,
                        .from = json::Name(seen.migration.status.phase),
                        .to = json::Name(after.status.phase),
                        .ended = crds::Ended(after.status.phase),
@@ -72,6 +73,7 @@ void MigrationReconciler::Tell(const MigrationObserved& seen, const MigrationDec
   for (const auto& tell : decision.tells) {
     const absl::string_view type = tell.warning ? k8s::kEventWarning : k8s::kEventNormal;
     events_->Record(seen.migration, type, tell.reason, tell.message);
+    if (seen.migration.spec.dry_run) continue;  // no matter of the pod's
     const std::string of = absl::StrCat("Migration ", seen.migration.metadata.name, ": ", tell.message);
     if (seen.source) events_->Record(seen.source->view, type, tell.reason, of);
     if (seen.target) events_->Record(*seen.target, type, tell.reason, of);

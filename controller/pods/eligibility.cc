@@ -7,6 +7,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "agent/api/findings.h"
+#include "controller/pods/findings.h"
 #include "controller/pods/names.h"
 
 namespace godwit::controller {
@@ -15,9 +17,9 @@ namespace {
 using crds::Finding;
 using crds::Severity;
 
-Finding Blocking(absl::string_view id, std::string message, absl::string_view remedy,
+Finding Blocking(agent_api::FindingId id, std::string message, absl::string_view remedy,
                  absl::string_view container = "") {
-  return {.id = std::string(id),
+  return {.id = std::string(id.kind().id),
           .severity = Severity::kBlocking,
           .container = std::string(container),
           .message = std::move(message),
@@ -196,6 +198,45 @@ std::optional<Finding> WhyOwnerUnsupported(const k8s::Pod& pod, const k8s::Repli
     }
   }
   return std::nullopt;
+}
+
+std::vector<Finding> WorthKnowing(const WholePod& pod) {
+  std::vector<Finding> findings;
+  for (size_t i = 0; i < pod.view.spec.containers.size(); ++i) {
+    const std::string& name = pod.view.spec.containers[i].name;
+    const auto is = [&](absl::string_view field) {
+      const rapidjson::Value* value = pod.raw.Find(absl::StrCat("/spec/containers/", i, "/", field));
+      return value != nullptr && value->IsBool() && value->GetBool();
+    };
+    if (is("securityContext/privileged"))
+      findings.push_back(Found("Privileged", absl::StrCat("container ", name, " is privileged"),
+                               "securityContext.privileged: true"));
+    if (is("stdin"))
+      findings.push_back(
+          Found("AttachedStdin", absl::StrCat("container ", name, " has stdin"), "stdin: true"));
+  }
+  return findings;
+}
+
+std::vector<Finding> ImagesMissing(const k8s::Pod& pod, const std::vector<std::string>& images,
+                                   const std::string& node) {
+  constexpr size_t kListedAtMost = 50;  // kubelet's nodeStatusMaxImages
+  std::vector<Finding> findings;
+  for (const k8s::Container& container : pod.spec.containers) {
+    const k8s::ContainerStatus* status = pod.FindStatus(container.name);
+    const size_t at = status == nullptr ? std::string::npos : status->image_id.find("@sha256:");
+    if (at == std::string::npos) continue;  // nobody knows under which digest others have it
+    const absl::string_view digest = absl::string_view(status->image_id).substr(at);
+    if (std::any_of(images.begin(), images.end(),
+                    [&](const std::string& name) { return absl::EndsWith(name, digest); }))
+      continue;
+    const std::string message =
+        absl::StrCat("node ", node, " does not list the image of container ", container.name);
+    const bool certain = container.image_pull_policy == "Never" && images.size() < kListedAtMost;
+    findings.push_back(certain ? Found("ImageMissing", message, status->image_id)
+                               : Found("ImageNotOnTarget", message, status->image_id));
+  }
+  return findings;
 }
 
 std::optional<Finding> HostPortTaken(const k8s::Pod& pod, const std::vector<k8s::Pod>& pods,

@@ -22,6 +22,13 @@ std::vector<crds::Finding> WhyNotMovable(const WholePod& pod);
 // it was read; null when the pod has no such owner or it does not exist.
 std::optional<crds::Finding> WhyOwnerUnsupported(const k8s::Pod& pod, const k8s::ReplicaSet* replica_set);
 
+// What does not stand in the way, but should be known.
+std::vector<crds::Finding> WorthKnowing(const WholePod& pod);
+
+// Images that `node`'s kubelet does not list among `images` (it lists no more than 50 of them).
+std::vector<crds::Finding> ImagesMissing(const k8s::Pod& pod, const std::vector<std::string>& images,
+                                         const std::string& node);
+
 // A pod of `pods` on `node` that has a host port which `pod` needs too.
 std::optional<crds::Finding> HostPortTaken(const k8s::Pod& pod, const std::vector<k8s::Pod>& pods,
                                            const std::string& node);

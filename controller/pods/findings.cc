@@ -11,13 +11,21 @@ using crds::Finding;
 using crds::Severity;
 
 Finding FromAgent(const agent_api::Finding& in) {
-  Finding out{.id = in.id, .container = in.container, .message = in.message, .remedy = in.remedy};
+  Finding out{.id = in.id,
+              .container = in.container,
+              .message = in.message,
+              .remedy = in.remedy,
+              .evidence = in.evidence};
   switch (in.severity) {
     case agent_api::Severity::kInfo: out.severity = Severity::kInfo; break;
     case agent_api::Severity::kWarning: out.severity = Severity::kWarning; break;
     case agent_api::Severity::kBlocking: out.severity = Severity::kBlocking; break;
   }
   return out;
+}
+
+Finding Found(agent_api::FindingId id, std::string message, std::string evidence) {
+  return FromAgent(agent_api::MakeFinding(id, "", std::move(message), std::move(evidence)));
 }
 
 std::optional<Failure> FirstBlocking(const std::vector<Finding>& findings) {
@@ -34,23 +42,19 @@ std::optional<Failure> FirstBlocking(const std::vector<Finding>& findings) {
   return first;
 }
 
-std::optional<Finding> RoomMissing(absl::string_view id, absl::string_view what, const std::string& node,
+std::optional<Finding> RoomMissing(agent_api::FindingId id, absl::string_view what, const std::string& node,
                                    int64_t has, int64_t needs, int64_t spare) {
   if (has >= needs + spare) return std::nullopt;
-  return Finding{.id = std::string(id),
-                 .severity = Severity::kBlocking,
-                 .message = absl::StrCat("node ", node, " has ", has >> 20, " MiB of ", what,
-                                         " available, and ", (needs + spare) >> 20, " MiB are needed"),
-                 .remedy = "Choose another node or make room on this one."};
+  return Found(id,
+               absl::StrCat("node ", node, " has ", has >> 20, " MiB of ", what, " available, and ",
+                            (needs + spare) >> 20, " MiB are needed"),
+               absl::StrCat(has, " bytes available, ", needs, " to move, ", spare, " to stay free"));
 }
 
 std::optional<Finding> ProbeTooTight(const k8s::Pod& pod, absl::Duration cap) {
   const auto limit = FreezeLimit(pod, cap);
   if (limit.ok()) return std::nullopt;
-  return Finding{.id = "LivenessProbeTooTight",
-                 .severity = Severity::kBlocking,
-                 .message = std::string(limit.status().message()),
-                 .remedy = "Raise failureThreshold to 2 or more."};
+  return Found("LivenessProbeTooTight", std::string(limit.status().message()));
 }
 
 bool IsRefusal(const absl::Status& error) {

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "agent/api/findings.h"
 #include "agent/api/messages.h"
 #include "controller/pods/progress.h"
 #include "crds/common.h"
@@ -17,12 +18,14 @@
 namespace godwit::controller {
 
 crds::Finding FromAgent(const agent_api::Finding& finding);
+// One of the controller's own, with severity and remedy of the table.
+crds::Finding Found(agent_api::FindingId id, std::string message, std::string evidence = "");
 
 // When one blocks: the id of the first that does, and the sentences of all that do.
 std::optional<Failure> FirstBlocking(const std::vector<crds::Finding>& findings);
 
 // A node that has less of something than is needed and must stay free.
-std::optional<crds::Finding> RoomMissing(absl::string_view id, absl::string_view what,
+std::optional<crds::Finding> RoomMissing(agent_api::FindingId id, absl::string_view what,
                                          const std::string& node, int64_t has, int64_t needs, int64_t spare);
 
 // A probe that leaves no time to stand still (FreezeLimit).

@@ -29,6 +29,12 @@ class FakeAgent : public Agent {
     GODWIT_ASSIGN_OR_RETURN(FakeAgents::Node * node, world_.Reach(node_));
     return node->preflight;
   }
+  absl::StatusOr<agent_api::RehearsalReport> Rehearse(const agent_api::RehearsalRequest& request) override {
+    absl::MutexLock lock(&world_.mutex_);
+    GODWIT_ASSIGN_OR_RETURN(FakeAgents::Node * node, world_.Reach(node_));
+    GODWIT_RETURN_IF_ERROR(world_.Reach(request.target_node).status());
+    return node->rehearsal;
+  }
 
   absl::StatusOr<agent_api::TargetStatus> PutTarget(const std::string& uid,
                                                     const agent_api::TargetSpec& spec) override {
@@ -263,6 +269,15 @@ void FakeAgents::AddNode(const std::string& node) {
                 .memory_available = int64_t{8} << 30,
                 .storage_available = int64_t{50} << 30};
   added.preflight = {.memory_bytes = int64_t{16} << 20, .file_bytes = int64_t{1} << 20};
+  added.rehearsal = {.converges = true,
+                     .rounds = 3,
+                     .copying = absl::Milliseconds(300),
+                     .freeze = absl::Milliseconds(80),
+                     .fixed = absl::Milliseconds(75),
+                     .transfer_bytes = int64_t{18} << 20,
+                     .weight = {.processes = 1, .threads = 1, .descriptors = 5, .mappings = 20},
+                     .memory_bytes = int64_t{16} << 20,
+                     .throughput = int64_t{100} << 20};
 }
 
 void FakeAgents::Change(const std::string& node, const std::function<void(agent_api::NodeInfo&)>& change) {
@@ -278,6 +293,11 @@ void FakeAgents::Silence(const std::string& node, absl::Status error) {
 void FakeAgents::SetPreflight(const std::string& node, agent_api::PreflightReport report) {
   absl::MutexLock lock(&mutex_);
   nodes_.at(node).preflight = std::move(report);
+}
+
+void FakeAgents::SetRehearsal(const std::string& node, agent_api::RehearsalReport report) {
+  absl::MutexLock lock(&mutex_);
+  nodes_.at(node).rehearsal = std::move(report);
 }
 
 void FakeAgents::FailNextSource(const std::string& reason, const std::string& message) {

@@ -40,6 +40,7 @@ class FakeAgents : public Agents {
   // The agent's answers become this error (OK: they are its own again).
   void Silence(const std::string& node, absl::Status error);
   void SetPreflight(const std::string& node, agent_api::PreflightReport report);
+  void SetRehearsal(const std::string& node, agent_api::RehearsalReport report);
   // The next source that is started aborts when it is frozen, with this reason.
   void FailNextSource(const std::string& reason, const std::string& message);
   // The next source that is started with CopyMode::kPreCopy.
@@ -98,6 +99,7 @@ class FakeAgents : public Agents {
   struct Node {
     agent_api::NodeInfo info;
     agent_api::PreflightReport preflight;
+    agent_api::RehearsalReport rehearsal;
     absl::Status silence;
     std::map<std::string, Target> targets;
     std::map<std::string, Source> sources;

@@ -106,10 +106,10 @@ k8s::Pod TestCluster::AddPod(const std::string& name, const std::function<void(U
 }
 
 crds::Migration TestCluster::Migrate(const std::string& name, const std::string& pod, const std::string& node,
-                                     crds::Strategy strategy) {
+                                     crds::Strategy strategy, bool dry_run) {
   auto made = k8s::Client<crds::Migration>(api_).Create(
       {.metadata = {.name = name, .name_space = name_space_},
-       .spec = {.pod_ref = {pod}, .target = {.node_name = node}, .strategy = strategy}});
+       .spec = {.pod_ref = {pod}, .target = {.node_name = node}, .strategy = strategy, .dry_run = dry_run}});
   CHECK_OK(made.status());
   return *made;
 }

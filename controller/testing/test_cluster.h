@@ -41,7 +41,7 @@ class TestCluster {
   // A bare pod on node a with one container, running.
   k8s::Pod AddPod(const std::string& name, const std::function<void(k8s::Unstructured&)>& change = nullptr);
   crds::Migration Migrate(const std::string& name, const std::string& pod, const std::string& node,
-                          crds::Strategy strategy = crds::Strategy::kAuto);
+                          crds::Strategy strategy = crds::Strategy::kAuto, bool dry_run = false);
   crds::Checkpoint Keep(const std::string& name, const std::string& pod);
   crds::Restore Bring(const std::string& name, const std::string& checkpoint, const std::string& node = "");
 

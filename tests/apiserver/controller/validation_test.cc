@@ -67,6 +67,18 @@ TEST_F(ValidationTest, AGoodMigrationGetsItsDefaults) {
           .ok());
 }
 
+TEST_F(ValidationTest, ADryRunIsOneForEverAndAnswersWhatItWasAsked) {
+  ASSERT_TRUE(Create<Migration>("{podRef: {name: p}, target: {nodeName: n}, dryRun: true}").ok());
+  EXPECT_REFUSED(Change<Migration>("{spec: {dryRun: false}}"),
+                 "dryRun cannot be changed: to move the pod create another Migration without it");
+  EXPECT_REFUSED(
+      Change<Migration>("{spec: {freezeBudget: 1s}}"),
+      "spec of a dry run cannot be changed: it answers once, for what it was asked; create another");
+  ASSERT_TRUE(Create<Migration>("{podRef: {name: p}, target: {nodeName: n}}").ok());
+  EXPECT_REFUSED(Change<Migration>("{spec: {dryRun: true}}"), "dryRun cannot be changed");
+  EXPECT_TRUE(Change<Migration>("{spec: {freezeBudget: 1s}}").ok());
+}
+
 TEST_F(ValidationTest, AMigrationNeedsExactlyOneTarget) {
   const char* sentence =
       "target needs either nodeName (this very node) or nodeSelector (any node with these labels), and not "

@@ -100,6 +100,38 @@ TEST_P(MoveTest, APodMovesAndNothingIsLeftBehind) {
   EXPECT_EQ(cluster_->Pods().size(), 1u);
 }
 
+TEST_P(MoveTest, ADryRunTouchesNothing) {
+  const k8s::Pod source = cluster_->AddPod("cache-0");
+  const crds::Migration made = cluster_->Migrate("try", "cache-0", "node-b", GetParam(), /*dry_run=*/true);
+  const crds::Migration done = cluster_->Finish("try");
+  ASSERT_EQ(done.status.phase, MigrationPhase::kSucceeded) << ReasonOf(done.status.conditions);
+  EXPECT_EQ(ReasonOf(done.status.conditions), "DryRunPassed");
+  EXPECT_EQ(done.status.dry_run.predicted_freeze, absl::Milliseconds(80));
+  EXPECT_THAT(done.metadata.finalizers, IsEmpty());
+  EXPECT_EQ(cluster_->agents().starts(), 0);
+  EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
+  const std::vector<k8s::Pod> pods = cluster_->Pods();
+  ASSERT_EQ(pods.size(), 1u);
+  EXPECT_EQ(pods[0].metadata.resource_version, source.metadata.resource_version) << "not even a label";
+  EXPECT_THAT(cluster_->Events(made.metadata.uid), ElementsAre("Preflight", "Rehearsing", "DryRunPassed"));
+  EXPECT_THAT(cluster_->Events(source.metadata.uid), IsEmpty());
+  cluster_->Delete<crds::Migration>("try");
+  EXPECT_FALSE(cluster_->Get<crds::Migration>("try")) << "it goes at once";
+  // It stands in no migration's way.
+  Migrate("move", "cache-0");
+  EXPECT_EQ(cluster_->Finish("move").status.phase, MigrationPhase::kSucceeded);
+}
+
+TEST_P(MoveTest, AMigrationDoesNotWaitForADryRunAndEndsIt) {
+  cluster_->AddPod("cache-0");
+  cluster_->Migrate("try", "cache-0", "node-b", GetParam(), /*dry_run=*/true);
+  Migrate("move", "cache-0");
+  EXPECT_EQ(cluster_->Finish("move").status.phase, MigrationPhase::kSucceeded);
+  const crds::Migration tried = cluster_->Finish("try");
+  EXPECT_TRUE(crds::Ended(tried.status.phase));
+  EXPECT_EQ(cluster_->agents().violations(), 0);
+}
+
 TEST_P(MoveTest, AControllerThatDiesAfterEveryLookComesToTheSameEnd) {
   cluster_->AddPod("cache-0");
   cluster_->RestartAlways(true);

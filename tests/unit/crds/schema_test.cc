@@ -64,8 +64,12 @@ const k8s::Condition kCondition{.type = "Complete",
                                 .last_transition_time = absl::FromUnixSeconds(1),
                                 .reason = "R",
                                 .message = "m"};
-const Finding kFinding{
-    .id = "I", .severity = Severity::kWarning, .container = "c", .message = "m", .remedy = "r"};
+const Finding kFinding{.id = "I",
+                       .severity = Severity::kWarning,
+                       .container = "c",
+                       .message = "m",
+                       .remedy = "r",
+                       .evidence = "e"};
 const absl::Time kTime = absl::FromUnixSeconds(1'700'000'000);
 
 Migration FullMigration() {
@@ -73,7 +77,8 @@ Migration FullMigration() {
   m.spec = {.pod_ref = {"p"},
             .target = {.node_name = "n", .node_selector = {{"a", "b"}}},
             .when_not_converging = WhenNotConverging::kFail,
-            .bandwidth_limit = "100Mi"};
+            .bandwidth_limit = "100Mi",
+            .dry_run = true};
   m.status = {.observed_generation = 1,
               .conditions = {kCondition},
               .strategy = Strategy::kPreCopy,
@@ -86,6 +91,8 @@ Migration FullMigration() {
               .completion_time = kTime,
               .total_duration = absl::Seconds(1),
               .preflight = {1, 2},
+              .dry_run = {Verdict::kWouldSucceed, true, absl::Milliseconds(1), absl::Milliseconds(2),
+                          absl::Seconds(3), 4, 5, 6, absl::Seconds(7), absl::Microseconds(8), 9, 10, 11, 12},
               .pre_copy = {1, 2, 3, 4, 5, 6, 7, 8, absl::Milliseconds(43), kTime},
               .post_copy = {1, 2, 3, absl::Milliseconds(1), absl::Milliseconds(2), kTime},
               .freeze = {absl::Seconds(1), kTime, {{"dump", "c", absl::Seconds(1), absl::Seconds(1)}}},
