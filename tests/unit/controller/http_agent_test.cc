@@ -100,6 +100,7 @@ TEST_F(HttpAgentTest, RequestsGoWhereTheContractSays) {
   http.Post("/v1/preflight", answer(R"({"memoryBytes":5})"));
   http.Put(".*", answer(R"({"state":"Open"})"));
   http.Get("/v1/migrations/.*", answer(R"({"state":"Running"})"));
+  http.Post("/v1/rehearsal", answer(R"({"rounds":7})"));
   http.Post("/v1/.*", answer("{}"));
   http.Delete(".*", answer(""));
   const auto agent = Connect();
@@ -107,6 +108,7 @@ TEST_F(HttpAgentTest, RequestsGoWhereTheContractSays) {
   ASSERT_TRUE(node.ok()) << node.status();
   EXPECT_EQ(node->node, "edge-7");
   EXPECT_EQ(agent->Preflight({})->memory_bytes, 5);
+  EXPECT_EQ(agent->Rehearse({})->rounds, 7);
   EXPECT_EQ(agent->PutTarget(kUid, {})->state, agent_api::TargetState::kOpen);
   EXPECT_EQ(agent->GetTarget(kUid)->state, agent_api::TargetState::kRunning);
   EXPECT_TRUE(agent->SetSourceLimits(kUid, {.freeze_budget = absl::Seconds(1)}).ok());
@@ -115,7 +117,7 @@ TEST_F(HttpAgentTest, RequestsGoWhereTheContractSays) {
   EXPECT_TRUE(agent->FinishSource(kUid, {.abandon = true}).ok());
   EXPECT_TRUE(agent->ForgetTarget(kUid).ok());
   EXPECT_TRUE(agent->ForgetRestore(kUid).ok());
-  EXPECT_THAT(requests, ElementsAre("GET /v1/node", "POST /v1/preflight",
+  EXPECT_THAT(requests, ElementsAre("GET /v1/node", "POST /v1/preflight", "POST /v1/rehearsal",
                                     absl::StrCat("PUT /v1/migrations/", kUid, "/target"),
                                     absl::StrCat("GET /v1/migrations/", kUid, "/target"),
                                     absl::StrCat("POST /v1/migrations/", kUid, "/source/limits"),

@@ -45,6 +45,10 @@ class ServerTest : public testing::Test {
     backend.preflight = [](const PreflightRequest&) -> absl::StatusOr<PreflightReport> {
       return absl::NotFoundError("no such container");
     };
+    backend.rehearse = [](const RehearsalRequest& request) -> absl::StatusOr<RehearsalReport> {
+      if (request.target_node != "n2") return absl::FailedPreconditionError("no such node");
+      return RehearsalReport{.converges = true, .freeze = absl::Milliseconds(88)};
+    };
     server_ = *ApiServer::Start(*identity_, "127.0.0.1", 0, std::move(backend));
   }
 
@@ -187,6 +191,22 @@ TEST_F(ServerTest, WhatIsNotUnderstoodIsRefused) {
             "NotFound");
   const auto huge = controller->Put(TargetPath(kUid), std::string(32 << 20, ' '), "application/json");
   EXPECT_TRUE(!huge || huge->status == 413) << huge->status;
+}
+
+TEST_F(ServerTest, ARehearsalIsAnsweredWithItsReport) {
+  auto controller = Controller();
+  const auto post = [&](const char* node) {
+    return controller->Post("/v1/rehearsal",
+                            absl::StrCat(R"({"pod":{"namespace":"a","name":"b","uid":"c"},"containers":[],)",
+                                         R"("targetAddress":"10.0.0.2:9552","targetNode":")", node, "\"}"),
+                            "application/json");
+  };
+  const auto report = json::Decode<RehearsalReport>(post("n2")->body);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_TRUE(report->converges);
+  EXPECT_EQ(report->freeze, absl::Milliseconds(88));
+  EXPECT_EQ(post("n3")->status, 409);
+  EXPECT_EQ(controller->Post("/v1/rehearsal", "{}", "application/json")->status, 400);
 }
 
 TEST_F(ServerTest, AbortAndFinishOfWhatIsNotHereAreNotFound) {
