@@ -13,12 +13,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/backoff.h"
+#include "base/http_endpoints.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "controller/agents/http_agent.h"
 #include "controller/certificates/authority_store.h"
 #include "controller/certificates/bootstrap.h"
-#include "controller/runtime/http_endpoints.h"
 #include "k8s/cancellation.h"
 #include "k8s/events.h"
 #include "k8s/leader.h"
@@ -166,10 +166,10 @@ absl::Status Application::Run() {
                            return cluster == nullptr ? PlainAnswer{.code = 503, .body = "starting\n"}
                                                      : Ready(*cluster);
                          }}});
-  HttpEndpoints metrics({{"/metrics", [this] {
-                            return PlainAnswer{.content_type = metrics::kContentType,
-                                               .body = registry_->Exposition()};
-                          }}});
+  HttpEndpoints metrics({}, {{"/metrics", [this] {
+                                return PlainAnswer{.content_type = metrics::kContentType,
+                                                   .body = registry_->Exposition()};
+                              }}});
   GODWIT_RETURN_IF_ERROR(StartServers(health, metrics));
   GODWIT_RETURN_IF_ERROR(PrepareAuthority());
 

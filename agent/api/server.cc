@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/api/server.h"
 
-#include <httplib.h>
-
 #include <array>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/http_endpoints.h"
+#include "base/https_server.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/status.h"
 
 namespace godwit::agent_api {
 namespace {
 
 constexpr size_t kMaxBody = size_t{8} << 20;
-constexpr int kThreads = 16;
 constexpr char kJson[] = "application/json";
 // A UID as the API server makes them.
 constexpr char kUid[] = "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})";
@@ -74,33 +73,10 @@ absl::StatusOr<Spec> ReadSpec(const httplib::Request& request, UidOf uid_of) {
   return spec;
 }
 
-// Runs an httplib server in a thread of its own.
-class Runner {
- public:
-  Runner(std::unique_ptr<httplib::Server> server, int port) : server_(std::move(server)), port_(port) {
-    thread_ = std::thread([this] { server_->listen_after_bind(); });
-    server_->wait_until_ready();
-  }
-  ~Runner() {
-    server_->stop();
-    thread_.join();
-  }
-  int port() const { return port_; }
-
- private:
-  std::unique_ptr<httplib::Server> server_;
-  int port_;
-  std::thread thread_;
-};
-
-absl::StatusOr<int> Bind(httplib::Server& server, const std::string& address, int port) {
-  const int bound =
-      port == 0 ? server.bind_to_any_port(address) : (server.bind_to_port(address, port) ? port : -1);
-  if (bound < 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ":", port,
-                                               ": is another process there (another agent on this node)?"));
-  }
-  return bound;
+// The controller has a share of the connections of its own; all others, who get refusals only, have one
+// together.
+std::string CallerOf(const SSL* ssl, const std::string&) {
+  return tls::CheckPeerName(ssl, tls::kControllerName).ok() ? tls::kControllerName : "";
 }
 
 class Api final : public ApiServer {
@@ -108,23 +84,16 @@ class Api final : public ApiServer {
   Api(Backend backend) : backend_(std::move(backend)) {}
 
   absl::Status Open(tls::Identity& identity, const std::string& address, int port) {
-    absl::Status set_up;
-    auto server = std::make_unique<httplib::SSLServer>([&](SSL_CTX& context) {
-      set_up = identity.SetUpServer(&context);
-      return set_up.ok();
-    });
-    if (!set_up.ok()) return set_up;
-    server->new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
-    server->set_payload_max_length(kMaxBody);
-    server->set_keep_alive_timeout(10);
-    server->set_pre_routing_handler([](const httplib::Request& request, httplib::Response& response) {
+    GODWIT_ASSIGN_OR_RETURN(tls::ContextPointer context, identity.ServerContext());
+    server_.set_payload_max_length(kMaxBody);
+    server_.set_pre_routing_handler([](const httplib::Request& request, httplib::Response& response) {
       absl::Status peer = tls::CheckPeerName(request.ssl, tls::kControllerName);
       if (peer.ok()) return httplib::Server::HandlerResponse::Unhandled;
       Answer(response,
              absl::PermissionDeniedError(absl::StrCat("only the controller may ask: ", peer.message())));
       return httplib::Server::HandlerResponse::Handled;
     });
-    server->set_error_handler([](const httplib::Request& request, httplib::Response& response) {
+    server_.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
       if (!response.body.empty()) return;
       const int code = response.status;
       Answer(response,
@@ -133,17 +102,14 @@ class Api final : public ApiServer {
                  : absl::InvalidArgumentError("the request was not understood, or its body is too large"));
       response.status = code;
     });
-    Nodes(*server);
-    Migrations(*server);
-    Checkpoints(*server);
-    Restores(*server);
-    auto bound = Bind(*server, address, port);
-    if (!bound.ok()) return bound.status();
-    runner_ = std::make_unique<Runner>(std::move(server), *bound);
-    return absl::OkStatus();
+    Nodes(server_);
+    Migrations(server_);
+    Checkpoints(server_);
+    Restores(server_);
+    return server_.Open(address, port, std::move(context));
   }
 
-  int port() const override { return runner_->port(); }
+  int port() const override { return server_.tls_port(); }
 
  private:
   using Handler = std::function<void(const httplib::Request&, httplib::Response&)>;
@@ -288,35 +254,28 @@ class Api final : public ApiServer {
   }
 
   const Backend backend_;
-  std::unique_ptr<Runner> runner_;
+  HttpsServer server_{CallerOf, {}};
 };
 
 class Health final : public HealthServer {
  public:
-  absl::Status Open(const std::string& address, int port, const metrics::Registry& registry,
-                    std::function<absl::Status()> ready) {
-    auto server = std::make_unique<httplib::Server>();
-    server->set_payload_max_length(1024);
-    server->Get("/metrics", [&registry](const httplib::Request&, httplib::Response& response) {
-      response.set_content(registry.Exposition(), metrics::kContentType);
-    });
-    server->Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
-      response.set_content("ok\n", "text/plain");
-    });
-    server->Get("/readyz", [ready = std::move(ready)](const httplib::Request&, httplib::Response& response) {
-      const absl::Status status = ready();
-      response.status = status.ok() ? 200 : 503;
-      response.set_content(status.ok() ? "ok\n" : absl::StrCat(status.message(), "\n"), "text/plain");
-    });
-    auto bound = Bind(*server, address, port);
-    if (!bound.ok()) return bound.status();
-    runner_ = std::make_unique<Runner>(std::move(server), *bound);
-    return absl::OkStatus();
-  }
-  int port() const override { return runner_->port(); }
+  Health(const metrics::Registry& registry, std::function<absl::Status()> ready)
+      : endpoints_({{"/healthz", [] { return PlainAnswer{.body = "ok\n"}; }},
+                    {"/readyz",
+                     [ready = std::move(ready)] {
+                       const absl::Status status = ready();
+                       if (status.ok()) return PlainAnswer{.body = "ok\n"};
+                       return PlainAnswer{.code = 503, .body = absl::StrCat(status.message(), "\n")};
+                     }}},
+                   {{"/metrics", [&registry] {
+                       return PlainAnswer{.content_type = metrics::kContentType,
+                                          .body = registry.Exposition()};
+                     }}}) {}
+  absl::Status Open(const std::string& address, int port) { return endpoints_.Start(address, port); }
+  int port() const override { return endpoints_.port(); }
 
  private:
-  std::unique_ptr<Runner> runner_;
+  HttpEndpoints endpoints_;
 };
 
 }  // namespace
@@ -334,9 +293,8 @@ absl::StatusOr<std::unique_ptr<ApiServer>> ApiServer::Start(tls::Identity& ident
 absl::StatusOr<std::unique_ptr<HealthServer>> HealthServer::Start(const std::string& address, int port,
                                                                   const metrics::Registry& registry,
                                                                   std::function<absl::Status()> ready) {
-  auto health = std::make_unique<Health>();
-  absl::Status opened = health->Open(address, port, registry, std::move(ready));
-  if (!opened.ok()) return opened;
+  auto health = std::make_unique<Health>(registry, std::move(ready));
+  GODWIT_RETURN_IF_ERROR(health->Open(address, port));
   return health;
 }
 

@@ -13,22 +13,18 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/openssl.h"
 #include "openssl/ssl.h"
 
 namespace godwit::tls {
 
 template <auto Free>
-struct Deleter {
-  template <class T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
+using Deleter = OpenSslDeleter<Free>;
 using KeyPointer = std::unique_ptr<EVP_PKEY, Deleter<EVP_PKEY_free>>;
 using CertificatePointer = std::unique_ptr<X509, Deleter<X509_free>>;
 using StorePointer = std::unique_ptr<X509_STORE, Deleter<X509_STORE_free>>;
-using ContextPointer = std::unique_ptr<SSL_CTX, Deleter<SSL_CTX_free>>;
-using SslPointer = std::unique_ptr<SSL, Deleter<SSL_free>>;
+using godwit::ContextPointer;
+using godwit::SslPointer;
 
 inline constexpr char kControllerName[] = "controller.godwit";
 

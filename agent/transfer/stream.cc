@@ -66,7 +66,7 @@ absl::StatusOr<std::unique_ptr<Stream>> Stream::Connect(tls::Identity& identity,
   const std::string name = tls::AgentName(node);
   SSL_set_tlsext_host_name(ssl.get(), name.c_str());
   std::unique_ptr<Stream> stream(new Stream(*std::move(socket), std::move(context), std::move(ssl)));
-  absl::Status status = stream->Handshake(/*as_client=*/true, deadline);
+  absl::Status status = stream->Handshake(deadline);
   if (status.ok()) {
     absl::MutexLock lock(&stream->ssl_mutex_);
     status = tls::CheckPeerName(stream->ssl_.get(), name);
@@ -76,15 +76,10 @@ absl::StatusOr<std::unique_ptr<Stream>> Stream::Connect(tls::Identity& identity,
   return stream;
 }
 
-absl::StatusOr<std::unique_ptr<Stream>> Stream::Accept(SSL_CTX* context, UniqueFd socket,
-                                                       absl::Time deadline) {
-  GODWIT_RETURN_IF_ERROR(SetSocketOptions(socket.get()));
-  tls::SslPointer ssl(SSL_new(context));
-  if (ssl == nullptr || !Join(ssl.get(), socket.get())) {
-    return absl::InternalError(absl::StrCat("cannot make a TLS session: ", tls::OpenSslErrors()));
-  }
-  std::unique_ptr<Stream> stream(new Stream(std::move(socket), nullptr, std::move(ssl)));
-  GODWIT_RETURN_IF_ERROR(stream->Handshake(/*as_client=*/false, deadline));
+bool Stream::Attach(SSL* ssl, int socket) { return SetSocketOptions(socket).ok() && Join(ssl, socket); }
+
+absl::StatusOr<std::unique_ptr<Stream>> Stream::Admitted(TlsGuest guest) {
+  std::unique_ptr<Stream> stream(new Stream(std::move(guest.socket), nullptr, std::move(guest.ssl)));
   absl::MutexLock lock(&stream->ssl_mutex_);
   GODWIT_ASSIGN_OR_RETURN(stream->peer_node_, tls::PeerNode(stream->ssl_.get()));
   return stream;
@@ -155,11 +150,10 @@ absl::Status Stream::Step(const std::function<int(SSL*)>& call, Direction direct
   }
 }
 
-absl::Status Stream::Handshake(bool as_client, absl::Time deadline) {
+absl::Status Stream::Handshake(absl::Time deadline) {
   for (bool done = false; !done;) {
     const absl::Status status =
-        Step([as_client](SSL* ssl) { return as_client ? SSL_connect(ssl) : SSL_accept(ssl); },
-             Direction::kRead, deadline, done);
+        Step([](SSL* ssl) { return SSL_connect(ssl); }, Direction::kRead, deadline, done);
     if (!status.ok()) return Annotate(status, "TLS handshake");
   }
   return absl::OkStatus();

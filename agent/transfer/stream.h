@@ -8,7 +8,6 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -24,6 +23,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/status.h"
+#include "base/tls_reception.h"
 
 namespace godwit::transfer {
 
@@ -33,9 +33,10 @@ class Stream {
   static absl::StatusOr<std::unique_ptr<Stream>> Connect(tls::Identity& identity, const std::string& address,
                                                          const std::string& node, absl::Time deadline);
 
-  // The server's end of an accepted TCP connection. The peer must be the agent of some node: peer_node().
-  static absl::StatusOr<std::unique_ptr<Stream>> Accept(SSL_CTX* context, UniqueFd socket,
-                                                        absl::Time deadline);
+  // A server's end: Attach puts a session on an accepted socket, Admitted takes it over after the handshake.
+  // The peer must be the agent of some node: peer_node().
+  static bool Attach(SSL* ssl, int socket);
+  static absl::StatusOr<std::unique_ptr<Stream>> Admitted(TlsGuest guest);
 
   ~Stream();
 
@@ -73,7 +74,7 @@ class Stream {
   enum class Direction { kRead, kWrite };
 
   Stream(UniqueFd socket, tls::ContextPointer context, tls::SslPointer ssl);
-  absl::Status Handshake(bool as_client, absl::Time deadline);
+  absl::Status Handshake(absl::Time deadline);
   absl::Status Fill(char* to, size_t size, size_t& filled, absl::Time deadline);
   absl::Status Write(absl::string_view bytes, absl::Time deadline);
   // One call of an SSL_* function under the lock; then, where it could not go on, waits for the socket.
@@ -114,10 +115,13 @@ absl::StatusOr<Message> DecodeMessage(const Frame& frame) {
   return message;
 }
 
-// Listens and hands each connection that proved to be an agent's to `serve`, in a thread of its own.
+// Listens and hands each connection that proved to be an agent's to `serve`, in a thread of its own. A node
+// has only so many at a time: one that is not to be trusted keeps out no other.
 class StreamServer {
  public:
   using Serve = std::function<void(std::shared_ptr<Stream>)>;
+  static constexpr int kMaxStreams = 256;
+  static constexpr int kMaxStreamsOfOne = 32;
 
   // Port 0 takes a free one. An empty address is every one of this machine.
   static absl::StatusOr<std::unique_ptr<StreamServer>> Start(tls::Identity& identity,
@@ -129,22 +133,18 @@ class StreamServer {
   uint16_t port() const { return port_; }
 
  private:
-  StreamServer(UniqueFd listener, uint16_t port, tls::ContextPointer context, Serve serve);
-  void AcceptLoop();
-  void ServeOne(UniqueFd socket);
-  bool Enter();  // false: too many connections, or stopping
+  StreamServer(uint16_t port, Serve serve) : port_(port), serve_(std::move(serve)) {}
+  void Enter(TlsGuest guest);
+  bool MayEnter(const std::string& node) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Leave(const std::shared_ptr<Stream>& stream);
-  bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return connections_ == 0; }
+  bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return streams_.empty(); }
 
-  UniqueFd listener_;
   const uint16_t port_;
-  tls::ContextPointer context_;
   const Serve serve_;
   absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  int connections_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<std::shared_ptr<Stream>> streams_ ABSL_GUARDED_BY(mutex_);
-  std::thread thread_;
+  std::unique_ptr<Reception> reception_;
 };
 
 }  // namespace godwit::transfer

@@ -1,22 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <poll.h>
-#include <sys/socket.h>
-
 #include <algorithm>
-#include <cerrno>
+#include <thread>
 
-#include "absl/time/clock.h"
+#include "absl/log/log.h"
 #include "agent/transfer/stream.h"
 #include "agent/transfer/tcp.h"
 #include "base/log.h"
+#include "base/tcp_listener.h"
 
 namespace godwit::transfer {
-namespace {
-
-constexpr int kMaxConnections = 64;
-constexpr absl::Duration kHandshakeLimit = absl::Seconds(10);
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<StreamServer>> StreamServer::Start(tls::Identity& identity,
                                                                   const std::string& address, uint16_t port,
@@ -24,83 +16,54 @@ absl::StatusOr<std::unique_ptr<StreamServer>> StreamServer::Start(tls::Identity&
   IgnoreBrokenPipes();
   GODWIT_ASSIGN_OR_RETURN(tls::ContextPointer context, identity.ServerContext());
   GODWIT_ASSIGN_OR_RETURN(UniqueFd listener, ListenTcp(address, port));
-  return std::unique_ptr<StreamServer>(
-      new StreamServer(std::move(listener), port, std::move(context), std::move(serve)));
+  std::unique_ptr<StreamServer> server(new StreamServer(port, std::move(serve)));
+  server->reception_ = ReceiveTls(
+      "stream", std::move(listener), std::move(context),
+      [raw = server.get()](TlsGuest guest) { raw->Enter(std::move(guest)); }, Stream::Attach);
+  return server;
 }
 
-StreamServer::StreamServer(UniqueFd listener, uint16_t port, tls::ContextPointer context, Serve serve)
-    : listener_(std::move(listener)),
-      port_(port),
-      context_(std::move(context)),
-      serve_(std::move(serve)),
-      thread_([this] { AcceptLoop(); }) {}
-
 StreamServer::~StreamServer() {
-  std::vector<std::shared_ptr<Stream>> streams;
-  {
-    absl::MutexLock lock(&mutex_);
-    stopping_ = true;
-    streams = streams_;
-  }
-  shutdown(listener_.get(), SHUT_RDWR);  // wakes the accepting thread
-  thread_.join();
-  for (const auto& stream : streams) stream->Shutdown();
+  reception_.reset();
   absl::MutexLock lock(&mutex_);
+  stopping_ = true;
+  for (const auto& stream : streams_) stream->Shutdown();
   mutex_.Await(absl::Condition(this, &StreamServer::Idle));
 }
 
-bool StreamServer::Enter() {
+bool StreamServer::MayEnter(const std::string& node) const {
+  const auto of_node = std::count_if(streams_.begin(), streams_.end(),
+                                     [&node](const auto& stream) { return stream->peer_node() == node; });
+  return !stopping_ && streams_.size() < kMaxStreams && of_node < kMaxStreamsOfOne;
+}
+
+void StreamServer::Enter(TlsGuest guest) {
+  const std::string from = guest.from;
+  absl::StatusOr<std::unique_ptr<Stream>> admitted = Stream::Admitted(std::move(guest));
+  if (!admitted.ok()) {
+    LOG_EVERY_N_SEC(WARNING, 1) << Log("refused a stream").With("from", from).With(admitted.status());
+    return;
+  }
+  const std::shared_ptr<Stream> stream = *std::move(admitted);
   absl::MutexLock lock(&mutex_);
-  if (stopping_ || connections_ >= kMaxConnections) return false;
-  ++connections_;
-  return true;
+  if (!MayEnter(stream->peer_node())) {
+    LOG_EVERY_N_SEC(WARNING, 1) << Log("refused a stream: too many are open")
+                                       .With("peer", stream->peer_node())
+                                       .With("limit", kMaxStreams)
+                                       .With("of a node", kMaxStreamsOfOne);
+    return;
+  }
+  streams_.push_back(stream);
+  std::thread([this, stream] {
+    serve_(stream);
+    stream->Shutdown();
+    Leave(stream);
+  }).detach();  // the destructor waits for streams_
 }
 
 void StreamServer::Leave(const std::shared_ptr<Stream>& stream) {
   absl::MutexLock lock(&mutex_);
   std::erase(streams_, stream);
-  --connections_;
-}
-
-void StreamServer::AcceptLoop() {
-  for (;;) {
-    pollfd polled{listener_.get(), POLLIN, 0};
-    poll(&polled, 1, -1);
-    {
-      absl::MutexLock lock(&mutex_);
-      if (stopping_) return;
-    }
-    UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!socket.ok()) {
-      if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) absl::SleepFor(absl::Milliseconds(100));
-      continue;
-    }
-    if (!Enter()) {
-      LOG(WARNING) << Log("refused a stream: too many are open").With("limit", kMaxConnections);
-      continue;
-    }
-    std::thread([this, moved = std::move(socket)]() mutable { ServeOne(std::move(moved)); }).detach();
-  }
-}
-
-void StreamServer::ServeOne(UniqueFd socket) {
-  absl::StatusOr<std::unique_ptr<Stream>> accepted =
-      Stream::Accept(context_.get(), std::move(socket), absl::Now() + kHandshakeLimit);
-  std::shared_ptr<Stream> stream;
-  if (accepted.ok()) {
-    stream = *std::move(accepted);
-    bool stopping = false;
-    {
-      absl::MutexLock lock(&mutex_);
-      stopping = stopping_;
-      streams_.push_back(stream);
-    }
-    if (!stopping) serve_(stream);
-    stream->Shutdown();
-  } else {
-    LOG(WARNING) << Log("refused a stream").With(accepted.status());
-  }
-  Leave(stream);
 }
 
 }  // namespace godwit::transfer

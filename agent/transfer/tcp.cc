@@ -26,12 +26,12 @@ struct FreeAddresses {
 };
 using Addresses = std::unique_ptr<addrinfo, FreeAddresses>;
 
-absl::StatusOr<Addresses> Resolve(const std::string& host, const std::string& port, int flags) {
+absl::StatusOr<Addresses> Resolve(const std::string& host, const std::string& port) {
   addrinfo hints{};
-  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | flags;
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* list = nullptr;
-  const int error = getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &list);
+  const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &list);
   if (error != 0)
     return absl::InvalidArgumentError(
         absl::StrCat("\"", host, "\" port \"", port, "\": ", gai_strerror(error)));
@@ -85,36 +85,13 @@ absl::StatusOr<UniqueFd> ConnectTcp(const std::string& address, absl::Time deadl
   absl::string_view host = absl::string_view(address).substr(0, colon);
   if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
   if (host.empty()) return absl::InvalidArgumentError(absl::StrCat("\"", address, "\" is not ip:port"));
-  GODWIT_ASSIGN_OR_RETURN(Addresses found, Resolve(std::string(host), address.substr(colon + 1), 0));
+  GODWIT_ASSIGN_OR_RETURN(Addresses found, Resolve(std::string(host), address.substr(colon + 1)));
   GODWIT_ASSIGN_OR_RETURN(UniqueFd fd, NewSocket(found->ai_family));
   GODWIT_RETURN_IF_ERROR(SetSocketOptions(fd.get()));
   if (connect(fd.get(), found->ai_addr, found->ai_addrlen) != 0) {
     if (errno != EINPROGRESS) return absl::UnavailableError(ErrnoStatus("connect").message());
     GODWIT_RETURN_IF_ERROR(AwaitConnected(fd.get(), deadline));
   }
-  return fd;
-}
-
-absl::StatusOr<UniqueFd> ListenTcp(const std::string& address, uint16_t& port) {
-  const std::string what = absl::StrCat("cannot listen on port ", port);
-  absl::StatusOr<Addresses> found = Resolve(address.empty() ? "::" : address, absl::StrCat(port), AI_PASSIVE);
-  absl::StatusOr<UniqueFd> fd = found.ok() ? NewSocket((*found)->ai_family) : found.status();
-  if (address.empty() && !fd.ok()) {  // a machine without IPv6
-    found = Resolve("0.0.0.0", absl::StrCat(port), AI_PASSIVE);
-    fd = found.ok() ? NewSocket((*found)->ai_family) : found.status();
-  }
-  if (!fd.ok()) return Annotate(fd.status(), what);
-  const int on = 1;
-  const int off = 0;
-  setsockopt(fd->get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  if ((*found)->ai_family == AF_INET6) setsockopt(fd->get(), IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
-  if (bind(fd->get(), (*found)->ai_addr, (*found)->ai_addrlen) != 0 || listen(fd->get(), 64) != 0)
-    return ErrnoStatus(what);
-  sockaddr_storage bound{};
-  socklen_t size = sizeof(bound);
-  if (getsockname(fd->get(), reinterpret_cast<sockaddr*>(&bound), &size) != 0) return ErrnoStatus(what);
-  port = ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
-                                           : reinterpret_cast<sockaddr_in*>(&bound)->sin_port);
   return fd;
 }
 

@@ -15,10 +15,6 @@ namespace godwit::transfer {
 // "192.0.2.7:9552" or "[2001:db8::7]:9552"; no names: agents are known by address, and proven by certificate.
 absl::StatusOr<UniqueFd> ConnectTcp(const std::string& address, absl::Time deadline);
 
-// Non-blocking listener on `address` (empty: all, IPv4 and IPv6). `port` 0 takes a free one; the port taken
-// is stored.
-absl::StatusOr<UniqueFd> ListenTcp(const std::string& address, uint16_t& port);
-
 // No delay, keepalive, and an end for data that nobody acknowledges: a dead peer is noticed within about ten
 // seconds.
 absl::Status SetSocketOptions(int socket);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "controller/certificates/bootstrap.h"
 
-#include <httplib.h>
 #include <openssl/bio.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
@@ -12,6 +11,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "agent/api/messages.h"
+#include "base/https_server.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "k8s/client.h"
@@ -112,16 +112,15 @@ absl::StatusOr<CertificateAnswer> BootstrapServer::Answer(const std::string& aut
 }
 
 absl::Status BootstrapServer::Start() {
-  server_ = std::make_unique<httplib::SSLServer>([this](SSL_CTX& context) {
-    SSL_CTX_set_min_proto_version(&context, TLS1_3_VERSION);
-    SSL_CTX_set_cert_cb(&context, UseIdentity, const_cast<IdentityHolder*>(identity_));
-    return true;
-  });
-  if (!server_->is_valid()) return absl::InternalError("the bootstrap server's TLS cannot be set up");
+  ContextPointer context(SSL_CTX_new(TLS_server_method()));
+  if (context == nullptr) return absl::InternalError("the bootstrap server's TLS cannot be set up");
+  SSL_CTX_set_min_proto_version(context.get(), TLS1_3_VERSION);
+  SSL_CTX_set_cert_cb(context.get(), UseIdentity, const_cast<IdentityHolder*>(identity_));
+  // Callers have no certificates yet: they are told apart by their addresses.
+  server_ = std::make_unique<HttpsServer>(
+      [](const SSL*, const std::string& from) { return from; },
+      HttpsServer::Limits{.connections = 128, .of_one = 8, .reading = absl::Seconds(10), .requests = 1});
   server_->set_payload_max_length(kMaxBody);
-  server_->set_read_timeout(10, 0);
-  server_->set_write_timeout(10, 0);
-  server_->set_keep_alive_max_count(1);
   server_->Post("/v1/certificates", [this](const httplib::Request& request, httplib::Response& response) {
     const auto answer = Answer(request.get_header_value("Authorization"), request.body);
     const absl::StatusCode code = answer.status().code();
@@ -136,19 +135,13 @@ absl::Status BootstrapServer::Start() {
                              {std::string(ReasonName(code)), std::string(answer.status().message())}}),
                          "application/json");
   });
-  port_ = options_.port == 0 ? server_->bind_to_any_port(options_.listen)
-                             : (server_->bind_to_port(options_.listen, options_.port) ? options_.port : -1);
-  if (port_ < 0)
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", options_.listen, ":", options_.port));
-  thread_ = std::thread([this] { server_->listen_after_bind(); });
-  server_->wait_until_ready();
-  return absl::OkStatus();
+  return server_->Open(options_.listen, options_.port, std::move(context));
 }
 
 void BootstrapServer::Stop() {
-  if (!thread_.joinable()) return;
-  server_->stop();
-  thread_.join();
+  if (server_ != nullptr) server_->Close();
 }
+
+int BootstrapServer::port() const { return server_ == nullptr ? 0 : server_->tls_port(); }
 
 }  // namespace godwit::controller

@@ -6,7 +6,6 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -17,8 +16,8 @@
 #include "controller/certificates/identity.h"
 #include "k8s/api.h"
 
-namespace httplib {
-class SSLServer;
+namespace godwit {
+class HttpsServer;
 }
 
 namespace godwit::controller {
@@ -67,7 +66,7 @@ class BootstrapServer {
   // Listens and serves on threads of its own. Unavailable when the port is taken.
   absl::Status Start();
   void Stop();
-  int port() const { return port_; }
+  int port() const;
 
  private:
   absl::StatusOr<CertificateAnswer> Answer(const std::string& authorization, const std::string& body) const;
@@ -76,9 +75,7 @@ class BootstrapServer {
   const Authority* const authority_;
   const IdentityHolder* const identity_;
   const BootstrapOptions options_;
-  std::unique_ptr<httplib::SSLServer> server_;
-  std::thread thread_;
-  int port_ = 0;
+  std::unique_ptr<HttpsServer> server_;
 };
 
 }  // namespace godwit::controller

@@ -25,6 +25,7 @@
 #include "agent/transfer/page_receiver.h"
 #include "agent/transfer/page_sender.h"
 #include "agent/transfer/tcp.h"
+#include "base/tcp_listener.h"
 #include "tests/unit/agent/tls/test_authority.h"
 #include "tests/unit/agent/transfer/stream_pair.h"
 

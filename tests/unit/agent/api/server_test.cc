@@ -12,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/agent/tls/test_authority.h"
+#include "tests/unit/base/flood.h"
 
 namespace godwit::agent_api {
 namespace {
@@ -270,6 +271,30 @@ TEST_F(ServerTest, APreCopyWithoutLimitsIsRefused) {
   const auto refused = Controller()->Put(source, json::Encode(spec), "application/json");
   EXPECT_EQ(refused->status, 400);
   EXPECT_THAT(refused->body, HasSubstr("freezeBudget"));
+}
+
+TEST_F(ServerTest, HundredsWhoSayNothingKeepTheControllerNotOut) {
+  const std::vector<UniqueFd> silent = Flood(server_->port(), 150);
+  const std::vector<UniqueFd> half = Flood(server_->port(), 150, kHalfHello);
+  const absl::Time begin = absl::Now();
+  for (int i = 0; i < 5; ++i) {
+    const auto answer = Controller()->Get("/v1/node");
+    ASSERT_TRUE(answer) << httplib::to_string(answer.error());
+    EXPECT_EQ(answer->status, 200);
+  }
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(4));
+}
+
+TEST_F(ServerTest, ACompromisedAgentsConnectionsKeepTheControllerNotOut) {
+  std::vector<std::unique_ptr<httplib::SSLClient>> agents;
+  for (int i = 0; i < 100; ++i) {  // each has its certificate, and keeps its connection
+    agents.push_back(Client("n2.agent.godwit", authority_));
+    agents.back()->set_keep_alive(true);
+    (void)agents.back()->Get("/v1/node");
+  }
+  const auto answer = Controller()->Get("/v1/node");
+  ASSERT_TRUE(answer) << httplib::to_string(answer.error());
+  EXPECT_EQ(answer->status, 200);
 }
 
 TEST_F(ServerTest, RequestsAreCounted) {

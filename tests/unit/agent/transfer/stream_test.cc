@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/agent/transfer/stream_pair.h"
+#include "tests/unit/base/flood.h"
 
 namespace godwit::transfer {
 namespace {
@@ -161,6 +162,35 @@ TEST_F(StreamServerTest, GarbageInsteadOfTlsHarmsNobody) {
   absl::StatusOr<std::unique_ptr<Stream>> stream =
       Stream::Connect(*n1, absl::StrCat("127.0.0.1:", server->port()), "n2", Soon());
   EXPECT_TRUE(stream.ok()) << stream.status();
+}
+
+TEST_F(StreamServerTest, HundredsWhoSayNothingKeepNoPeerOut) {
+  auto n1 = Make("n1.agent.godwit", authority_);
+  auto n2 = Make("n2.agent.godwit", authority_);
+  auto server = Serve(*n2);
+  const std::vector<UniqueFd> silent = Flood(server->port(), 150);
+  const std::vector<UniqueFd> half = Flood(server->port(), 150, kHalfHello);
+  const absl::Time begin = absl::Now();
+  const auto stream = Stream::Connect(*n1, absl::StrCat("127.0.0.1:", server->port()), "n2", Soon());
+  EXPECT_TRUE(stream.ok()) << stream.status();
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(4));
+}
+
+TEST_F(StreamServerTest, ANodeThatTakesAllItsStreamsLeavesTheOthersTheirs) {
+  auto n1 = Make("n1.agent.godwit", authority_);
+  auto n2 = Make("n2.agent.godwit", authority_);
+  auto n3 = Make("n3.agent.godwit", authority_);
+  auto server = Serve(*n2);
+  const std::string address = absl::StrCat("127.0.0.1:", server->port());
+  std::vector<std::unique_ptr<Stream>> greedy;
+  for (int i = 0; i < StreamServer::kMaxStreamsOfOne; ++i)
+    greedy.push_back(*Stream::Connect(*n1, address, "n2", Soon()));
+  EXPECT_FALSE(Try(*n1, *server, "n2").ok()) << "one more than a node may have";
+  const auto other = Stream::Connect(*n3, address, "n2", Soon());
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_EQ((*other)->Receive(absl::Now() + absl::Milliseconds(200)).status().code(),
+            absl::StatusCode::kDeadlineExceeded)
+      << "it is served: nobody has hung up";
 }
 
 TEST_F(StreamServerTest, StoppingEndsOpenStreams) {
