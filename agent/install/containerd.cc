@@ -3,14 +3,13 @@
 
 #include <unistd.h>
 
-#include <climits>
-
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "agent/install/cri_status.h"
+#include "agent/install/host_tree.h"
 #include "base/file.h"
 #include "base/process.h"
 #include "base/status.h"
@@ -19,12 +18,6 @@ namespace godwit::install {
 namespace {
 
 constexpr char kDefaultPath[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-std::string ReadLink(const std::string& path) {
-  char target[PATH_MAX];
-  const ssize_t size = readlink(path.c_str(), target, sizeof(target));
-  return size <= 0 ? "" : std::string(target, static_cast<size_t>(size));
-}
 
 // The file that a command line like "containerd -c FILE" or "containerd --config=FILE" names.
 std::string ConfigOf(const std::vector<std::string>& arguments) {

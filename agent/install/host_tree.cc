@@ -25,12 +25,6 @@ constexpr size_t kMaxFile = 256u << 20;
 constexpr int kMaxDepth = 16;
 constexpr size_t kDigestLength = 16;  // hexadecimal digits of a SHA-256: they name, they do not protect
 
-std::string ReadLink(const std::string& path) {
-  char target[PATH_MAX];
-  const ssize_t size = readlink(path.c_str(), target, sizeof(target));
-  return size <= 0 ? "" : std::string(target, static_cast<size_t>(size));
-}
-
 class Digest {
  public:
   Digest() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
@@ -150,6 +144,12 @@ absl::Status MakeVersion(const std::string& source, const std::string& versions,
 }
 
 }  // namespace
+
+std::string ReadLink(const std::string& path) {
+  char target[PATH_MAX];
+  const ssize_t size = readlink(path.c_str(), target, sizeof(target));
+  return size <= 0 ? "" : std::string(target, static_cast<size_t>(size));
+}
 
 absl::StatusOr<std::string> InstallTree(const std::string& source, const std::string& folder,
                                         const std::string& runtime_json) {

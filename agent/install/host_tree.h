@@ -30,4 +30,7 @@ absl::Status KeepRuntimeOnly(const std::string& folder);
 // Whether a process runs from a tree below `path`.
 bool RunsFrom(const std::string& path, const std::string& proc);
 
+// Where a symbolic link points to; "" when it is none.
+std::string ReadLink(const std::string& path);
+
 }  // namespace godwit::install

@@ -10,7 +10,7 @@
 namespace godwit::install {
 
 // What is in flight, as a sentence for a person; empty: nothing is. `permits` is the folder of permits,
-// `proc` /proc.
+// `proc` /proc. No process of a container, and none of an ordinary user, can look like something in flight.
 absl::StatusOr<std::string> WhatIsInFlight(const std::string& permits, const std::string& proc);
 
 // How many tasks containerd keeps whose runtime is `binary`: sandboxes and containers behind the handler.

@@ -28,13 +28,14 @@ class InFlightTest : public ::testing::Test {
     Process(1, {"/sbin/init"}, "init", "mnt:[1]");
   }
   void Process(int pid, const std::vector<std::string>& arguments, const std::string& name,
-               const std::string& mounts) {
+               const std::string& mounts, int uid = 0) {
     const std::string folder = absl::StrCat(root_, "/proc/", pid);
     ASSERT_TRUE(MakeFolders(folder + "/ns").ok());
     std::ofstream(folder + "/cmdline") << absl::StrJoin(arguments, std::string(1, '\0')) << '\0';
     std::ofstream(folder + "/comm") << name << "\n";
     std::ofstream(folder + "/stat") << pid << " (a ) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 "
                                     << pid * 10 << " 20\n";
+    std::ofstream(folder + "/status") << "Name:\t" << name << "\nUid:\t1000\t" << uid << "\t0\t0\nGid:\t0\n";
     ASSERT_EQ(symlink(mounts.c_str(), (folder + "/ns/mnt").c_str()), 0);
   }
   std::string What() {
@@ -54,6 +55,19 @@ TEST_F(InFlightTest, AnIdleNodeIsQuiet) {
 TEST_F(InFlightTest, SeesAGuard) {
   Process(20, {"/opt/godwit/bin/godwit-guard", "--spec", "/x"}, "godwit-guard", "mnt:[1]");
   EXPECT_THAT(What(), HasSubstr("dumped"));
+}
+
+TEST_F(InFlightTest, SeesARuntimeThatMakesAContainer) {
+  Process(20, {"/usr/bin/runc", "create", "--bundle", "/b", "abc"}, "runc", "mnt:[1]");
+  EXPECT_THAT(What(), HasSubstr("container abc is being created"));
+}
+
+TEST_F(InFlightTest, NoContainerAndNoOrdinaryUserCanHoldUpARestart) {
+  Process(20, {"/opt/godwit/bin/godwit-guard", "--spec", "/x"}, "godwit-guard", "mnt:[7]");
+  Process(21, {"/usr/bin/runc", "create", "--bundle", "/b", "abc"}, "runc", "mnt:[7]");
+  Process(22, {"/home/eve/godwit-guard", "--spec", "/x"}, "godwit-guard", "mnt:[1]", 1000);
+  Process(23, {"runc", "create", "--bundle", "/b", "abc"}, "runc", "mnt:[1]", 1000);
+  EXPECT_EQ(What(), "");
 }
 
 TEST_F(InFlightTest, FindsTheContainerdOfTheHostAndOfThatConfiguration) {

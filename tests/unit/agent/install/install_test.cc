@@ -100,6 +100,7 @@ class InstallTest : public ::testing::Test {
       chmod((root_ + file).c_str(), 0755);
     }
     containerd_.binary = options_.folder + "/bin/godwit-runtime";
+    Run(1, {"/sbin/init"});
   }
   std::string Read(const std::string& path) {
     auto text = ReadFile(root_ + path);
@@ -110,6 +111,9 @@ class InstallTest : public ::testing::Test {
   void Run(int pid, const std::vector<std::string>& arguments, const std::string& exe = "/bin/true") {
     const std::string folder = absl::StrCat(root_, "/proc/", pid);
     EXPECT_TRUE(MakeFolders(folder).ok());
+    std::ofstream(folder + "/status") << "Uid:\t0\t0\t0\t0\n";
+    ASSERT_TRUE(MakeFolders(folder + "/ns").ok());
+    ASSERT_EQ(symlink("mnt:[1]", (folder + "/ns/mnt").c_str()), 0);
     std::ofstream(folder + "/cmdline") << absl::StrJoin(arguments, std::string(1, '\0')) << '\0';
     EXPECT_EQ(symlink(exe.c_str(), (folder + "/exe").c_str()), 0);
   }
