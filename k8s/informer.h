@@ -35,7 +35,7 @@ struct Change {
   std::shared_ptr<const T> before;
 };
 
-// Reads are thread-safe from the start. Add indexes and listeners, then Start once.
+// Reads are thread-safe from the start. Add indexes, cut and listeners, then Start once.
 template <class T>
 class Informer : private ReflectorSink {
  public:
@@ -52,6 +52,9 @@ class Informer : private ReflectorSink {
   void AddIndex(std::string name, typename Store<T>::IndexKeys keys) {
     store_.AddIndex(std::move(name), std::move(keys));
   }
+
+  // Takes away, before an object is kept, what nobody reads.
+  void SetCut(std::function<void(T&)> cut) { cut_ = std::move(cut); }
 
   // Called on the informer's thread, one change at a time, in the server's order, after the change can be
   // read. Must not block for long and must not call Stop.
@@ -87,7 +90,9 @@ class Informer : private ReflectorSink {
   size_t size() const { return store_.size(); }
 
  private:
-  void Replace(const std::vector<rapidjson::Document>& pages) override;
+  void BeginList() override { listed_.clear(); }
+  void List(const rapidjson::Value& object) override;
+  void EndList() override;
   void Apply(WatchEventType type, const rapidjson::Value& object) override;
   void Put(Object object);
   void Remove(const ObjectName& name, Object last);
@@ -106,29 +111,29 @@ class Informer : private ReflectorSink {
   const std::string plural_;
   const std::function<void(absl::string_view, const absl::Status&)> on_error_;
   Store<T> store_;
+  std::function<void(T&)> cut_;
   std::vector<Listener> listeners_;
+  absl::flat_hash_set<ObjectName> listed_;  // by the list under way; only the reflector's thread
   mutable absl::Mutex mutex_;
   bool synced_ ABSL_GUARDED_BY(mutex_) = false;
   Reflector reflector_;  // last: its thread uses the others
 };
 
 template <class T>
-void Informer<T>::Replace(const std::vector<rapidjson::Document>& pages) {
-  absl::flat_hash_set<ObjectName> present;
-  for (const rapidjson::Document& page : pages) {
-    auto items = page.FindMember("items");
-    if (items == page.MemberEnd() || !items->value.IsArray()) continue;
-    for (const rapidjson::Value& item : items->value.GetArray()) {
-      Object object = Decode(item);
-      if (object == nullptr) continue;
-      present.insert(MetaOf(*object).object_name());
-      Put(std::move(object));
-    }
-  }
+void Informer<T>::List(const rapidjson::Value& value) {
+  Object object = Decode(value);
+  if (object == nullptr) return;
+  listed_.insert(MetaOf(*object).object_name());
+  Put(std::move(object));
+}
+
+template <class T>
+void Informer<T>::EndList() {
   for (const Object& known : store_.List()) {
     const ObjectName name = MetaOf(*known).object_name();
-    if (!present.contains(name)) Remove(name, known);
+    if (!listed_.contains(name)) Remove(name, known);
   }
+  listed_.clear();
   absl::MutexLock lock(&mutex_);
   synced_ = true;
 }
@@ -171,7 +176,10 @@ void Informer<T>::Remove(const ObjectName& name, Object last) {
 template <class T>
 typename Informer<T>::Object Informer<T>::Decode(const rapidjson::Value& value) const {
   absl::StatusOr<T> object = json::FromValue<T>(value);
-  if (object.ok()) return std::make_shared<const T>(*std::move(object));
+  if (object.ok()) {
+    if (cut_) cut_(*object);
+    return std::make_shared<const T>(*std::move(object));
+  }
   LOG(ERROR) << Log("object left out of the cache").With("resource", plural_).With(object.status());
   if (on_error_) on_error_(plural_, object.status());
   return nullptr;

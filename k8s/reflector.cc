@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "k8s/reflector.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/log/log.h"
@@ -19,6 +20,16 @@ namespace {
 constexpr absl::Duration kShortWatch = absl::Seconds(1);
 // So many cut watches in a row, and the version we resume from is no longer believed.
 constexpr int kCutsBeforeRelist = 5;
+
+// Objects are of a few kilobytes as a rule, but may be of more than a megabyte each: the first page is small,
+// and those that follow are made so that their parsed text takes about kPageBytes.
+constexpr int64_t kFirstPage = 50;
+constexpr int64_t kPageBytes = int64_t{8} << 20;
+
+int64_t NextPage(int64_t objects, size_t bytes, int64_t page_size) {
+  const int64_t each = std::max<int64_t>(1, static_cast<int64_t>(bytes) / objects);
+  return std::clamp<int64_t>(kPageBytes / each, 1, page_size);
+}
 
 std::string VersionOf(const rapidjson::Value& object) {
   auto meta = object.FindMember("metadata");
@@ -90,33 +101,36 @@ absl::Duration Reflector::NextPause() {
   return BackoffDelay(policy, failures_ - 1, absl::Uniform(random, 0.0, 1.0));
 }
 
-absl::Status Reflector::ListPages(int64_t page_size, std::vector<rapidjson::Document>& pages) {
-  ListOptions list{.label_selector = options_.label_selector,
-                   .field_selector = options_.field_selector,
-                   .limit = page_size};
-  do {
+// Gives the sink the objects of all pages; the list's version.
+absl::StatusOr<std::string> Reflector::ListPages(bool in_pages) {
+  sink_->BeginList();
+  ListOptions list{.label_selector = options_.label_selector, .field_selector = options_.field_selector};
+  if (in_pages) list.limit = std::min(options_.page_size, kFirstPage);
+  while (true) {
     GODWIT_ASSIGN_OR_RETURN(rapidjson::Document page, api_.List(resource_, options_.name_space, list));
-    auto meta = page.FindMember("metadata");
+    const auto meta = page.FindMember("metadata");
     if (meta == page.MemberEnd()) return absl::DataLossError("a list without metadata");
     GODWIT_ASSIGN_OR_RETURN(const ListMeta parsed, json::FromValue<ListMeta>(meta->value, "metadata"));
     if (parsed.resource_version.empty()) return absl::DataLossError("a list without a resourceVersion");
+    const auto items = page.FindMember("items");
+    if (items != page.MemberEnd() && items->value.IsArray()) {
+      for (const rapidjson::Value& item : items->value.GetArray()) sink_->List(item);
+      if (in_pages && !items->value.Empty())
+        list.limit = NextPage(items->value.Size(), page.GetAllocator().Size(), options_.page_size);
+    }
+    if (parsed.continue_token.empty()) return parsed.resource_version;
     list.continue_token = parsed.continue_token;
-    pages.push_back(std::move(page));
-  } while (!list.continue_token.empty());
-  return absl::OkStatus();
+  }
 }
 
 absl::Status Reflector::Relist(absl::string_view reason) {
   if (options_.on_list) options_.on_list(resource_.plural, reason);
-  std::vector<rapidjson::Document> pages;
-  absl::Status status = ListPages(options_.page_size, pages);
-  if (IsGone(status) && !pages.empty()) {  // the pages took longer than the server keeps their version
-    pages.clear();
-    status = ListPages(0, pages);
-  }
-  GODWIT_RETURN_IF_ERROR(status);
-  sink_->Replace(pages);
-  version_ = VersionOf(pages.back());
+  absl::StatusOr<std::string> version = ListPages(true);
+  // The pages took longer than the server keeps their version.
+  if (IsGone(version.status())) version = ListPages(false);
+  GODWIT_RETURN_IF_ERROR(version.status());
+  sink_->EndList();
+  version_ = *std::move(version);
   return absl::OkStatus();
 }
 

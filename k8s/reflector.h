@@ -24,7 +24,7 @@ struct InformerOptions {
   std::string name_space;  // "": all
   std::string label_selector;
   std::string field_selector;
-  int64_t page_size = 500;
+  int64_t page_size = 500;                           // objects; a page of large objects gets fewer
   absl::Duration watch_timeout = absl::Minutes(5);   // each watch: this to twice this, by chance
   absl::Duration backoff = absl::Milliseconds(500);  // first pause after a failure; doubles, with jitter
   absl::Duration max_backoff = absl::Seconds(30);
@@ -37,8 +37,12 @@ struct InformerOptions {
 class ReflectorSink {
  public:
   virtual ~ReflectorSink() = default;
-  // The whole collection as the server has it now.
-  virtual void Replace(const std::vector<rapidjson::Document>& pages) = 0;
+  // The whole collection as the server has it now comes page by page, so that it is never in memory as text:
+  // a beginning, objects, and the end, which is missing where the list failed. Then another beginning
+  // follows.
+  virtual void BeginList() = 0;
+  virtual void List(const rapidjson::Value& object) = 0;
+  virtual void EndList() = 0;
   virtual void Apply(WatchEventType type, const rapidjson::Value& object) = 0;
 };
 
@@ -59,7 +63,7 @@ class Reflector {
  private:
   void Run();
   absl::Status Relist(absl::string_view reason);
-  absl::Status ListPages(int64_t page_size, std::vector<rapidjson::Document>& pages);
+  absl::StatusOr<std::string> ListPages(bool in_pages);
   absl::Status WatchOnce();
   absl::Duration NextPause();
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "controller/pods/names.h"
 #include "k8s/error.h"
 
 namespace godwit::controller {
@@ -14,6 +15,26 @@ namespace {
 
 constexpr char kByNode[] = "node";
 constexpr char kByOwner[] = "owner";
+
+// What decisions read of pods that they did not fetch anew, and of all the cluster's other pods, is little;
+// the rest is most of them: annotations, environments and what is mounted may be of hundreds of kilobytes.
+void CutPod(k8s::Pod& pod) {
+  std::erase_if(pod.metadata.annotations, [](const auto& annotation) {
+    return !IsGodwitKey(annotation.first) && annotation.first != kDeletionCost;
+  });
+  for (auto* containers : {&pod.spec.init_containers, &pod.spec.containers, &pod.spec.ephemeral_containers}) {
+    for (k8s::Container& container : *containers) {
+      container.env = {};
+      container.command = {};
+      container.args = {};
+      container.volume_mounts = {};
+      container.lifecycle.reset();
+    }
+  }
+  for (k8s::Volume& volume : pod.spec.volumes) volume.source = k8s::Unstructured();
+  pod.spec.affinity = {};
+  pod.spec.tolerations = {};
+}
 
 template <class T>
 std::vector<T> Copies(const std::vector<std::shared_ptr<const T>>& objects) {
@@ -33,6 +54,7 @@ Cluster::Cluster(k8s::Api api, Agents* agents, ClusterOptions options)
       restores_(k8s::Client<crds::Restore>(api_), options_.informer),
       pods_(k8s::Client<k8s::Pod>(api_), options_.informer),
       nodes_(k8s::Client<k8s::Node>(api_), options_.informer) {
+  pods_.SetCut(CutPod);
   pods_.AddIndex(kByNode, [](const k8s::Pod& pod) {
     return pod.spec.node_name.empty() ? std::vector<std::string>()
                                       : std::vector<std::string>{pod.spec.node_name};

@@ -57,7 +57,8 @@ class Cluster {
   // The last warning about the object in its events; "" when there is none or they cannot be read.
   std::string LastWarning(const k8s::ObjectMeta& object) const;
 
-  // From the copies.
+  // From the copies. Of pods they hold what decisions read: annotations of Godwit, no environment, no
+  // commands, no sources of volumes.
   std::optional<k8s::Pod> Pod(const k8s::ObjectName& name) const;
   std::vector<k8s::Pod> PodsOwnedBy(const std::string& uid) const;  // by its controller reference
   std::vector<k8s::Pod> PodsOnNode(const std::string& node) const;

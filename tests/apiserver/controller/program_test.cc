@@ -4,6 +4,7 @@
 #include <httplib.h>
 #include <signal.h>
 
+#include <cstdlib>
 #include <memory>
 #include <string>
 
@@ -15,6 +16,8 @@
 #include "gtest/gtest.h"
 #include "k8s/client.h"
 #include "k8s/core.h"
+#include "k8s/pod.h"
+#include "k8s/unstructured.h"
 #include "tests/apiserver/conditions.h"
 #include "tests/apiserver/controller/crds.h"
 #include "tests/apiserver/environment.h"
@@ -54,6 +57,12 @@ class Replica {
   bool Ready() { return Get(2, "/readyz") == "200 ok\n"; }
   bool Leads() { return Get(1, "/metrics").find("\ngodwit_controller_leader 1\n") != std::string::npos; }
   Child& child() { return *child_; }
+  // The most memory that it has had, by /proc.
+  int PeakKilobytes() {
+    const std::string status = ReadFile(absl::StrCat("/proc/", child_->pid(), "/status")).value_or("");
+    const size_t at = status.find("VmHWM:");
+    return at == std::string::npos ? 1 << 30 : std::atoi(status.c_str() + at + 6);
+  }
   std::string Log() { return ReadFile(log_).value_or("no log"); }
 
  private:
@@ -110,6 +119,35 @@ TEST(ProgramTest, OneOfTwoReplicasLeadsAndTheOtherTakesOverWhenItIsKilled) {
   const auto lease = k8s::Client<k8s::Lease>(Environment::Shared().api()).Get(ns, "godwit-controller");
   ASSERT_TRUE(lease.ok());
   EXPECT_EQ(lease->spec.holder_identity, "");
+}
+
+// Pods of a tenant who fills them with what their annotations hold at most. The chart's limit is 256 MiB.
+TEST(ProgramTest, HundredsOfHugePodsDoNotFillItsMemory) {
+  apiserver::InstallCrds(Environment::Shared().api());
+  const std::string ns = Environment::Shared().NewNamespace("huge");
+  const k8s::Client<k8s::Unstructured> accounts(Environment::Shared().api(),
+                                                {"", "v1", "serviceaccounts", "ServiceAccount", true});
+  ASSERT_TRUE(
+      accounts
+          .Create(apiserver::FromYaml(absl::StrCat(
+              "{apiVersion: v1, kind: ServiceAccount, metadata: {name: default, namespace: ", ns, "}}")))
+          .ok());
+  const k8s::Client<k8s::Unstructured> pods(Environment::Shared().api(), k8s::Pod::kResource);
+  k8s::Unstructured pod = apiserver::FromYaml(
+      "{apiVersion: v1, kind: Pod, spec: {schedulingGates: [{name: example.com/never}], containers: [{name: "
+      "c, "
+      "image: i}]}}");
+  pod.Set("/metadata/namespace", ns);
+  pod.Set("/metadata/annotations/notes", std::string(250'000, 'x'));
+  for (int i = 0; i < 480; ++i) {
+    pod.Set("/metadata/name", absl::StrCat("p", i));
+    const auto made = pods.Create(pod);
+    ASSERT_TRUE(made.ok()) << made.status();
+  }
+  Replica replica(ns, "controller-3", 29463);
+  EXPECT_TRUE(WaitUntil([&] { return replica.Ready(); })) << replica.Log();
+  EXPECT_LT(replica.PeakKilobytes(), 128 << 10);
+  for (int i = 0; i < 480; ++i) EXPECT_TRUE(pods.Delete(ns, absl::StrCat("p", i), {.grace_seconds = 0}).ok());
 }
 
 TEST(ProgramTest, NonsenseIsRefusedAtTheStart) {

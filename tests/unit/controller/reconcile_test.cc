@@ -3,8 +3,10 @@
 #include <set>
 #include <utility>
 
+#include "base/json.h"
 #include "controller/migration/reconciler.h"
 #include "controller/pods/names.h"
+#include "controller/runtime/cluster.h"
 #include "controller/testing/test_cluster.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -56,6 +58,34 @@ class ReconcileTest : public ::testing::Test {
   k8s::testing::FakeApiServer server_;
   std::optional<testing::TestCluster> cluster_;
 };
+
+// 250 kB of a pod, and none of it kept.
+TEST_F(ReconcileTest, CopiesOfPodsHoldOnlyWhatIsRead) {
+  k8s::Unstructured pod;
+  pod.Set("/metadata/namespace", "shop");
+  pod.Set("/metadata/name", "huge");
+  pod.Set("/metadata/annotations/notes", std::string(100'000, 'x'));
+  pod.Set("/metadata/annotations/godwit.io~1hand-over", "{}");
+  pod.SetValue(
+      "/spec/containers",
+      *json::Parse(R"([{"name": "app", "image": "i", "args": ["x"], "ports": [{"hostPort": 80}]}])"));
+  pod.Set("/spec/containers/0/env", std::vector<k8s::EnvVar>{{"E", std::string(100'000, 'x'), {}}});
+  pod.SetValue("/spec/volumes", *json::Parse(R"([{"name": "cache", "emptyDir": {}}])"));
+  server_.Put(k8s::Pod::kResource, pod);
+  Cluster cluster(server_.api(), &cluster_->agents(), {.name_space = "godwit-system"});
+  cluster.Start();
+  ASSERT_TRUE(cluster.WaitForSync(absl::Seconds(20)).ok());
+  const auto kept = cluster.Pod({"shop", "huge"});
+  ASSERT_TRUE(kept.has_value());
+  EXPECT_LT(json::Encode(*kept).size(), 1000u);
+  EXPECT_EQ(kept->metadata.Annotation(kHandOverAnnotation), "{}");
+  EXPECT_EQ(kept->spec.containers.at(0).ports.at(0).host_port, 80);
+  EXPECT_TRUE(kept->spec.volumes.at(0).empty_dir.has_value()) << "agents are told of it";
+  const auto whole = cluster.ReadPod({"shop", "huge"});
+  ASSERT_TRUE(whole.ok() && whole->has_value());
+  EXPECT_EQ((*whole)->view.spec.containers.at(0).env.size(), 1u) << "a copy of the pod is made of all of it";
+  cluster.Stop();
+}
 
 // What holds whichever way memory moves.
 class MoveTest : public ReconcileTest, public ::testing::WithParamInterface<crds::Strategy> {

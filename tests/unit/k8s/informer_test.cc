@@ -258,6 +258,59 @@ TEST_F(InformerTest, PagesAreReadToTheEnd) {
   EXPECT_EQ(informer.size(), 11u);
 }
 
+TEST_F(InformerTest, LargeObjectsComeInSmallPages) {
+  Pod pod = MakePod("p");
+  pod.metadata.annotations["large"] = std::string(250'000, 'x');
+  for (int i = 0; i < 120; ++i) {
+    pod.metadata.name = absl::StrCat("p", i);
+    server_.Put(pod);
+  }
+  Informer<Pod> informer(Client<Pod>(server_.api()), Options());
+  Start(informer);
+  EXPECT_EQ(informer.size(), 120u);
+  std::vector<std::string> limits;
+  for (const SeenRequest& request : server_.requests()) {
+    if (absl::StrContains(request.query, "watch=true")) continue;
+    const size_t at = request.query.find("limit=") + 6;
+    limits.push_back(request.query.substr(at, request.query.find('&', at) - at));
+  }
+  ASSERT_GE(limits.size(), 3u);
+  EXPECT_EQ(limits[0], "50");
+  for (size_t i = 1; i < limits.size(); ++i)
+    EXPECT_THAT(limits[i], ::testing::AnyOf("28", "29", "30", "31", "32", "33"));
+}
+
+TEST_F(InformerTest, AListThatFailsHalfwayTakesNothingAway) {
+  for (int i = 0; i < 6; ++i) server_.Put(MakePod(absl::StrCat("p", i)));
+  InformerOptions options = Options();
+  options.page_size = 2;
+  Informer<Pod> informer(Client<Pod>(server_.api()), options);
+  Start(informer);
+  std::atomic<int> failed = 0;
+  server_.Intercept([&failed](const SeenRequest& request) -> std::optional<ForcedAnswer> {
+    if (!absl::StrContains(request.query, "continue=") || ++failed > 3) return std::nullopt;
+    return ForcedAnswer{.code = 500, .reason = "InternalError", .message = "broken"};
+  });
+  server_.BreakWatches(FakeApiServer::Break::kGarbage);
+  ASSERT_TRUE(FakeApiServer::WaitUntil([&] { return failed > 3 && server_.open_watches() == 1; }));
+  EXPECT_EQ(informer.size(), 6u);
+  EXPECT_EQ(Noted(changes_).size(), 6u) << "nothing was removed and added again";
+}
+
+TEST_F(InformerTest, WhatIsCutIsNotKept) {
+  Pod pod = MakePod("a");
+  pod.metadata.annotations = {{"keep", "1"}, {"large", "2"}};
+  server_.Put(pod);
+  Informer<Pod> informer(Client<Pod>(server_.api()), Options());
+  informer.SetCut([](Pod& kept) { kept.metadata.annotations.erase("large"); });
+  Start(informer);
+  EXPECT_EQ(informer.Get("shop", "a")->metadata.annotations.size(), 1u);
+  pod.spec.node_name = "n2";
+  server_.Put(pod);
+  ASSERT_TRUE(Changed(2));
+  EXPECT_EQ(informer.Get("shop", "a")->metadata.annotations.size(), 1u) << "what a watch tells, too";
+}
+
 TEST_F(InformerTest, WaitingForAServerThatRefusesEndsWithItsReason) {
   server_.Intercept([](const SeenRequest&) {
     return std::optional(ForcedAnswer{.code = 403, .reason = "Forbidden", .message = "pods is forbidden"});
