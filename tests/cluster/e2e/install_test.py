@@ -45,8 +45,8 @@ class AuthorsTest(ClusterTest):
     def test_a_migration_needs_the_rights_to_delete_create_and_evict_pods(self):
         obj = self.migration("m", "no-such-pod", self.nodes[1])
         almost = self.author("almost", self.pods("pods", "create", "delete"))
-        self.assertRefused(self.author("nobody"), obj, "needs the rights to create and delete pods")
-        self.assertRefused(almost, obj, "create pods/eviction")
+        self.assertRefused(self.author("nobody"), obj, "lacks the right to create pods in namespace")
+        self.assertRefused(almost, obj, "lacks the right to create pods/eviction")
         may = self.author("may", self.pods("pods", "create", "delete"), self.pods("pods/eviction", "create"))
         done = self.create(may, obj)
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -58,7 +58,7 @@ class AuthorsTest(ClusterTest):
         kubectl("-n", "default", "create", "rolebinding", self.namespace, f"--clusterrole={self.namespace}-pods",
                 f"--serviceaccount={self.namespace}:elsewhere")
         self.addCleanup(kubectl, "-n", "default", "delete", "rolebinding", self.namespace)
-        self.assertRefused(elsewhere, self.migration("m2", "no-such-pod", self.nodes[1]), "needs the rights")
+        self.assertRefused(elsewhere, self.migration("m2", "no-such-pod", self.nodes[1]), "lacks the right")
 
     def test_a_checkpoint_needs_the_right_to_enter_pods(self):
         obj = self.checkpoint("c", "no-such-pod")
@@ -68,7 +68,7 @@ class AuthorsTest(ClusterTest):
 
     def test_a_restore_needs_the_rights_to_create_and_enter_pods(self):
         obj = self.restore("r", "no-such-checkpoint")
-        self.assertRefused(self.author("creator", self.pods("pods", "create")), obj, "needs the rights to create pods and pods/exec")
+        self.assertRefused(self.author("creator", self.pods("pods", "create")), obj, "lacks the right to create pods/exec")
         both = self.author("both", self.pods("pods", "create"), self.pods("pods/exec", "create"))
         done = self.create(both, obj)
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -83,8 +83,14 @@ class AuthorsTest(ClusterTest):
         self.assertIn(f"is written by the controller of Godwit, not by {everything}", refused.stderr)
         self.assertEqual(self.get("migration", "told")["status"], told["status"])
 
+    def test_nobody_marks_a_pod_of_their_own_as_a_target(self):
+        tenant = self.author("tenant", self.pods("pods", "create", "get"))
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "false-target", "labels": {"godwit.io/migration": "some-uid"}},
+               "spec": {"containers": [{"name": "c", "image": "i"}]}}
+        self.assertRefused(tenant, pod, "are written on pods by the controller of Godwit")
+
     def test_the_policies_compile_without_a_warning(self):
-        for name in ("godwit-authors", "godwit-status"):
+        for name in ("godwit-authors", "godwit-status", "godwit-pods"):
             status = lambda: json.loads(kubectl("get", "validatingadmissionpolicy", name, "-o", "json")).get("status", {})
             wait("the type checker", lambda: "typeChecking" in status(), 30)
             self.assertFalse(status()["typeChecking"].get("expressionWarnings"))
