@@ -162,6 +162,17 @@ absl::StatusOr<std::string> Checkpoints::FindArchive(const std::string& uid,
       absl::StrCat("checkpoint ", uid, " has no archive ", file_name, " on this node"));
 }
 
+absl::StatusOr<std::string> Checkpoints::FindArchiveFor(const std::string& uid, const std::string& file_name,
+                                                        const std::string& digest) const {
+  GODWIT_ASSIGN_OR_RETURN(const std::string path, FindArchive(uid, file_name));
+  GODWIT_ASSIGN_OR_RETURN(const CheckpointStatus status, Get(uid));
+  for (const agent_api::Archive& archive : status.archives) {
+    if (archive.path == path && !digest.empty() && archive.digest == digest) return path;
+  }
+  return absl::PermissionDeniedError(
+      absl::StrCat("whoever fetches archive ", file_name, " of checkpoint ", uid, " must name its digest"));
+}
+
 absl::StatusOr<json::Raw> Checkpoints::Manifest(const std::string& uid) const {
   GODWIT_ASSIGN_OR_RETURN(CheckpointStatus status, Get(uid));
   if (status.archives.empty()) {

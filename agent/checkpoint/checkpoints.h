@@ -46,6 +46,9 @@ class Checkpoints {
   // word.
   absl::StatusOr<std::string> FindArchive(const std::string& uid, const std::string& file_name) const
       ABSL_LOCKS_EXCLUDED(mutex_);
+  // The same for another agent, which must name the archive's digest: PermissionDenied else.
+  absl::StatusOr<std::string> FindArchiveFor(const std::string& uid, const std::string& file_name,
+                                             const std::string& digest) const ABSL_LOCKS_EXCLUDED(mutex_);
   // Removes archives and memory of it. One that runs is ended first, which takes as long as its freeze at
   // most, or the disk a few writes; FailedPrecondition when it has not ended within some seconds: try again.
   // OK when nothing is there.

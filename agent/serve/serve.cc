@@ -376,6 +376,7 @@ class Agent {
                                    .address = spec.archive_address,
                                    .checkpoint_uid = spec.checkpoint_uid,
                                    .archive = archive.path.substr(archive.path.rfind('/') + 1),
+                                   .digest = archive.digest,
                                    .max_bytes = archive.size},
                                   path, deadline);
   }
@@ -395,9 +396,7 @@ class Agent {
     } else if (hello.ok()) {
       status = transfer::ServeArchive(
           *stream, *hello,
-          [this](const std::string& uid, const std::string& archive) {
-            return checkpoints_->FindArchive(uid, archive);
-          },
+          [this](const auto&... named) { return checkpoints_->FindArchiveFor(named...); },
           absl::Now() + kFetchLimit);
     } else {
       status = hello.status();

@@ -76,7 +76,8 @@ absl::Status FetchArchive(tls::Identity& identity, const FetchRequest& request, 
                     .uid = request.checkpoint_uid,
                     .from_node = request.own_node,
                     .to_node = request.node,
-                    .archive = request.archive};
+                    .archive = request.archive,
+                    .digest = request.digest};
   GODWIT_RETURN_IF_ERROR(stream->SendMessage(FrameType::kHello, hello, deadline));
   if (absl::Status status = AwaitAccepted(*stream, deadline); !status.ok()) return Annotate(status, what);
   const std::string folder = absl::StrCat(path, ".fetching");
@@ -93,7 +94,9 @@ absl::Status FetchArchive(tls::Identity& identity, const FetchRequest& request, 
 }
 
 absl::Status ServeArchive(Stream& stream, const Hello& hello, const FindArchive& find, absl::Time deadline) {
-  const absl::StatusOr<std::string> path = find(hello.uid, hello.archive);
+  absl::StatusOr<std::string> path = absl::PermissionDeniedError(
+      absl::StrCat("the caller is node ", stream.peer_node(), ", not ", hello.from_node));
+  if (hello.from_node == stream.peer_node()) path = find(hello.uid, hello.archive, hello.digest);
   if (!path.ok()) {
     const Reason reason{absl::IsNotFound(path.status()) ? "NotFound" : "Refused",
                         std::string(path.status().message())};

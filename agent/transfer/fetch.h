@@ -23,6 +23,7 @@ struct FetchRequest {
   std::string address;  // of that agent's stream
   std::string checkpoint_uid;
   std::string archive;    // file name
+  std::string digest;     // "sha256:<hex>" of it, as the controller has told us
   int64_t max_bytes = 0;  // more is refused
 };
 
@@ -31,12 +32,14 @@ struct FetchRequest {
 absl::Status FetchArchive(tls::Identity& identity, const FetchRequest& request, const std::string& path,
                           absl::Time deadline);
 
-// Where the archive of a checkpoint lies on this node. Both arguments are a peer's word: the function must
-// not build a path from them unchecked.
-using FindArchive =
-    std::function<absl::StatusOr<std::string>(const std::string& checkpoint_uid, const std::string& archive)>;
+// Where the archive of a checkpoint lies on this node; PermissionDenied for a wrong digest. The arguments are
+// a peer's word: the function must not build a path from them unchecked.
+using FindArchive = std::function<absl::StatusOr<std::string>(
+    const std::string& checkpoint_uid, const std::string& archive, const std::string& digest)>;
 
-// The other end: answers a HELLO of role kFetch.
+// The other end: answers a HELLO of role kFetch. An agent is no stranger, but that is not enough: it must
+// know the archive's digest, which stands in the Checkpoint's status alone, and which the controller tells
+// the agent of the node that a Restore is to run on.
 absl::Status ServeArchive(Stream& stream, const Hello& hello, const FindArchive& find, absl::Time deadline);
 
 }  // namespace godwit::transfer

@@ -33,6 +33,7 @@ struct Hello {
       false;  // kMigration: the source has ceded and only wants to know the target's state, and to commit
   bool resume = false;  // kMigration: goes on with the rounds of a pre-copy whose connection was cut
   std::string archive;  // kFetch: its file name
+  std::string digest;   // kFetch: the archive's, by which the caller shows that the controller sent it
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("role", self.role);
@@ -42,6 +43,7 @@ struct Hello {
     field("ask", self.ask);
     field("resume", self.resume);
     field("archive", self.archive);
+    field("digest", self.digest);
   }
   bool operator==(const Hello&) const = default;
 };

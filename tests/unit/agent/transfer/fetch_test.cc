@@ -21,11 +21,12 @@ class FetchTest : public testing::Test {
   }
   absl::Status Fetch(int64_t max_bytes = 1 << 30) {
     return FetchArchive(*n1_,
-                        {.own_node = "n1",
+                        {.own_node = own_node_,
                          .node = "n2",
                          .address = absl::StrCat("127.0.0.1:", server_->port()),
                          .checkpoint_uid = "c-1",
                          .archive = "app.tar",
+                         .digest = digest_,
                          .max_bytes = max_bytes},
                         path_, Soon());
   }
@@ -33,9 +34,12 @@ class FetchTest : public testing::Test {
   const std::string path_ = folder_ + "/fetched.tar";
   const tls::TestAuthority authority_;
   std::unique_ptr<tls::Identity> n1_, n2_;
-  FindArchive find_ = [this](const std::string& uid,
-                             const std::string& archive) -> absl::StatusOr<std::string> {
+  std::string own_node_ = "n1";
+  std::string digest_ = "sha256:1";
+  FindArchive find_ = [this](const std::string& uid, const std::string& archive,
+                             const std::string& digest) -> absl::StatusOr<std::string> {
     if (uid != "c-1" || archive != "app.tar") return absl::NotFoundError("no such archive");
+    if (digest != "sha256:1") return absl::PermissionDeniedError("another digest");
     return folder_ + "/original.tar";
   };
   std::unique_ptr<StreamServer> server_;
@@ -59,12 +63,28 @@ TEST_F(FetchTest, MoreThanWasExpectedIsRefusedAndLeavesNothing) {
 }
 
 TEST_F(FetchTest, WhatThePeerDoesNotHaveIsNotFound) {
-  find_ = [](const std::string&, const std::string&) -> absl::StatusOr<std::string> {
+  find_ = [](const std::string&, const std::string&, const std::string&) -> absl::StatusOr<std::string> {
     return absl::NotFoundError("no such archive");
   };
   const absl::Status status = Fetch();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(status.message(), testing::HasSubstr("app.tar from node n2: no such archive"));
+}
+
+TEST_F(FetchTest, WhoWasNotToldTheDigestGetsNothing) {
+  ASSERT_TRUE(WriteFileDurably(folder_ + "/original.tar", "secret").ok());
+  digest_ = "";
+  const absl::Status status = Fetch();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(status.message(), testing::HasSubstr("Refused: another digest"));
+  EXPECT_FALSE(FileExists(path_));
+}
+
+TEST_F(FetchTest, ANodeCannotSpeakForAnother) {
+  ASSERT_TRUE(WriteFileDurably(folder_ + "/original.tar", "secret").ok());
+  own_node_ = "n3";
+  EXPECT_THAT(Fetch().message(), testing::HasSubstr("the caller is node n1, not n3"));
+  EXPECT_FALSE(FileExists(path_));
 }
 
 TEST_F(FetchTest, AFileThatCannotBeReadIsToldByThePeer) {
