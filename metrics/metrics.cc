@@ -23,6 +23,7 @@ ControllerMetrics::ControllerMetrics(Registry& owner) : registry(owner) {
     queue_wait.With(kind);
   }
   for (const char* outcome : {"signed", "refused", "failed"}) certificates_signed.With(outcome);
+  for (const char* invariant : {"I1", "I3"}) invariant_violations.With(invariant);
 }
 
 AgentMetrics::AgentMetrics(Registry& owner) : registry(owner) {
@@ -59,6 +60,7 @@ AgentMetrics::AgentMetrics(Registry& owner) : registry(owner) {
     gauge->With().Set(0);
   }
   for (const char* outcome : {"succeeded", "failed"}) certificate_renewals.With(outcome);
+  for (const char* invariant : {"I2", "I5", "I6", "I7"}) invariant_violations.With(invariant);
 }
 
 }  // namespace godwit::metrics

@@ -34,6 +34,9 @@ inline const std::vector<double> kOperationSeconds = {0.5, 1,  2,  3,  5,   7.5,
 inline const std::vector<double> kBytesPerSecond = {
     1 << 20, 4 << 20, 16 << 20, 64 << 20, 128 << 20, 256 << 20, 1e9, 2e9, 4e9, 8e9, 16e9};
 
+// Of controller and agents alike: what each can see of the hand-over's promises (docs/security.md).
+inline constexpr char kInvariantViolations[] = "godwit_invariant_violations_total";
+
 // The controller's, on port 9554.
 struct ControllerMetrics {
   explicit ControllerMetrics(Registry& owner);
@@ -73,6 +76,14 @@ struct ControllerMetrics {
                               "How long objects stayed in a phase before they left it.",
                               {"kind", "phase"},
                               kOperationSeconds};
+
+  // invariant: I1 (source and target of a migration both run), I3 (the source was killed and its target does
+  // not run).
+  Counter<1> invariant_violations{
+      registry,
+      kInvariantViolations,
+      "Migrations in which a promise of the hand-over was broken, as the controller sees it; must stay 0.",
+      {"invariant"}};
 
   // The reconcile loop.
   Histogram<1> reconcile_duration{registry,
@@ -282,6 +293,15 @@ struct AgentMetrics {
                                     "Requests to this agent's API until they were answered.",
                                     {"route"},
                                     kRequestSeconds};
+
+  // invariant: I2 (a pod stood still for longer than its freeze limit), I5 (something of an operation that
+  // has ended was left behind), I6 (a pod that was not handed over stands still and has no guard), I7 (a
+  // state came to another pod than the one it was for).
+  Counter<1> invariant_violations{
+      registry,
+      kInvariantViolations,
+      "Operations in which a promise of the hand-over was broken on this node; must stay 0.",
+      {"invariant"}};
 
   Gauge<0> certificate_expiry{
       registry, "godwit_agent_certificate_expiry_timestamp_seconds",

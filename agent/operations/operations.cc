@@ -315,6 +315,10 @@ void Operations::ServeMigration(const std::shared_ptr<transfer::Stream>& stream,
   target->Serve(stream, hello);
 }
 
+bool Operations::Knows(const std::string& uid) const {
+  return Find(sources_, uid) != nullptr || Find(targets_, uid) != nullptr || Find(restores_, uid) != nullptr;
+}
+
 Operations::Working Operations::Count() const {
   Working working;
   {

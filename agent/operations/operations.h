@@ -82,6 +82,9 @@ class Operations {
   // Serves a source's stream whose HELLO has been read; returns at its end.
   void ServeMigration(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello);
 
+  // Whether there is a side of that UID, in work or ended.
+  bool Knows(const std::string& uid) const;
+
   struct Working {
     int sources = 0;
     int targets = 0;

@@ -54,6 +54,13 @@ void PermitTable::OnRequest(const std::shared_ptr<RuntimePeer>& peer, const Runt
     Fail(*migration, absl::StrCat("the runtime of container ", container, " broke the protocol"));
     return Refuse(peer, migration->failure.message());
   }
+  const absl::Status of_pod =
+      check_pod_ ? check_pod_(migration->spec.sandbox_uid, permit->claim, request.pid) : absl::OkStatus();
+  if (!of_pod.ok()) {
+    Fail(*migration,
+         absl::StrCat("container ", container, " was restored for another pod: ", of_pod.message()));
+    return Refuse(peer, migration->failure.message());
+  }
   permit->pid = request.pid;
   permit->stage = Stage::kRestored;
   changed_.SignalAll();

@@ -84,11 +84,18 @@ using DestroyCgroup = std::function<absl::Status(const std::string& cgroup)>;
 // Whether a restored container still stands there, frozen. CheckStandsFrozen (cgroup_end.h) is the real one.
 using CheckCgroup = std::function<absl::Status(const std::string& cgroup)>;
 
+// Whether what was restored for a claim is of the pod that the permit is for (I7). CheckIsOfPod (pod_check.h)
+// is the real one.
+using CheckPod = std::function<absl::Status(const std::string& sandbox_uid, const Claim& claim, int64_t pid)>;
+
 // Thread-safe.
 class PermitTable {
  public:
-  PermitTable(PermitStore store, DestroyCgroup destroy, CheckCgroup check)
-      : store_(std::move(store)), destroy_(std::move(destroy)), check_(std::move(check)) {}
+  PermitTable(PermitStore store, DestroyCgroup destroy, CheckCgroup check, CheckPod check_pod = nullptr)
+      : store_(std::move(store)),
+        destroy_(std::move(destroy)),
+        check_(std::move(check)),
+        check_pod_(std::move(check_pod)) {}
 
   // Writes the permits, Waiting; also takes those of the same migration up again after a restart of the
   // agent. FailedPrecondition: a container of that pod has a permit that is used up or of another migration.
@@ -180,6 +187,7 @@ class PermitTable {
   const PermitStore store_;
   const DestroyCgroup destroy_;
   const CheckCgroup check_;
+  const CheckPod check_pod_;
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;
   std::map<std::string, Migration> migrations_ ABSL_GUARDED_BY(mutex_);

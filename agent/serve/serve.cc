@@ -31,10 +31,12 @@
 #include "agent/permits/cgroup_end.h"
 #include "agent/permits/permit_server.h"
 #include "agent/permits/permit_table.h"
+#include "agent/permits/pod_check.h"
 #include "agent/preflight/inspect.h"
 #include "agent/runtime/cgroup.h"
 #include "agent/runtime/freezer.h"
 #include "agent/serve/node_facts.h"
+#include "agent/serve/sweep.h"
 #include "agent/tls/bootstrap.h"
 #include "agent/tls/identity.h"
 #include "agent/transfer/fetch.h"
@@ -51,7 +53,7 @@ namespace {
 constexpr absl::Duration kHelloLimit = absl::Seconds(10);
 constexpr absl::Duration kFetchLimit = absl::Minutes(10);
 constexpr absl::Duration kKillLimit = absl::Seconds(15);
-constexpr absl::Duration kHousekeeping = absl::Seconds(60);
+constexpr absl::Duration kHousekeeping = absl::Seconds(30);
 constexpr double kPagesShare = 0.8;
 
 // Signals that end the agent, as a descriptor. Made before any thread, so that all inherit the mask.
@@ -143,8 +145,20 @@ class Agent {
         [cgroup_root](const std::string& cgroup) {
           return permits::KillCgroup(cgroup_root, cgroup, kKillLimit);
         },
-        [cgroup_root](const std::string& cgroup) { return permits::CheckStandsFrozen(cgroup_root, cgroup); });
+        [cgroup_root](const std::string& cgroup) { return permits::CheckStandsFrozen(cgroup_root, cgroup); },
+        [this](const std::string& sandbox_uid, const permits::Claim& claim, int64_t pid) {
+          absl::Status status = permits::CheckIsOfPod(host_.root, host_.proc, sandbox_uid, claim, pid);
+          if (!status.ok()) metrics_.invariant_violations.With("I7").Increment();
+          return status;
+        });
     GODWIT_RETURN_IF_ERROR(OpenWork());
+    sweep_ = std::make_unique<Sweep>(Sweep::Options{.host = host_,
+                                                    .state_folder = options_.state_folder,
+                                                    .run_folder = options_.run_folder,
+                                                    .knows = [this](const std::string& uid) {
+                                                      return operations_->Knows(uid) ||
+                                                             checkpoints_->Get(uid).ok();
+                                                    }});
     FeedGauges();
     GODWIT_ASSIGN_OR_RETURN(
         permit_server_,
@@ -395,8 +409,7 @@ class Agent {
       status = transfer::TakeSample(*stream, *hello);
     } else if (hello.ok()) {
       status = transfer::ServeArchive(
-          *stream, *hello,
-          [this](const auto&... named) { return checkpoints_->FindArchiveFor(named...); },
+          *stream, *hello, [this](const auto&... named) { return checkpoints_->FindArchiveFor(named...); },
           absl::Now() + kFetchLimit);
     } else {
       status = hello.status();
@@ -508,8 +521,19 @@ class Agent {
     });
   }
 
-  // Spent permits go when their pods have gone.
   void KeepHouse() {
+    for (const BrokenPromise& broken : sweep_->Look(absl::Now())) {
+      metrics_.invariant_violations.With(broken.invariant).Increment();
+      LOG(ERROR) << Log("a promise of the hand-over is broken")
+                        .With("migration", broken.uid)
+                        .With("invariant", broken.invariant)
+                        .With("what", broken.message);
+    }
+    RemovePermits();
+  }
+
+  // Spent permits go when their pods have gone.
+  void RemovePermits() {
     const std::string pods = host_.At(absl::StrCat(options_.kubelet_folder, "/pods"));
     if (!FileExists(pods)) return;  // kubelet keeps them elsewhere: better keep too many
     absl::Status removed = permits_->RemoveSpent(
@@ -542,6 +566,7 @@ class Agent {
   std::optional<memory::ShortSmaps> smaps_;  // none: this kernel cannot tell
   std::unique_ptr<checkpoint::Checkpoints> checkpoints_;
   std::unique_ptr<operations::Operations> operations_;
+  std::unique_ptr<Sweep> sweep_;
   std::unique_ptr<permits::PermitServer> permit_server_;
   std::unique_ptr<memory::PageServer> page_server_;
   std::unique_ptr<transfer::StreamServer> streams_;

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "controller/migration/execute.h"
+#include "controller/migration/invariants.h"
 #include "controller/migration/observe.h"
 #include "k8s/error.h"
 
@@ -24,6 +25,13 @@ absl::StatusOr<absl::Duration> MigrationReconciler::Reconcile(const k8s::ObjectN
   if (!migration.ok()) return migration.status();
   GODWIT_ASSIGN_OR_RETURN(const MigrationObserved seen,
                           Observe(*cluster_, settings_, *migration, clock_->Now()));
+  for (const BrokenInvariant& broken : BrokenInvariants(seen)) {
+    if (!telemetry_->Broken(seen.migration.metadata.uid, broken.invariant)) continue;
+    LOG(ERROR) << Log("a promise of the hand-over is broken")
+                      .With("migration", seen.migration.metadata.uid)
+                      .With("invariant", broken.invariant)
+                      .With("what", broken.message);
+  }
   const MigrationDecision decision = Decide(seen, settings_, clock_->Now());
   if (decision.status != seen.migration.status) {
     GODWIT_RETURN_IF_ERROR(WriteStatus(seen, decision));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "controller/runtime/telemetry.h"
 
+#include "absl/strings/str_cat.h"
 #include "crds/common.h"
 
 namespace godwit::controller {
@@ -27,6 +28,15 @@ void Telemetry::Changed(const k8s::ObjectMeta& object, const PhaseChange& change
   metrics_->finished.With(change.kind, outcome).Increment();
   metrics_->duration.Observe(now - created, change.kind, outcome);
   if (!change.succeeded) metrics_->failures.With(change.kind, absl::string_view(change.reason)).Increment();
+}
+
+bool Telemetry::Broken(const std::string& uid, const std::string& invariant) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!broken_.insert(absl::StrCat(invariant, " ", uid)).second) return false;
+  }
+  if (metrics_ != nullptr) metrics_->invariant_violations.With(invariant).Increment();
+  return true;
 }
 
 std::string CompleteReason(const std::vector<k8s::Condition>& conditions) {

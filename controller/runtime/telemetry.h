@@ -7,6 +7,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -31,11 +32,14 @@ class Telemetry {
   explicit Telemetry(metrics::ControllerMetrics* metrics) : metrics_(metrics) {}
   void Changed(const k8s::ObjectMeta& object, const PhaseChange& change, absl::Time now)
       ABSL_LOCKS_EXCLUDED(mutex_);
+  // A promise of the hand-over was seen broken; true, and counted, the first time for this object.
+  bool Broken(const std::string& uid, const std::string& invariant) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   metrics::ControllerMetrics* const metrics_;
   absl::Mutex mutex_;
   absl::flat_hash_map<std::string, absl::Time> began_ ABSL_GUARDED_BY(mutex_);  // by uid: the phase it is in
+  absl::flat_hash_set<std::string> broken_ ABSL_GUARDED_BY(mutex_);
 };
 
 // The reason of the Complete condition, for counting failures.

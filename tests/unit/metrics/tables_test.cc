@@ -4,6 +4,7 @@
 #include <set>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -27,7 +28,7 @@ TEST(Tables, NamesCarryTheirComponentAndUnit) {
   for (const Description& metric : All()) {
     SCOPED_TRACE(metric.name);
     EXPECT_TRUE(absl::StartsWith(metric.name, "godwit_controller_") ||
-                absl::StartsWith(metric.name, "godwit_agent_"));
+                absl::StartsWith(metric.name, "godwit_agent_") || metric.name == kInvariantViolations);
     EXPECT_EQ(absl::EndsWith(metric.name, "_total"), metric.type == "counter");
     if (metric.type == "histogram") {
       EXPECT_TRUE(absl::EndsWith(metric.name, "_seconds") ||
@@ -40,7 +41,10 @@ TEST(Tables, NamesCarryTheirComponentAndUnit) {
 
 TEST(Tables, NoNameStandsTwice) {
   std::set<std::string> names;
-  for (const Description& metric : All()) EXPECT_TRUE(names.insert(metric.name).second) << metric.name;
+  for (const Description& metric : All()) {
+    const bool is_new = names.insert(metric.name).second;
+    EXPECT_TRUE(is_new || metric.name == kInvariantViolations) << metric.name;
+  }
 }
 
 TEST(Tables, EveryHelpIsASentence) {
@@ -68,6 +72,8 @@ TEST(Tables, WhatAlertsWatchIsThereBeforeAnythingHappened) {
   EXPECT_THAT(text, HasSubstr("godwit_controller_finished_total{kind=\"Migration\",outcome=\"Failed\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("godwit_controller_leader 0\n"));
   EXPECT_THAT(text, HasSubstr("godwit_agent_frozen_pods 0\n"));
+  for (const char* invariant : {"I1", "I2", "I3", "I5", "I6", "I7"})
+    EXPECT_THAT(text, HasSubstr(absl::StrCat(kInvariantViolations, "{invariant=\"", invariant, "\"} 0\n")));
   EXPECT_THAT(text, HasSubstr("godwit_agent_pre_copies_total{outcome=\"gave_up\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("godwit_agent_pager_backlog_bytes 0\n"));
   EXPECT_THAT(text, HasSubstr("godwit_agent_stream_errors_total{reason=\"Checksum\"} 0\n"));

@@ -80,6 +80,13 @@ class PermitTableTest : public ::testing::Test {
         [this](const std::string&) {
           absl::MutexLock lock(&mutex_);
           return check_result_;
+        },
+        [this](const std::string& sandbox_uid, const Claim& claim, int64_t pid) {
+          absl::MutexLock lock(&mutex_);
+          EXPECT_EQ(sandbox_uid, kPod);
+          EXPECT_EQ(claim.bundle, "/run/bundle");
+          EXPECT_EQ(pid, 4711);
+          return of_pod_result_;
         });
   }
   PermitSpec Spec(std::vector<std::string> containers = {"app"}) {
@@ -143,8 +150,31 @@ class PermitTableTest : public ::testing::Test {
   std::vector<std::string> destroyed_;
   absl::Status destroy_result_;
   absl::Status check_result_;
+  absl::Status of_pod_result_;
   std::unique_ptr<PermitTable> table_;
 };
+
+TEST_F(PermitTableTest, AStateThatCameToAnotherPodNeverRuns) {
+  ASSERT_TRUE(table_->Add(Spec()).ok());
+  {
+    absl::MutexLock lock(&mutex_);
+    of_pod_result_ = absl::PermissionDeniedError("its bundle says otherwise");
+  }
+  const auto runtime = Create();
+  std::thread answers([&] {
+    EXPECT_EQ(runtime->Next().action, RuntimeAction::kRestore);
+    table_->OnRequest(runtime, {.op = RuntimeOp::kRestored, .pid = 4711});
+    EXPECT_EQ(runtime->Next().action, RuntimeAction::kRefuse);
+    table_->OnClosed(runtime);
+  });
+  const auto restored = table_->Restore(kMigration, "app", "/images", "/work", absl::Seconds(10));
+  answers.join();
+  EXPECT_EQ(restored.status().code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(restored.status().message()),
+              HasSubstr("restored for another pod: its bundle says"));
+  EXPECT_THAT(Destroyed(), ElementsAre("/kubepods/c1"));
+  EXPECT_FALSE(table_->CheckStanding(kMigration).ok());
+}
 
 TEST_F(PermitTableTest, TheOrderToRestoreNamesGateLazyPagesAndSharedMemory) {
   ASSERT_TRUE(table_->Add(Spec()).ok());
