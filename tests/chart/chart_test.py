@@ -79,7 +79,8 @@ class ChartTest(unittest.TestCase):
             for container in pod["containers"] + pod.get("initContainers", []):
                 context = container["securityContext"]
                 if container["name"] in privileged:
-                    self.assertEqual(context, {"privileged": True})
+                    self.assertEqual(context, {"privileged": True, "readOnlyRootFilesystem": True,
+                                               "seccompProfile": {"type": "Unconfined"}})
                     continue
                 with self.subTest(pod=name, container=container["name"]):
                     self.assertFalse(context["allowPrivilegeEscalation"])
@@ -89,6 +90,43 @@ class ChartTest(unittest.TestCase):
             context = pod_of(workload)["securityContext"]
             self.assertTrue(context["runAsNonRoot"])
             self.assertEqual(context["seccompProfile"], {"type": "RuntimeDefault"})
+
+    def test_every_privilege_is_justified_in_the_threat_model(self):
+        text = (REPO / "docs/security.md").read_text()
+        for name, pod in pods(self.default):
+            for privilege in ("hostNetwork", "hostPID", "hostIPC"):
+                if pod.get(privilege):
+                    self.assertIn(f"`{privilege}`", text, name)
+            for volume in pod.get("volumes", []):
+                if "hostPath" in volume:
+                    self.assertIn(f"`{volume['hostPath']['path']}`", text, name)
+            self.assertFalse(pod.get("hostIPC"), name)
+            if name not in ("godwit-agent", "godwit-uninstall"):
+                self.assertFalse(pod.get("hostNetwork") or pod.get("hostPID"), name)
+        for role in (o for o in self.default if o["kind"] in ("Role", "ClusterRole") and o["metadata"]["name"] == "godwit-controller"):
+            for rule in role["rules"]:
+                for resource in rule["resources"]:
+                    self.assertIn(f"`{resource.split('/')[0]}`", text, resource)
+
+    def test_the_threat_model_names_tests_that_are_there(self):
+        text = (REPO / "docs/security.md").read_text()
+        named = set(re.findall(r"`(test_\w+|[A-Z][a-z]*(?:[A-Z][a-z]*){4,})`", text)) - {"GodwitInvariantViolated"}
+        self.assertGreater(len(named), 40)
+        tests = "\n".join(p.read_text() for p in (REPO / "tests").rglob("*") if p.suffix in (".cc", ".py"))
+        for name in sorted(named):
+            self.assertRegex(tests, rf"(, |def ){name}\b", "docs/security.md names a test that is not there")
+
+    def test_the_policies_are_there_and_refuse(self):
+        policies = {o["metadata"]["name"]: o["spec"] for o in self.default if o["kind"] == "ValidatingAdmissionPolicy"}
+        bindings = {o["spec"]["policyName"]: o["spec"] for o in self.default if o["kind"] == "ValidatingAdmissionPolicyBinding"}
+        self.assertEqual(set(policies), {"godwit-authors", "godwit-status", "godwit-pods"})
+        self.assertEqual(set(policies), set(bindings))
+        for name, spec in policies.items():
+            self.assertEqual(spec["failurePolicy"], "Fail", name)
+            self.assertEqual(bindings[name]["validationActions"], ["Deny"], name)
+        rules = policies["godwit-authors"]["matchConstraints"]["resourceRules"][0]
+        self.assertEqual(set(rules["operations"]), {"CREATE", "UPDATE"})
+        self.assertEqual(set(rules["resources"]), {"migrations", "checkpoints", "restores"})
 
     def test_rights_have_no_wildcards_and_agents_have_none(self):
         roles = [o for o in self.default if o["kind"] in ("Role", "ClusterRole")]

@@ -63,6 +63,17 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{/*
+For the containers that work on the host. Privileged, with all capabilities and without seccomp, as what they start on the host
+(godwit-guard, and by it runc and CRIU; nft; the restart of containerd) has no more than they have: a capability dropped or a
+system call forbidden here is missing there. Nothing is written into their own file systems. docs/security.md has the list.
+*/}}
+{{- define "godwit.onHost" -}}
+privileged: true
+readOnlyRootFilesystem: true
+seccompProfile: {type: Unconfined}
+{{- end }}
+
 {{- define "godwit.restrictedPod" -}}
 runAsNonRoot: true
 runAsUser: 65532
