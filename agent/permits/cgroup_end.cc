@@ -22,10 +22,7 @@ absl::Status CheckStandsFrozen(const std::string& root, const std::string& cgrou
   if (!events.ok() || absl::StrContains(*events, "populated 0")) {
     return absl::FailedPreconditionError(absl::StrCat("no process is left in its cgroup ", cgroup));
   }
-  if (!absl::StrContains(*events, "frozen 1")) {
-    return absl::FailedPreconditionError(absl::StrCat("its cgroup ", cgroup, " is not frozen"));
-  }
-  return absl::OkStatus();
+  return runtime::CheckStandsStill(absl::StrCat(root, cgroup));
 }
 
 }  // namespace godwit::permits

@@ -24,6 +24,8 @@ namespace {
 // POLLPRI announces a change of cgroup.events; a look now and then does no harm and covers what does not
 // announce.
 constexpr absl::Duration kLookAgain = absl::Milliseconds(5);
+// A task that was let go of needs a processor to come to its place.
+constexpr absl::Duration kLetGoLimit = absl::Seconds(2);
 
 // Writes `value` to cgroup.freeze of each folder, side by side: each write walks all tasks of its cgroup.
 std::vector<absl::Status> WriteFreeze(const std::vector<std::string>& folders, absl::string_view value) {
@@ -112,6 +114,16 @@ absl::Status WaitFrozen(const std::vector<std::string>& folders, absl::Duration 
   const absl::Time deadline = absl::Now() + limit;
   for (const std::string& folder : folders) GODWIT_RETURN_IF_ERROR(WaitEvent(folder, "frozen 1", deadline));
   return absl::OkStatus();
+}
+
+absl::Status CheckStandsStill(const std::string& folder) {
+  GODWIT_ASSIGN_OR_RETURN(const std::string freeze, ReadFile(absl::StrCat(folder, "/cgroup.freeze")));
+  if (!absl::StartsWith(freeze, "1")) {
+    return absl::FailedPreconditionError(absl::StrCat("cgroup ", folder, " is not frozen any more"));
+  }
+  const absl::Status still = WaitFrozen({folder}, kLetGoLimit);
+  if (!absl::IsDeadlineExceeded(still)) return still;
+  return absl::FailedPreconditionError(still.message());
 }
 
 absl::Status KillCgroup(const std::string& folder, absl::Duration limit) {

@@ -185,7 +185,10 @@ absl::Status HostActs::Thaw() {
   return thawed;
 }
 
-absl::Status HostActs::StillFrozen() { return runtime::WaitFrozen(Cgroups(), absl::ZeroDuration()); }
+absl::Status HostActs::StillFrozen() {
+  for (const std::string& cgroup : Cgroups()) GODWIT_RETURN_IF_ERROR(runtime::CheckStandsStill(cgroup));
+  return absl::OkStatus();
+}
 
 absl::Status HostActs::Kill() {
   absl::Status first;

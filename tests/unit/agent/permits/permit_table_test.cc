@@ -445,10 +445,13 @@ TEST(CheckStandsFrozenTest, NeedsProcessesAndAllOfThemFrozen) {
   std::string root = absl::StrCat(::testing::TempDir(), "/cgroup-XXXXXX");
   ASSERT_NE(mkdtemp(root.data()), nullptr);
   EXPECT_FALSE(CheckStandsFrozen(root, "").ok());
+  std::ofstream(root + "/cgroup.freeze") << "1\n";
   std::ofstream(root + "/cgroup.events") << "populated 0\nfrozen 1\n";
   EXPECT_FALSE(CheckStandsFrozen(root, "").ok());
   std::ofstream(root + "/cgroup.events") << "populated 1\nfrozen 0\n";
+  std::ofstream(root + "/cgroup.freeze") << "0\n";
   EXPECT_FALSE(CheckStandsFrozen(root, "").ok());
+  std::ofstream(root + "/cgroup.freeze") << "1\n";
   std::ofstream(root + "/cgroup.events") << "populated 1\nfrozen 1\n";
   EXPECT_TRUE(CheckStandsFrozen(root, "").ok());
 }

@@ -131,5 +131,22 @@ TEST(Freezer, KillsAndWaitsUntilNothingIsLeft) {
   EXPECT_TRUE(KillCgroup(a + "/gone", absl::Seconds(5)).ok());
 }
 
+// As when CRIU lets go of what it has restored: told to be frozen, and counted as running until each task has
+// come to its place.
+TEST(FreezerTest, WhatATracerLetsGoOfIsWaitedFor) {
+  FakeKernel kernel(absl::StrCat(::testing::TempDir(), "/let-go-", getpid()));
+  kernel.stuck = true;
+  const std::string folder = kernel.Add("a");
+  std::ofstream(folder + "/cgroup.freeze") << "1\n";
+  std::thread later([&] {
+    absl::SleepFor(absl::Milliseconds(30));
+    kernel.stuck = false;
+  });
+  EXPECT_TRUE(CheckStandsStill(folder).ok());
+  later.join();
+  std::ofstream(folder + "/cgroup.freeze") << "0\n";
+  EXPECT_THAT(CheckStandsStill(folder).message(), HasSubstr("is not frozen any more"));
+}
+
 }  // namespace
 }  // namespace godwit::runtime
