@@ -47,8 +47,8 @@ absl::Status WaitFrozen(const std::vector<std::string>& folders, absl::Duration 
 
 // OK when nobody has thawed the cgroup, and all of it stands still. For a moment it may not, frozen as it is:
 // when a tracer lets go of its tasks the kernel counts each of them as running until it has come to its place
-// in the freezer (kernel/cgroup/freezer.c, cgroup_leave_frozen), without a line of its own; that long is waited,
-// up to 2 s. FailedPrecondition otherwise.
+// in the freezer (kernel/cgroup/freezer.c, cgroup_leave_frozen), without a line of its own; that long is
+// waited, up to 2 s. FailedPrecondition otherwise.
 absl::Status CheckStandsStill(const std::string& folder);
 
 // Kills everything in the cgroup, frozen or not, and waits until nothing is left. The processes run no more

@@ -62,7 +62,8 @@ class Agents {
 // Descriptors of the container's processes that lead to a userfaultfd.
 int Userfaultfds(const Container& container) {
   int count = 0;
-  for (const pid_t pid : *runtime::ProcessesInCgroup(container.cgroup())) {
+  const std::vector<pid_t> pids = *runtime::ProcessesInCgroup(container.cgroup());
+  for (const pid_t pid : pids) {
     const std::string folder = absl::StrCat("/proc/", pid, "/fd");
     DIR* dir = opendir(folder.c_str());
     while (const dirent* entry = dir == nullptr ? nullptr : readdir(dir)) {
