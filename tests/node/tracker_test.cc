@@ -657,6 +657,11 @@ TEST_F(InjectTest, TheEndOfTheTrackerInTheMiddleDoesNoHarm) {
     SCOPED_TRACE(mode);
     Workload workload({mode});
     const std::vector<std::string> before = Descriptors(workload.pid());
+    // Held open by trackers, and by the injections that outlive them.
+    int ends[2];
+    ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    const UniqueFd all_ended(ends[0]);
+    UniqueFd alive(ends[1]);
     std::mt19937 random(1);
     for (int i = 0; i < 150; ++i) {
       const pid_t tracker = fork();
@@ -668,6 +673,9 @@ TEST_F(InjectTest, TheEndOfTheTrackerInTheMiddleDoesNoHarm) {
       ASSERT_EQ(kill(tracker, SIGKILL), 0);
       ASSERT_EQ(waitpid(tracker, nullptr, 0), tracker);
     }
+    alive.Reset();
+    char byte = 0;
+    EXPECT_EQ(read(all_ended.get(), &byte, 1), 0);
     EXPECT_TRUE(Eventually([&] { return memory::ReadTaskStatus("/proc", workload.pid())->tracer == 0; }));
     ExpectUntouched(workload, before);
     workload.SendLine();
