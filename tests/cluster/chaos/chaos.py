@@ -139,13 +139,15 @@ class Chaos:
         return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
     def fresh_system(self):
+        time.sleep(1.5)  # for kubelet to see who has died
         for pod in self.system_pods():
             if any(s["restartCount"] > 0 for s in pod["status"].get("containerStatuses", [])):
                 self.api.delete(f"/api/v1/namespaces/{SYSTEM}/pods/{pod['metadata']['name']}", 2)
 
         def ready():
             pods = self.system_pods()
-            return len(pods) >= len(self.machines) + 1 and all(self.is_ready(p) for p in pods)
+            agents = [p for p in pods if p["metadata"]["labels"].get("app.kubernetes.io/component") == "agent"]
+            return len(agents) == len(self.machines) and len(pods) > len(agents) and all(self.is_ready(p) for p in pods)
         if not wait(ready, 120, 0.2):
             raise RuntimeError("agents and controllers do not become ready")
 
