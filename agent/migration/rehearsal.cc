@@ -26,6 +26,8 @@ constexpr int kRoundTrips = 3;
 constexpr uint64_t kSlice = uint64_t{2} << 20;
 // Samples that sent less say little of the link.
 constexpr int64_t kTellingBytes = int64_t{4} << 20;
+// What of any container's memory is CRIU's (data of its libraries, written) and in the fixed part already.
+constexpr int64_t kCriuBytesOfSmall = int64_t{4} << 20;
 
 // The connection to the target's agent.
 class Link {
@@ -371,9 +373,11 @@ class Rehearsal {
   }
 
   void Foretell() {
-    const FixedPart fixed = FixedPartFor(static_cast<int>(pod_.parts.size()), report_.weight);
+    const int containers = static_cast<int>(pod_.parts.size());
+    const FixedPart fixed = FixedPartFor(containers, report_.weight);
     const bool stops = request_.mode == CopyMode::kStopAndCopy;
-    sample_.criu_bytes = std::max<int64_t>(0, request_.memory_bytes - sample_.content_bytes);
+    sample_.criu_bytes =
+        std::max<int64_t>(0, request_.memory_bytes - sample_.content_bytes - containers * kCriuBytesOfSmall);
     const Forecast forecast =
         stops || !report_.fallback.empty()
             ? ForecastStopAndCopy(sample_, fixed, request_.memory_bytes, request_.file_bytes, !stops)

@@ -188,5 +188,30 @@ TEST(ConvergenceTest, EachContainerAddsToTheFreeze) {
   EXPECT_GT(three.PredictedFreeze(), 2 * one.PredictedFreeze());
 }
 
+TEST(ConvergenceTest, WhatCriuLooksAtAddsToTheFreezeAndToTheDump) {
+  const FixedPart small = FixedPartFor(1, {.processes = 1, .threads = 1, .descriptors = 5, .mappings = 18});
+  EXPECT_EQ(small.freeze, FixedPartFor(1, {}).freeze) << "one that is not known counts as small";
+  const agent_api::Weight weights[] = {{.processes = 51, .threads = 51},
+                                       {.processes = 1, .threads = 400},
+                                       {.processes = 1, .threads = 1, .descriptors = 1000},
+                                       {.processes = 1, .threads = 1, .mappings = 10000}};
+  for (const agent_api::Weight& weight : weights) {
+    const FixedPart fixed = FixedPartFor(1, weight);
+    EXPECT_GT(fixed.freeze, small.freeze + absl::Milliseconds(50));
+    EXPECT_GT(fixed.dump, small.dump);
+    EXPECT_LT(fixed.dump - small.dump, fixed.freeze - small.freeze) << "restoring is part of it";
+  }
+  // Three small containers are small, too.
+  EXPECT_EQ(FixedPartFor(3, {.processes = 3, .threads = 3, .descriptors = 18, .mappings = 60}).freeze,
+            FixedPartFor(3, {}).freeze);
+}
+
+TEST(ConvergenceTest, APodOfOtherProcessesByNowIsPredictedAnew) {
+  Convergence convergence = After(6, 10e6, 1e9, 64 * kMiB, Limits(absl::Milliseconds(100)));
+  EXPECT_TRUE(convergence.Fits());
+  convergence.SetFixed(FixedPartFor(1, {.processes = 200, .threads = 200}));
+  EXPECT_FALSE(convergence.Fits());
+}
+
 }  // namespace
 }  // namespace godwit::migration
