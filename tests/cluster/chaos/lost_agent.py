@@ -27,18 +27,20 @@ def scale(chaos, away_from):
         chaos.api.call("PATCH", f"/api/v1/nodes/{name}", {"metadata": {"labels": label}}, "application/merge-patch+json")
 
 
-def frozen_folder(machine, pod_uid):
-    return [folder for folder in machine.frozen() if pod_uid in folder]
+def frozen_folder(machine, pod):
+    """By its containers' ids: not every kubelet names a pod's cgroup."""
+    ids = [status["containerID"].split("//")[-1] for status in pod["status"]["containerStatuses"]]
+    return [folder for folder in machine.frozen() if any(one in str(folder) for one in ids)]
 
 
 def one(chaos, lane, step):
     """Seconds from the kill to the thaw, and from the kill until the pod is heard again; None: the step was not reached."""
-    pod_uid = chaos.api.get(chaos.api.pods(lane.pod))["metadata"]["uid"]
+    pod = chaos.api.get(chaos.api.pods(lane.pod))
     chaos.begin(lane, ("kill source agent", step))
     machine, source = chaos.machine_of(lane, step), lane.move.source
     if not wait(lambda: machine.reached(lane.move.uid, step), 30, 0.002):
         return None
-    folders = frozen_folder(source, pod_uid)
+    folders = frozen_folder(source, pod)
     if not folders:
         return None
     lane.reached = lane.struck = True
