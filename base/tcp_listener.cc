@@ -2,13 +2,11 @@
 #include "base/tcp_listener.h"
 
 #include <arpa/inet.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <cerrno>
 #include <cstring>
-#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -19,37 +17,33 @@ namespace {
 // A burst of connections must not make the kernel drop one that matters: it comes again only after a second.
 constexpr int kBacklog = 1024;
 
-struct FreeAddresses {
-  void operator()(addrinfo* list) const { freeaddrinfo(list); }
-};
-using Addresses = std::unique_ptr<addrinfo, FreeAddresses>;
+}  // namespace
 
-absl::StatusOr<Addresses> Resolve(const std::string& host, uint16_t port) {
+absl::StatusOr<TcpAddresses> ResolveTcp(const std::string& host, const std::string& port) {
   addrinfo hints{};
-  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE;
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* list = nullptr;
-  const int error = getaddrinfo(host.c_str(), absl::StrCat(port).c_str(), &hints, &list);
+  const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &list);
   if (error != 0)
-    return absl::InvalidArgumentError(absl::StrCat("\"", host, "\" is no address: ", gai_strerror(error)));
-  return Addresses(list);
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", host, "\" port \"", port, "\": ", gai_strerror(error)));
+  return TcpAddresses(list);
 }
 
-absl::StatusOr<UniqueFd> NewSocket(int family) {
+absl::StatusOr<UniqueFd> NewTcpSocket(int family) {
   UniqueFd fd(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.ok()) return ErrnoStatus("cannot make a TCP socket");
   return fd;
 }
 
-}  // namespace
-
 absl::StatusOr<UniqueFd> ListenTcp(const std::string& address, uint16_t& port) {
   const std::string what = absl::StrCat("cannot listen on ", address.empty() ? "port " : address + ":", port);
-  absl::StatusOr<Addresses> found = Resolve(address.empty() ? "::" : address, port);
-  absl::StatusOr<UniqueFd> fd = found.ok() ? NewSocket((*found)->ai_family) : found.status();
+  absl::StatusOr<TcpAddresses> found = ResolveTcp(address.empty() ? "::" : address, absl::StrCat(port));
+  absl::StatusOr<UniqueFd> fd = found.ok() ? NewTcpSocket((*found)->ai_family) : found.status();
   if (address.empty() && !fd.ok()) {  // a machine without IPv6
-    found = Resolve("0.0.0.0", port);
-    fd = found.ok() ? NewSocket((*found)->ai_family) : found.status();
+    found = ResolveTcp("0.0.0.0", absl::StrCat(port));
+    fd = found.ok() ? NewTcpSocket((*found)->ai_family) : found.status();
   }
   if (!fd.ok()) return Annotate(fd.status(), what);
   const int on = 1;

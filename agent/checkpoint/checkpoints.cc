@@ -152,23 +152,26 @@ absl::StatusOr<CheckpointStatus> Checkpoints::Get(const std::string& uid) const 
   return known->second->status;
 }
 
-absl::StatusOr<std::string> Checkpoints::FindArchive(const std::string& uid,
-                                                     const std::string& file_name) const {
+absl::StatusOr<agent_api::Archive> Checkpoints::ArchiveOf(const std::string& uid,
+                                                          const std::string& file_name) const {
   GODWIT_ASSIGN_OR_RETURN(CheckpointStatus status, Get(uid));
   for (const agent_api::Archive& archive : status.archives) {
-    if (archive.path == absl::StrCat(FolderOf(uid), "/", file_name)) return archive.path;
+    if (archive.path == absl::StrCat(FolderOf(uid), "/", file_name)) return archive;
   }
   return absl::NotFoundError(
       absl::StrCat("checkpoint ", uid, " has no archive ", file_name, " on this node"));
 }
 
+absl::StatusOr<std::string> Checkpoints::FindArchive(const std::string& uid,
+                                                     const std::string& file_name) const {
+  GODWIT_ASSIGN_OR_RETURN(agent_api::Archive archive, ArchiveOf(uid, file_name));
+  return std::move(archive.path);
+}
+
 absl::StatusOr<std::string> Checkpoints::FindArchiveFor(const std::string& uid, const std::string& file_name,
                                                         const std::string& digest) const {
-  GODWIT_ASSIGN_OR_RETURN(const std::string path, FindArchive(uid, file_name));
-  GODWIT_ASSIGN_OR_RETURN(const CheckpointStatus status, Get(uid));
-  for (const agent_api::Archive& archive : status.archives) {
-    if (archive.path == path && !digest.empty() && archive.digest == digest) return path;
-  }
+  GODWIT_ASSIGN_OR_RETURN(agent_api::Archive archive, ArchiveOf(uid, file_name));
+  if (!digest.empty() && archive.digest == digest) return std::move(archive.path);
   return absl::PermissionDeniedError(
       absl::StrCat("whoever fetches archive ", file_name, " of checkpoint ", uid, " must name its digest"));
 }

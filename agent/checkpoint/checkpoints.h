@@ -78,6 +78,8 @@ class Checkpoints {
   absl::Status Load() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status LoadOne(const std::string& uid) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status RemoveUnfinished(const std::string& uid);
+  absl::StatusOr<agent_api::Archive> ArchiveOf(const std::string& uid, const std::string& file_name) const
+      ABSL_LOCKS_EXCLUDED(mutex_);
   void Work(const agent_api::CheckpointSpec& spec, const std::atomic<bool>& stop) ABSL_LOCKS_EXCLUDED(mutex_);
   std::string FolderOf(const std::string& uid) const { return folder_ + "/" + uid; }
 

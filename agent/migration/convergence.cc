@@ -48,7 +48,6 @@ agent_api::Weight Beyond(const agent_api::Weight& weight, int containers) {
 constexpr double kNewWeight = 0.5;
 // Rounds that sent less say little of the link.
 constexpr int64_t kTellingBytes = int64_t{1} << 20;
-constexpr double kUnknownThroughput = 200e6;
 // Less than that is not worth a round: it goes over while CRIU starts to dump. More takes processors from the
 // dump even where it is done before it.
 constexpr absl::Duration kShortSending = absl::Milliseconds(10);
@@ -86,15 +85,15 @@ absl::Duration Convergence::Sending() const {
   const double rate = pulled_ ? shared_rate_ : dirty_rate_;
   const double left = std::min(rate * absl::ToDoubleSeconds(last_.took + kToTheFreeze),
                                static_cast<double>(last_.memory_bytes));
-  return absl::Seconds(left / (throughput_ > 0 ? throughput_ : kUnknownThroughput));
+  return absl::Seconds(left / ThroughputOrGuess(throughput_));
 }
 
 bool Convergence::AnotherRoundPays() const {
   const absl::Duration sending = Sending();
   if (rounds_ < 2 || sending <= kShortSending) return false;
-  const double rate = throughput_ > 0 ? throughput_ : kUnknownThroughput;
   const absl::Duration looking = std::max(
-      absl::ZeroDuration(), last_.took - absl::Seconds(static_cast<double>(last_.sent_bytes) / rate));
+      absl::ZeroDuration(),
+      last_.took - absl::Seconds(static_cast<double>(last_.sent_bytes) / ThroughputOrGuess(throughput_)));
   return looking + sending + kToTheFreeze < kClearlyLess * (last_.took + kToTheFreeze);
 }
 

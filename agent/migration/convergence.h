@@ -43,6 +43,14 @@ FixedPart FixedPartFor(int containers, const agent_api::Weight& weight);
 // From the end of a round to the freeze: a command to the guard, the write to cgroup.freeze.
 inline constexpr absl::Duration kToTheFreeze = absl::Milliseconds(5);
 
+// While the target is on its way a round that has converged is repeated after this many times its own length,
+// and no sooner than that: looking costs the pod little then.
+inline constexpr int kPauseFactor = 4;
+inline constexpr absl::Duration kShortestPause = absl::Milliseconds(100);
+
+// Bytes a second of a link; a guess where nothing is known of it (0).
+inline double ThroughputOrGuess(double throughput) { return throughput > 0 ? throughput : 200e6; }
+
 class Convergence {
  public:
   // `pulled`: of a post-copy. Without shared memory one round is enough for it, whatever the budget.

@@ -14,15 +14,12 @@ using Verdict = Convergence::Verdict;
 // CRIU's dump and restore of memory that is its own, together: 768 MiB in 1.2 s
 // (docs/design/page-engine.md).
 constexpr double kCriuRate = 650e6;
-constexpr double kUnknownThroughput = 200e6;
 // CRIU's images of a small container without memory.
 constexpr int64_t kImageBytes = int64_t{512} << 10;
 constexpr int kMostRounds = 500;
 // The rounds that go on until the target waits, and those that try for the budget then (source_copy.cc).
 constexpr int kWaitingRounds = 5;
 constexpr int kSwitchingRounds = 20;
-constexpr absl::Duration kShortestPause = absl::Milliseconds(100);
-constexpr int kPauseFactor = 4;
 
 // Between two looks as a straight line, beyond the last with its slope, never more than there is.
 double Interpolated(const Sample& sample, absl::Duration within, int64_t Sample::Written::* figure,
@@ -49,7 +46,7 @@ class Rounds {
         limits_(limits),
         pulled_(mode == CopyMode::kPostCopy),
         convergence_(limits, fixed, pulled_),
-        link_(sample.throughput > 0 ? sample.throughput : kUnknownThroughput) {
+        link_(ThroughputOrGuess(sample.throughput)) {
     content_rate_ = Limited(link_);
     page_rate_ = sample.page_rate > 0 ? Limited(sample.page_rate) : content_rate_;
   }
@@ -152,7 +149,7 @@ Forecast ForecastCopy(const Sample& sample, const FixedPart& fixed, CopyMode mod
 
 Forecast ForecastStopAndCopy(const Sample& sample, const FixedPart& fixed, int64_t memory_bytes,
                              int64_t file_bytes, bool files_before) {
-  const double link = sample.throughput > 0 ? sample.throughput : kUnknownThroughput;
+  const double link = ThroughputOrGuess(sample.throughput);
   const double memory = static_cast<double>(memory_bytes);
   const absl::Duration files = absl::Seconds(static_cast<double>(file_bytes) / link);
   Forecast forecast{.converges = true};

@@ -36,6 +36,13 @@ class RealTracked final : public TrackedMemory {
 
 }  // namespace
 
+absl::StatusOr<size_t> ReadTracked(const MemoryNode& node, const TrackedMemory& memory, pid_t task,
+                                   uint64_t address, char* to, size_t size) {
+  if (!memory::IsShared(task)) return node.read(task, address, to, size);
+  memcpy(to, memory.SharedMemory(task) + address, size);
+  return size;
+}
+
 MemoryNode RealMemory(const std::string& proc, const memory::Tracker::Options& options) {
   return {
       .track = [proc, options](const std::string& cgroup) -> absl::StatusOr<std::unique_ptr<TrackedMemory>> {
@@ -70,10 +77,8 @@ PreCopy::PreCopy(std::vector<Container> containers, const MemoryNode& node, tran
     : node_(node) {
   for (Container& container : containers) {
     const size_t index = parts_.size();
-    auto read = [this, index](pid_t task, uint64_t address, char* to, size_t size) -> absl::StatusOr<size_t> {
-      if (!memory::IsShared(task)) return node_.read(task, address, to, size);
-      memcpy(to, parts_[index].memory->SharedMemory(task) + address, size);
-      return size;
+    auto read = [this, index](pid_t task, uint64_t address, char* to, size_t size) {
+      return ReadTracked(node_, *parts_[index].memory, task, address, to, size);
     };
     auto sender = std::make_unique<transfer::PageSender>(container.name, std::move(read), bucket);
     parts_.push_back({.container = std::move(container), .sender = std::move(sender)});

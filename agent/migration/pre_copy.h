@@ -44,6 +44,10 @@ struct MemoryNode {
   // What CRIU will have to look at in a cgroup2 folder. Empty: not known.
   std::function<agent_api::Weight(const std::string& cgroup)> weigh;
 };
+// What `memory` tracks: of a task by `node`, of a shared object (memory::IsShared) where the tracker has it
+// mapped.
+absl::StatusOr<size_t> ReadTracked(const MemoryNode& node, const TrackedMemory& memory, pid_t task,
+                                   uint64_t address, char* to, size_t size);
 // The real one. `proc` with the host's process ids.
 MemoryNode RealMemory(const std::string& proc, const memory::Tracker::Options& options);
 

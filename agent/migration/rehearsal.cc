@@ -108,7 +108,13 @@ void Noise(uint64_t address, char* to, size_t size) {
 class Tracked {
  public:
   Tracked(const std::string& name, std::unique_ptr<TrackedMemory> memory, const MemoryNode& node)
-      : memory_(std::move(memory)), sender_(name, Reader(node), &bucket_) {}
+      : memory_(std::move(memory)),
+        sender_(
+            name,
+            [this, &node](pid_t task, uint64_t address, char* to, size_t size) {
+              return ReadTracked(node, *memory_, task, address, to, size);
+            },
+            &bucket_) {}
 
   TrackedMemory& memory() { return *memory_; }
 
@@ -188,14 +194,6 @@ class Tracked {
   }
 
  private:
-  transfer::PageSender::Read Reader(const MemoryNode& node) {
-    return [this, read = node.read](pid_t task, uint64_t address, char* to,
-                                    size_t size) -> absl::StatusOr<size_t> {
-      if (!memory::IsShared(task)) return read(task, address, to, size);
-      memcpy(to, memory_->SharedMemory(task) + address, size);
-      return size;
-    };
-  }
   // The first kSlice bytes of `from`, taken off it.
   static memory::Ranges TakeSlice(memory::Ranges& from) {
     memory::Ranges slice;

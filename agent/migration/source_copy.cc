@@ -23,10 +23,6 @@ using transfer::FrameType;
 constexpr absl::Duration kResumeLimit = absl::Seconds(30);  // for a cut connection to come back
 constexpr absl::Duration kResumePause = absl::Milliseconds(500);
 constexpr absl::Duration kConnectLimit = absl::Seconds(5);
-constexpr absl::Duration kShortestPause = absl::Milliseconds(100);
-// A round that has converged is repeated after this many times its own length: looking costs the pod little
-// then.
-constexpr int kPauseFactor = 4;
 // With all at its gate: rounds that only make the freeze shorter than it has to be. They take less than a
 // second together.
 constexpr int kMostShorteningRounds = 8;
@@ -121,8 +117,10 @@ absl::Status Source::CopyInRounds() {
   bool armed = false;
   int shortening = 0;
   const bool pulled = spec_.mode == CopyMode::kPostCopy;
-  Convergence convergence(spec_.limits, pre_copy_->Fixed(), pulled);
+  Convergence convergence(spec_.limits, {}, pulled);
   for (int64_t number = 1;; ++number) {
+    // Before the look: what is written between it and the freeze has to go over in the freeze.
+    convergence.SetFixed(pre_copy_->Fixed());
     absl::StatusOr<RoundFigures> round = SendRound(number);
     if (!round.ok()) {
       const absl::Status wanted = StillWanted();
@@ -131,7 +129,6 @@ absl::Status Source::CopyInRounds() {
       continue;
     }
     convergence.Add(*round);
-    convergence.SetFixed(pre_copy_->Fixed());
     bool pull_when_not = false;
     {
       absl::MutexLock lock(&mutex_);

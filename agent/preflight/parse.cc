@@ -160,12 +160,4 @@ std::vector<std::string> ParseCpuFeatures(absl::string_view text) {
   return common.value_or(std::vector<std::string>());
 }
 
-std::vector<std::string> Missing(const std::vector<std::string>& source,
-                                 const std::vector<std::string>& target) {
-  std::vector<std::string> missing;
-  std::set_difference(source.begin(), source.end(), target.begin(), target.end(),
-                      std::back_inserter(missing));
-  return missing;
-}
-
 }  // namespace godwit::preflight

@@ -48,8 +48,4 @@ bool HasUnresolvedWatch(absl::string_view text, std::string* example);
 // processor of the node has, sorted.
 std::vector<std::string> ParseCpuFeatures(absl::string_view text);
 
-// What of `source` is not in `target`; both sorted.
-std::vector<std::string> Missing(const std::vector<std::string>& source,
-                                 const std::vector<std::string>& target);
-
 }  // namespace godwit::preflight

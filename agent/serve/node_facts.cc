@@ -19,7 +19,6 @@
 #include "agent/memory/tracker.h"
 #include "agent/preflight/parse.h"
 #include "base/file.h"
-#include "base/process.h"
 #include "base/status.h"
 
 namespace godwit::serve {
@@ -94,14 +93,18 @@ absl::StatusOr<NodeFacts> NodeFacts::Make(Options options) {
   return facts;
 }
 
-// What `criu check` says when it is not content; the last lines of it. Not a reason not to begin: it asks for
-// more than is needed.
-std::string NodeFacts::CriuCheck(const std::string& criu) const {
+absl::StatusOr<RunResult> NodeFacts::RunOnHost(const std::vector<std::string>& command) const {
   RunOptions run{.limit = absl::Seconds(20), .max_output = 65536};
   run.spawn.cwd = "/";
   if (!options_.host_namespaces.empty())
     run.spawn.namespaces = {absl::StrCat(options_.host_namespaces, "/mnt")};
-  const auto result = Run({criu, "check"}, run);
+  return Run(command, run);
+}
+
+// What `criu check` says when it is not content; the last lines of it. Not a reason not to begin: it asks for
+// more than is needed.
+std::string NodeFacts::CriuCheck(const std::string& criu) const {
+  const auto result = RunOnHost({criu, "check"});
   if (!result.ok()) return std::string(result.status().message());
   if (result->status.ok()) return "";
   const std::string said = absl::StrCat(result->out, result->err);
@@ -111,11 +114,7 @@ std::string NodeFacts::CriuCheck(const std::string& criu) const {
 }
 
 absl::StatusOr<std::string> NodeFacts::VersionOf(const std::string& program) const {
-  RunOptions run{.limit = absl::Seconds(20), .max_output = 65536};
-  run.spawn.cwd = "/";
-  if (!options_.host_namespaces.empty())
-    run.spawn.namespaces = {absl::StrCat(options_.host_namespaces, "/mnt")};
-  GODWIT_ASSIGN_OR_RETURN(RunResult result, Run({program, "--version"}, run));
+  GODWIT_ASSIGN_OR_RETURN(RunResult result, RunOnHost({program, "--version"}));
   if (!result.status.ok()) {
     return absl::FailedPreconditionError(
         absl::StrCat(program, " --version on the host: ", result.status.ToString(), ": ", result.err));

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -12,6 +13,7 @@
 #include "agent/api/host_protocol.h"
 #include "agent/api/messages.h"
 #include "agent/runtime/containers.h"
+#include "base/process.h"
 
 namespace godwit::serve {
 
@@ -43,6 +45,8 @@ class NodeFacts {
     bool ready ABSL_GUARDED_BY(mutex) = false;
   };
   explicit NodeFacts(Options options) : options_(std::move(options)) {}
+  // In the host's mount namespace.
+  absl::StatusOr<RunResult> RunOnHost(const std::vector<std::string>& command) const;
   absl::StatusOr<std::string> VersionOf(const std::string& program) const;
   std::string CriuCheck(const std::string& criu) const;
   bool RuntimeReady() const;

@@ -2,7 +2,6 @@
 #include "agent/transfer/tcp.h"
 
 #include <fcntl.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -11,38 +10,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
-#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
+#include "base/tcp_listener.h"
 
 namespace godwit::transfer {
 namespace {
-
-struct FreeAddresses {
-  void operator()(addrinfo* list) const { freeaddrinfo(list); }
-};
-using Addresses = std::unique_ptr<addrinfo, FreeAddresses>;
-
-absl::StatusOr<Addresses> Resolve(const std::string& host, const std::string& port) {
-  addrinfo hints{};
-  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* list = nullptr;
-  const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &list);
-  if (error != 0)
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"", host, "\" port \"", port, "\": ", gai_strerror(error)));
-  return Addresses(list);
-}
-
-absl::StatusOr<UniqueFd> NewSocket(int family) {
-  UniqueFd fd(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd.ok()) return ErrnoStatus("cannot make a TCP socket");
-  return fd;
-}
 
 absl::Status AwaitConnected(int fd, absl::Time deadline) {
   for (;;) {
@@ -85,8 +61,8 @@ absl::StatusOr<UniqueFd> ConnectTcp(const std::string& address, absl::Time deadl
   absl::string_view host = absl::string_view(address).substr(0, colon);
   if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
   if (host.empty()) return absl::InvalidArgumentError(absl::StrCat("\"", address, "\" is not ip:port"));
-  GODWIT_ASSIGN_OR_RETURN(Addresses found, Resolve(std::string(host), address.substr(colon + 1)));
-  GODWIT_ASSIGN_OR_RETURN(UniqueFd fd, NewSocket(found->ai_family));
+  GODWIT_ASSIGN_OR_RETURN(TcpAddresses found, ResolveTcp(std::string(host), address.substr(colon + 1)));
+  GODWIT_ASSIGN_OR_RETURN(UniqueFd fd, NewTcpSocket(found->ai_family));
   GODWIT_RETURN_IF_ERROR(SetSocketOptions(fd.get()));
   if (connect(fd.get(), found->ai_addr, found->ai_addrlen) != 0) {
     if (errno != EINPROGRESS) return absl::UnavailableError(ErrnoStatus("connect").message());

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/openssl.h"
 #include "base/status.h"
 
 namespace godwit::controller {
@@ -21,18 +22,11 @@ namespace {
 constexpr size_t kMaxRequest = 16u << 10;
 constexpr absl::Duration kClockSkew = absl::Minutes(5);  // nodes' clocks may be behind ours
 
-template <auto Free>
-struct Freeing {
-  template <class T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
-using KeyPointer = std::unique_ptr<EVP_PKEY, Freeing<EVP_PKEY_free>>;
-using X509Pointer = std::unique_ptr<X509, Freeing<X509_free>>;
-using RequestPointer = std::unique_ptr<X509_REQ, Freeing<X509_REQ_free>>;
-using BioPointer = std::unique_ptr<BIO, Freeing<BIO_free_all>>;
-using ExtensionPointer = std::unique_ptr<X509_EXTENSION, Freeing<X509_EXTENSION_free>>;
+using KeyPointer = std::unique_ptr<EVP_PKEY, OpenSslDeleter<EVP_PKEY_free>>;
+using X509Pointer = std::unique_ptr<X509, OpenSslDeleter<X509_free>>;
+using RequestPointer = std::unique_ptr<X509_REQ, OpenSslDeleter<X509_REQ_free>>;
+using BioPointer = std::unique_ptr<BIO, OpenSslDeleter<BIO_free_all>>;
+using ExtensionPointer = std::unique_ptr<X509_EXTENSION, OpenSslDeleter<X509_EXTENSION_free>>;
 
 absl::Status OpenSslError(absl::string_view what) {
   std::array<char, 256> text = {};
@@ -93,7 +87,7 @@ X509Pointer Blank(EVP_PKEY* key, const std::string& name, absl::Time from, absl:
   std::array<unsigned char, 16> serial;
   RAND_bytes(serial.data(), serial.size());
   serial[0] &= 0x7f;  // positive
-  std::unique_ptr<BIGNUM, Freeing<BN_free>> number(BN_bin2bn(serial.data(), serial.size(), nullptr));
+  std::unique_ptr<BIGNUM, OpenSslDeleter<BN_free>> number(BN_bin2bn(serial.data(), serial.size(), nullptr));
   BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(certificate.get()));
   X509_set_version(certificate.get(), X509_VERSION_3);
   ASN1_TIME_set(X509_getm_notBefore(certificate.get()), absl::ToTimeT(from));
