@@ -26,6 +26,12 @@ Clock& Clock::Real() {
   return clock;
 }
 
+absl::Time SteadyNow() {
+  static const absl::Time kBegin = absl::Now();
+  static const absl::Duration kBeginMonotonic = Clock::Real().Monotonic();
+  return kBegin + (Clock::Real().Monotonic() - kBeginMonotonic);
+}
+
 absl::Time FakeClock::Now() const {
   absl::MutexLock lock(&mutex_);
   return start_ + passed_;

@@ -20,6 +20,12 @@ class Clock {
   static Clock& Real();
 };
 
+// For deadlines and lengths of time inside one process: the wall clock's time when it was first asked, and
+// CLOCK_MONOTONIC since then, so that no clock that is set makes a wait longer or shorter. Not to be shown,
+// kept, or compared with another process's. abseil's waits take it as a length (`deadline - SteadyNow()`):
+// their own deadlines are the wall clock's.
+absl::Time SteadyNow();
+
 // Stands still until told to go on. SleepFor returns at once, with the time passed. Safe to share between
 // threads.
 class FakeClock final : public Clock {

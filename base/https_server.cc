@@ -11,7 +11,7 @@
 
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/tcp_listener.h"
@@ -53,7 +53,7 @@ class HttpsServer::Connection final : public httplib::Stream {
     return Step([&] { return SSL_read_ex(ssl_.get(), data, size, &done); }) ? static_cast<ssize_t>(done) : -1;
   }
   ssize_t write(const char* data, size_t size) override {
-    deadline_ = std::max(deadline_, absl::Now() + writing_);  // the answer may have taken its time
+    deadline_ = std::max(deadline_, SteadyNow() + writing_);  // the answer may have taken its time
     size_t done = 0;
     return Step([&] { return SSL_write_ex(ssl_.get(), data, size, &done); }) ? static_cast<ssize_t>(done)
                                                                              : -1;
@@ -72,7 +72,7 @@ class HttpsServer::Connection final : public httplib::Stream {
  private:
   bool Ready(short events) const {
     for (;;) {
-      const absl::Duration left = std::max(absl::ZeroDuration(), deadline_ - absl::Now());
+      const absl::Duration left = std::max(absl::ZeroDuration(), deadline_ - SteadyNow());
       pollfd polled{socket_.get(), events, 0};
       const int ready = poll(
           &polled, 1, static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1)))));
@@ -145,9 +145,9 @@ void HttpsServer::Enter(TlsGuest guest) {
 
 void HttpsServer::Serve(Connection& connection) {
   for (int left = limits_.requests; left > 0; --left) {
-    connection.SetDeadline(absl::Now() + limits_.idle);
+    connection.SetDeadline(SteadyNow() + limits_.idle);
     if (!connection.Await()) return;
-    connection.SetDeadline(absl::Now() + limits_.reading);
+    connection.SetDeadline(SteadyNow() + limits_.reading);
     bool closed = false;
     const bool served =
         process_request(connection, connection.from(), 0, "", 0, left == 1, closed,

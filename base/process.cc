@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace godwit {
@@ -141,7 +142,7 @@ absl::StatusOr<Prepared> Prepare(const std::vector<std::string>& argv, const Spa
 // poll(2) timeout that never ends before `deadline`.
 int PollTimeout(absl::Time deadline) {
   if (deadline == absl::InfiniteFuture()) return -1;
-  const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now()) + 1;
+  const int64_t left = absl::ToInt64Milliseconds(deadline - SteadyNow()) + 1;
   return static_cast<int>(std::clamp<int64_t>(left, 0, 60 * 60 * 1000));
 }
 
@@ -180,7 +181,7 @@ bool Collect(const Child& child, int out, int err, size_t limit, absl::Time dead
     if (sources[2].fd >= 0 && !Drain(err, limit, result.err, result.truncated)) sources[2].fd = -1;
     // The streams were drained after poll saw the end, so all that the child wrote itself is in.
     if (ready > 0 && sources[0].revents != 0) return true;
-    if (absl::Now() >= deadline) return false;
+    if (SteadyNow() >= deadline) return false;
   }
 }
 
@@ -250,13 +251,13 @@ void Child::KillAndReap() {
 absl::StatusOr<ExitStatus> Child::Wait(absl::Duration limit) {
   if (ended_.has_value()) return *ended_;
   if (pid_ < 0) return absl::FailedPreconditionError("cannot wait for a child that was released");
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   while (true) {
     pollfd source = {pidfd_.get(), POLLIN, 0};
     const int ready = poll(&source, 1, PollTimeout(deadline));
     if (ready > 0) break;
     if (ready < 0 && errno != EINTR) return ErrnoStatus("cannot wait for a child");
-    if (absl::Now() >= deadline)
+    if (SteadyNow() >= deadline)
       return absl::DeadlineExceededError(
           absl::StrCat("process ", pid_, " still runs after ", absl::FormatDuration(limit)));
   }
@@ -280,7 +281,7 @@ pid_t Child::Release() {
 }
 
 absl::StatusOr<RunResult> Run(const std::vector<std::string>& argv, const RunOptions& options) {
-  const absl::Time deadline = absl::Now() + options.limit;
+  const absl::Time deadline = SteadyNow() + options.limit;
   UniqueFd out, out_write, err, err_write;
   GODWIT_RETURN_IF_ERROR(MakePipe(out, out_write));
   GODWIT_RETURN_IF_ERROR(MakePipe(err, err_write));

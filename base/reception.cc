@@ -14,6 +14,7 @@
 
 #include "absl/log/log.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/tcp_listener.h"
 
@@ -49,12 +50,12 @@ void Reception::Run() {
     }
     const absl::Duration left = places_.empty()
                                     ? absl::Minutes(1)
-                                    : std::max(absl::ZeroDuration(), places_.front().until - absl::Now());
+                                    : std::max(absl::ZeroDuration(), places_.front().until - SteadyNow());
     poll(polled.data(), polled.size(),
          static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1)))));
     if (polled[0].revents != 0) return places_.clear();
     GoOn([&polled](size_t at) { return polled[at + 2].revents != 0; });
-    SendLateAway(absl::Now());
+    SendLateAway(SteadyNow());
     if (polled[1].revents != 0) Accept();
   }
 }
@@ -114,7 +115,7 @@ void Reception::Accept() {
     if (guest == nullptr) continue;
     const Guest::Next next = guest->Go();
     if (next == Guest::Next::kLeave) continue;
-    places_.push_back({from, absl::Now() + limits_.patience, next, std::move(guest)});
+    places_.push_back({from, SteadyNow() + limits_.patience, next, std::move(guest)});
   }
 }
 

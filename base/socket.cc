@@ -15,7 +15,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace godwit {
@@ -51,13 +51,13 @@ absl::StatusOr<short> WaitReady(int fd, short events, absl::Time deadline, absl:
     int timeout = -1;
     if (deadline != absl::InfiniteFuture()) {
       timeout = static_cast<int>(
-          std::clamp<int64_t>(absl::ToInt64Milliseconds(deadline - absl::Now()) + 1, 0, 3'600'000));
+          std::clamp<int64_t>(absl::ToInt64Milliseconds(deadline - SteadyNow()) + 1, 0, 3'600'000));
     }
     pollfd source = {fd, events, 0};
     const int ready = poll(&source, 1, timeout);
     if (ready > 0) return source.revents;
     if (ready < 0 && errno != EINTR) return ErrnoStatus(what);
-    if (absl::Now() >= deadline)
+    if (SteadyNow() >= deadline)
       return absl::DeadlineExceededError(absl::StrCat(what, ": nothing happened in time"));
   }
 }
@@ -87,7 +87,7 @@ absl::StatusOr<UniqueFd> ListenUnix(const std::string& path, mode_t mode) {
 }
 
 absl::StatusOr<UniqueFd> AcceptUnix(int listener, absl::Duration limit) {
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   while (true) {
     GODWIT_ASSIGN_OR_RETURN(const short events,
                             WaitReady(listener, POLLIN, deadline, "cannot accept a connection"));
@@ -131,7 +131,7 @@ LineChannel::LineChannel(UniqueFd socket, size_t max_line)
     : socket_(std::move(socket)), max_line_(max_line) {}
 
 absl::StatusOr<std::string> LineChannel::ReadLine(absl::Duration limit) {
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   size_t searched = 0;
   while (true) {
     if (const size_t end = buffer_.find('\n', searched); end != std::string::npos && end <= max_line_) {
@@ -210,7 +210,7 @@ absl::Status LineChannel::WriteLine(absl::string_view line, const std::vector<in
   }
   if (absl::StrContains(line, '\n'))
     return absl::InvalidArgumentError("cannot write a line that holds a newline");
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   const std::string framed = absl::StrCat(line, "\n");
   absl::string_view left = framed;
   // They go with the line's first bytes.

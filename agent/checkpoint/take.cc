@@ -14,7 +14,6 @@
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "agent/checkpoint/archive.h"
 #include "agent/checkpoint/memory_copy.h"
 #include "agent/checkpoint/settling.h"
@@ -22,6 +21,7 @@
 #include "agent/criu/images.h"
 #include "agent/criu/pagemap.h"
 #include "agent/memory/pagers.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -59,7 +59,7 @@ class Steps {
  public:
   // The freeze began so long ago.
   void Begin(absl::Duration ago) ABSL_LOCKS_EXCLUDED(mutex_) {
-    begin_ = absl::Now() - ago;
+    begin_ = SteadyNow() - ago;
     absl::MutexLock lock(&mutex_);
     steps_.push_back({.name = "freeze", .offset = absl::ZeroDuration(), .duration = ago});
   }
@@ -67,7 +67,7 @@ class Steps {
       ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     steps_.push_back(
-        {.name = name, .container = container, .offset = begin - begin_, .duration = absl::Now() - begin});
+        {.name = name, .container = container, .offset = begin - begin_, .duration = SteadyNow() - begin});
   }
   std::vector<FreezeStep> Take() ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
@@ -152,12 +152,12 @@ class Taker {
 
   // One round at least.
   std::optional<Failure> CopyRounds() {
-    const absl::Time begin = absl::Now();
+    const absl::Time begin = SteadyNow();
     do {
       const absl::StatusOr<int64_t> dirty = copy_->CopyRound();
       if (!dirty.ok()) return Because("CopyFailed", dirty.status());
       settling_.Add(*dirty);
-    } while (!settling_.Settled(absl::Now() - begin));
+    } while (!settling_.Settled(SteadyNow() - begin));
     return std::nullopt;
   }
 
@@ -216,7 +216,7 @@ class Taker {
 
     absl::Status packed;
     std::thread packer([this, &packed] {
-      const absl::Time begin = absl::Now();
+      const absl::Time begin = SteadyNow();
       packed = PackFiles(spec_, node_.host, sources_);
       steps_.Add("files", "", begin);
     });
@@ -243,20 +243,20 @@ class Taker {
       if (absl::Status hidden = HideOwned(index); !hidden.ok()) return Because("CopyFailed", hidden);
     }
     if (node_.write_smaps) {
-      const absl::Time begin = absl::Now();
+      const absl::Time begin = SteadyNow();
       absl::Status written = node_.write_smaps(node_.host.At(source.container.cgroup), SmapsFolder(source));
       if (!written.ok()) return Because("StorageFailed", written);
       steps_.Add("mappings", name, begin);
     }
     std::optional<Failure> failure;
     std::thread dumping([&] {
-      const absl::Time begin = absl::Now();
+      const absl::Time begin = SteadyNow();
       failure = Refused(guard.Dump(name, spec_.freeze_limit + absl::Seconds(10)));
       steps_.Add("dump", name, begin);
     });
     absl::Status copied;
     if (copy_) {
-      const absl::Time begin = absl::Now();
+      const absl::Time begin = SteadyNow();
       copied = copy_->CopyLast(index);
       // Opened since the last look, it may have been written to meanwhile.
       if (copied.ok()) copied = copy_->CheckPinned();
@@ -270,7 +270,7 @@ class Taker {
 
   // Which pages CRIU is to leave out must be known before its gate is opened.
   absl::Status HideOwned(size_t index) {
-    const absl::Time begin = absl::Now();
+    const absl::Time begin = SteadyNow();
     GODWIT_ASSIGN_OR_RETURN(const std::string hidden, copy_->LookOwned(index));
     const std::string path = HiddenFile(sources_[index]);
     GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));

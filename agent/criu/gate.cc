@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace godwit::criu {
@@ -25,12 +26,12 @@ absl::Status MakeGate(const std::string& path) {
 }
 
 absl::StatusOr<UniqueFd> ReachGate(const std::string& path, absl::Duration limit) {
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   while (true) {
     UniqueFd gate(open(path.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
     if (gate.ok()) return gate;
     if (errno != ENXIO && errno != EINTR) return ErrnoStatus(absl::StrCat("cannot open the gate ", path));
-    if (absl::Now() >= deadline) {
+    if (SteadyNow() >= deadline) {
       return absl::DeadlineExceededError(
           absl::StrCat("CRIU did not come to the gate ", path, " within ", absl::FormatDuration(limit)));
     }

@@ -34,7 +34,7 @@
 namespace godwit::files {
 
 struct Pass {
-  absl::Time begun;   // before `mapped` was looked up
+  absl::Time begun;   // before `mapped` was looked up; by the wall clock, as ctimes are
   bool last = false;  // nothing writes any more: a file that changes while it is read is DataLoss
   MappedFiles mapped;
 };

@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/socket.h"
 #include "base/status.h"
@@ -97,7 +97,7 @@ absl::StatusOr<std::string> ReadExactly(int fd, size_t size, absl::Time deadline
   std::string bytes(size, '\0');
   for (size_t have = 0; have < size;) {
     pollfd source = {fd, POLLIN, 0};
-    const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
+    const int64_t left = absl::ToInt64Milliseconds(deadline - SteadyNow());
     if (left <= 0) return absl::DeadlineExceededError("no answer in time");
     if (poll(&source, 1, static_cast<int>(left)) <= 0) continue;
     const ssize_t got = recv(fd, bytes.data() + have, size - have, MSG_DONTWAIT);
@@ -150,7 +150,7 @@ absl::StatusOr<std::string> ReadAnswer(int fd, absl::Time deadline) {
 
 absl::StatusOr<std::string> CallGrpc(const std::string& socket, const std::string& method,
                                      absl::string_view request, absl::Duration limit) {
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   GODWIT_ASSIGN_OR_RETURN(const UniqueFd connection, ConnectUnix(socket, limit));
   GODWIT_RETURN_IF_ERROR(SendAll(connection.get(), Opening(method, request)));
   absl::StatusOr<std::string> body = ReadAnswer(connection.get(), deadline);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 
@@ -35,9 +36,9 @@ bool StillFilled(const std::string& folder, const std::vector<std::string>& cont
 
 absl::Status AwaitFilled(const std::string& folder, const std::vector<std::string>& container_ids,
                          absl::Duration limit) {
-  for (const absl::Time deadline = absl::Now() + limit; StillFilled(folder, container_ids);
+  for (const absl::Time deadline = SteadyNow() + limit; StillFilled(folder, container_ids);
        absl::SleepFor(kLook)) {
-    if (absl::Now() < deadline) continue;
+    if (SteadyNow() < deadline) continue;
     return absl::UnavailableError(absl::StrCat("the pod's memory is still being filled after its last move (",
                                                folder,
                                                "): it can be moved on or checkpointed when that is done"));

@@ -9,13 +9,13 @@
 #include <optional>
 
 #include "absl/log/log.h"
-#include "absl/time/clock.h"
 #include "agent/memory/pagemap_scan.h"
 #include "agent/memory/pinned.h"
 #include "agent/memory/shared_objects.h"
 #include "agent/memory/tracked_task.h"
 #include "agent/memory/uffd.h"
 #include "agent/runtime/cgroup.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/share_work.h"
 #include "base/status.h"
@@ -168,7 +168,7 @@ absl::Status Tracker::Impl::LookAtShared(LookKind kind, std::vector<TaskPages>& 
 }
 
 absl::StatusOr<Look> Tracker::Impl::TakeLook(LookKind kind) {
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   GODWIT_RETURN_IF_ERROR(Follow());
   Tasks open;
   for (const auto& [pid, task] : tasks_) open.push_back(task.get());
@@ -190,7 +190,7 @@ absl::StatusOr<Look> Tracker::Impl::TakeLook(LookKind kind) {
   std::sort(look.tasks.begin(), look.tasks.end(),
             [](const TaskPages& a, const TaskPages& b) { return a.container_pid < b.container_pid; });
   GODWIT_RETURN_IF_ERROR(LookAtShared(kind, look.shared));
-  look.took = absl::Now() - began;
+  look.took = SteadyNow() - began;
   return look;
 }
 

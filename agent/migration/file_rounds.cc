@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace godwit::migration {
@@ -31,11 +32,11 @@ absl::Status FileRounds::Begin(bool last) {
 
 absl::StatusOr<FileRounds::Sent> FileRounds::Send(size_t container, FileSender& sender) {
   Sent sent;
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   for (Tree& tree : trees_) {
     if (tree.container == container) GODWIT_RETURN_IF_ERROR(SendTree(tree, sender, sent));
   }
-  sent.took = absl::Now() - begin;
+  sent.took = SteadyNow() - begin;
   return sent;
 }
 

@@ -10,11 +10,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "agent/memory/shared_key.h"
 #include "agent/memory/task_status.h"
 #include "agent/runtime/cgroup.h"
 #include "agent/runtime/weight.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/status.h"
 
@@ -127,7 +127,7 @@ void PreCopy::SetStream(transfer::Stream* stream) {
 }
 
 absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   const int64_t sent = totals_.sent;
   RoundFigures figures;
   if (looked_at_ != absl::InfinitePast()) figures.since_last = begin - looked_at_;
@@ -145,7 +145,7 @@ absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
     figures.comparing += compared.took;
   }
   again_ = false;
-  figures.took = absl::Now() - begin;
+  figures.took = SteadyNow() - begin;
   figures.sent_bytes = totals_.sent - sent;
   return figures;
 }
@@ -164,10 +164,10 @@ absl::StatusOr<PreCopy::Compared> PreCopy::SendShared(Part& part,
                                                       absl::Time deadline) {
   Compared compared;
   for (const memory::TaskPages& object : shared) {
-    const absl::Time begin = absl::Now();
+    const absl::Time begin = SteadyNow();
     const memory::Ranges different =
         part.sender->Differing(object.container_pid, object.dirty, part.memory->SharedMemory(object.pid));
-    compared.took += absl::Now() - begin;
+    compared.took += SteadyNow() - begin;
     compared.different += static_cast<int64_t>(memory::Bytes(different));
     GODWIT_RETURN_IF_ERROR(
         part.sender->Send(object.pid, object.container_pid, different, deadline, &totals_));

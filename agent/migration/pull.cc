@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -51,7 +51,7 @@ Pull::Pull(std::string container, memory::PageStore* store, bool known, Want wan
       store_(store),
       want_(std::move(want)),
       known_(known),
-      alone_since_(absl::Now()) {}
+      alone_since_(SteadyNow()) {}
 
 Pull::~Pull() {
   std::vector<std::thread> threads;
@@ -108,7 +108,7 @@ void Pull::Serve(const Channel& channel) {
   channel->Shutdown();
   if (channel_ != channel) return;
   channel_ = nullptr;
-  alone_since_ = absl::Now();
+  alone_since_ = SteadyNow();
 }
 
 // What an earlier agent gave to the pager comes back.

@@ -12,6 +12,7 @@
 #include "agent/memory/shared_key.h"
 #include "agent/transfer/messages.h"
 #include "agent/transfer/page_sender.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace godwit::migration {
@@ -33,7 +34,7 @@ constexpr int64_t kCriuBytesOfSmall = int64_t{4} << 20;
 class Link {
  public:
   static absl::StatusOr<Link> Open(const agent_api::RehearsalRequest& request, const RehearsalNode& node) {
-    const absl::Time deadline = absl::Now() + kConnectLimit;
+    const absl::Time deadline = SteadyNow() + kConnectLimit;
     GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<transfer::Stream> stream,
                             node.connect(request.target_address, request.target_node, deadline));
     const transfer::Hello hello{.role = transfer::Role::kRehearsal,
@@ -53,12 +54,12 @@ class Link {
 
   // Until all that was sent has been taken there; how long that took from now.
   absl::StatusOr<absl::Duration> AwaitArrival() {
-    const absl::Time begin = absl::Now(), deadline = begin + kAnswerLimit;
+    const absl::Time begin = SteadyNow(), deadline = begin + kAnswerLimit;
     GODWIT_RETURN_IF_ERROR(stream_->SendMessage(FrameType::kRoundEnd, transfer::Round{++rounds_}, deadline));
     GODWIT_ASSIGN_OR_RETURN(const transfer::Frame frame, stream_->Receive(deadline));
     if (frame.type != FrameType::kRoundOk)
       return absl::InvalidArgumentError(absl::StrCat("it answered with ", FrameTypeName(frame.type)));
-    return absl::Now() - begin;
+    return SteadyNow() - begin;
   }
 
   absl::StatusOr<absl::Duration> RoundTrip() {
@@ -119,7 +120,7 @@ class Tracked {
   TrackedMemory& memory() { return *memory_; }
 
   absl::Status First() {
-    began_ = absl::Now();
+    began_ = SteadyNow();
     GODWIT_ASSIGN_OR_RETURN(first_, memory_->Round());
     looked_at_ = began_;
     return absl::OkStatus();
@@ -141,17 +142,17 @@ class Tracked {
     for (const std::vector<memory::TaskPages>* pages : {&first_.tasks, &first_.shared}) {
       for (const memory::TaskPages& task : *pages) {
         memory::Ranges sample = Evenly(task.dirty, every);
-        while (!sample.empty() && absl::Now() < deadline) {
+        while (!sample.empty() && SteadyNow() < deadline) {
           const memory::Ranges slice = TakeSlice(sample);
           const transfer::PageTotals before = totals_;
-          const absl::Time begin = absl::Now();
+          const absl::Time begin = SteadyNow();
           GODWIT_RETURN_IF_ERROR(
               sender_.Send(task.pid, task.container_pid, slice, begin + kAnswerLimit, &totals_));
           if (memory::IsShared(task.pid)) known_[task.pid] = memory::Union(known_[task.pid], slice);
           // The first slice finds an empty congestion window and compressors that nobody has measured.
           if (!warm) GODWIT_RETURN_IF_ERROR(link.AwaitArrival().status());
           sent.Add(before, totals_);
-          if (std::exchange(warm, true)) sent.Time(before, totals_, absl::Now() - begin);
+          if (std::exchange(warm, true)) sent.Time(before, totals_, SteadyNow() - begin);
         }
       }
     }
@@ -163,7 +164,7 @@ class Tracked {
 
   // What was written since the last look, or, in shared memory, since its sample was sent.
   absl::StatusOr<Sample::Written> Look() {
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     GODWIT_ASSIGN_OR_RETURN(const memory::Look look, memory_->Round());
     Sample::Written written{.within = now - std::exchange(looked_at_, now),
                             .bytes = static_cast<int64_t>(look.dirty_bytes())};
@@ -171,12 +172,12 @@ class Tracked {
       // What has no content any more is not to be touched: reading it would take memory.
       const memory::Ranges known = memory::Intersection(known_[object.pid], object.dirty);
       if (known.empty()) continue;
-      const absl::Time begin = absl::Now();
+      const absl::Time begin = SteadyNow();
       const memory::Ranges differing =
           sender_.Differing(object.container_pid, known, memory_->SharedMemory(object.pid));
       const double share =
           static_cast<double>(memory::Bytes(object.dirty)) / static_cast<double>(memory::Bytes(known));
-      comparing_[object.pid] = share * (absl::Now() - begin);
+      comparing_[object.pid] = share * (SteadyNow() - begin);
       const double since_sent = absl::ToDoubleSeconds(now - began_);
       const double changed = static_cast<double>(memory::Bytes(differing)) * share;
       // As if it had been written at a steady pace: what was sent is not sent again.
@@ -232,13 +233,13 @@ absl::Status SendNoise(Link& link, int64_t bytes, absl::Time deadline, Sent& sen
       &no_limit);
   sender.SetStream(link.stream());
   transfer::PageTotals totals;
-  const absl::Time begin = absl::Now();
-  for (uint64_t at = 0; at < static_cast<uint64_t>(bytes) && absl::Now() < deadline; at += kSlice) {
-    GODWIT_RETURN_IF_ERROR(sender.Send(1, 1, {{at, at + kSlice}}, absl::Now() + kAnswerLimit, &totals));
+  const absl::Time begin = SteadyNow();
+  for (uint64_t at = 0; at < static_cast<uint64_t>(bytes) && SteadyNow() < deadline; at += kSlice) {
+    GODWIT_RETURN_IF_ERROR(sender.Send(1, 1, {{at, at + kSlice}}, SteadyNow() + kAnswerLimit, &totals));
   }
   GODWIT_RETURN_IF_ERROR(link.AwaitArrival().status());
   sent.Add({}, totals);
-  sent.Time({}, totals, absl::Now() - begin);
+  sent.Time({}, totals, SteadyNow() - begin);
   return absl::OkStatus();
 }
 
@@ -291,7 +292,7 @@ class Rehearsal {
 
   // Tracks, sends, looks, lets go. An error is the link's.
   absl::Status UseLink() {
-    const absl::Time begin = absl::Now();
+    const absl::Time begin = SteadyNow();
     if (request_.mode != CopyMode::kStopAndCopy) {
       if (absl::Status attached = Attach(); !attached.ok()) {
         report_.fallback = std::string(attached.message());
@@ -301,7 +302,7 @@ class Rehearsal {
     const absl::Status linked = SendSample();
     if (!tracked_.empty()) LookAgain();
     for (const auto& one : tracked_) sample_.comparing += one->comparing();
-    if (!tracked_.empty()) report_.sampled = absl::Now() - begin;
+    if (!tracked_.empty()) report_.sampled = SteadyNow() - begin;
     tracked_.clear();
     return linked;
   }
@@ -315,7 +316,7 @@ class Rehearsal {
     }
     GODWIT_ASSIGN_OR_RETURN(Link link, Link::Open(request_, node_));
     GODWIT_ASSIGN_OR_RETURN(report_.round_trip, link.RoundTrip());
-    const absl::Time deadline = absl::Now() + pace_.sending;
+    const absl::Time deadline = SteadyNow() + pace_.sending;
     const uint64_t pieces = std::max<uint64_t>(1, static_cast<uint64_t>(pace_.sample_bytes) / kSamplePiece);
     const uint64_t every = std::max(kSamplePiece, static_cast<uint64_t>(sample_.content_bytes) / pieces /
                                                       memory::PageBytes() * memory::PageBytes());
@@ -330,7 +331,7 @@ class Rehearsal {
     }
     if (sent.timed.sent >= kTellingBytes) return absl::OkStatus();
     Sent noise;
-    GODWIT_RETURN_IF_ERROR(SendNoise(link, pace_.filler_bytes, absl::Now() + pace_.sending, noise));
+    GODWIT_RETURN_IF_ERROR(SendNoise(link, pace_.filler_bytes, SteadyNow() + pace_.sending, noise));
     report_.sampled_bytes += noise.wire;
     if (noise.took > absl::ZeroDuration())
       sample_.throughput = static_cast<double>(noise.timed.sent) / absl::ToDoubleSeconds(noise.took);

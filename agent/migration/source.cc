@@ -5,10 +5,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "agent/journal/journal.h"
 #include "agent/migration/decisions.h"
 #include "agent/migration/reasons.h"
+#include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -28,7 +28,7 @@ constexpr absl::Duration kReachLimit = absl::Seconds(5);
 constexpr absl::Duration kRunningLimit = absl::Seconds(30);
 constexpr absl::Duration kGuardThawLimit = absl::Seconds(8);  // the guard's own are 5 s
 
-absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
+absl::Time After(absl::Duration duration) { return SteadyNow() + duration; }
 
 std::optional<GuardWord> WordOf(const absl::StatusOr<GuardReply>& reply) {
   if (!reply.ok() || reply->reason == "Busy") return std::nullopt;  // busy: with what was asked before
@@ -110,7 +110,7 @@ agent_api::SourceStatus Source::status() const {
   if (freeze_end_.has_value()) {
     status.freeze = *freeze_end_;
   } else if (freeze_begin_.has_value()) {
-    status.freeze = absl::Now() - *freeze_begin_;
+    status.freeze = SteadyNow() - *freeze_begin_;
   }
   if (status.message.empty()) status.message = hint_;
   status.serving = serves_;
@@ -286,7 +286,7 @@ SourceEvent Source::Freeze() {
   if (!reply->ok) return FailBecause(reply->reason, reply->message);
   {
     absl::MutexLock lock(&mutex_);
-    freeze_begin_ = absl::Now() - reply->frozen_for;
+    freeze_begin_ = SteadyNow() - reply->frozen_for;
     status_.frozen_at = reply->frozen_at;
     status_.steps.push_back(
         {.name = "freeze", .offset = absl::ZeroDuration(), .duration = reply->frozen_for});
@@ -296,7 +296,7 @@ SourceEvent Source::Freeze() {
 }
 
 SourceEvent Source::AwaitPrepared() {
-  absl::Time ping = absl::Now();
+  absl::Time ping = SteadyNow();
   for (;;) {
     {
       absl::MutexLock lock(&mutex_);
@@ -320,14 +320,14 @@ SourceEvent Source::AwaitPrepared() {
                          absl::StrCat("the connection to the target node broke before it had restored all: ",
                                       lost.message()));
     if (const absl::Status served = ServeWanted(); !served.ok()) return Fail(served, "SendFailed");
-    if (guard_->Ended() || absl::Now() > FreezeDeadline()) {
+    if (guard_->Ended() || SteadyNow() > FreezeDeadline()) {
       return FailBecause(
           "FreezeLimit",
           absl::StrCat("the target had not restored all containers within the freeze limit of ",
                        absl::FormatDuration(spec_.freeze_limit)));
     }
-    if (absl::Now() - ping > kPingEvery) {
-      ping = absl::Now();
+    if (SteadyNow() - ping > kPingEvery) {
+      ping = SteadyNow();
       (void)stream_->Send(FrameType::kPing, {}, After(kTellLimit));
     }
   }
@@ -343,7 +343,7 @@ SourceEvent Source::Cede() {
       return *event;
     }
   }
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   const absl::StatusOr<GuardReply> reply = guard_->Cede();
   if (reply.ok()) AddStep("cede", "", begin);
   SourceEvent event;
@@ -385,7 +385,7 @@ SourceEvent Source::AskGuard() {
 }
 
 SourceEvent Source::Commit() {
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   std::shared_ptr<transfer::Stream> stream;
   {
     absl::MutexLock lock(&mutex_);
@@ -519,7 +519,7 @@ SourceEvent Source::Thaw() {
     guard_ = nullptr;  // hangs up
   }
   guard = nullptr;
-  for (const absl::Time deadline = After(kGuardThawLimit); absl::Now() < deadline;) {
+  for (const absl::Time deadline = After(kGuardThawLimit); SteadyNow() < deadline;) {
     ThawStep step = NextThawStep(JournalState(&reason, &message));
     if (step == ThawStep::kWriteAborted) {
       absl::StatusOr<journal::SourceJournal> journal =
@@ -583,7 +583,7 @@ absl::Status Source::EnsureGuard() {
 
 void Source::EndFreeze(absl::Duration ago) {
   absl::MutexLock lock(&mutex_);
-  if (freeze_begin_.has_value() && !freeze_end_.has_value()) freeze_end_ = absl::Now() - ago - *freeze_begin_;
+  if (freeze_begin_.has_value() && !freeze_end_.has_value()) freeze_end_ = SteadyNow() - ago - *freeze_begin_;
 }
 
 void Source::AddStep(const std::string& name, const std::string& container, absl::Time begin) {
@@ -592,7 +592,7 @@ void Source::AddStep(const std::string& name, const std::string& container, absl
   status_.steps.push_back({.name = name,
                            .container = container,
                            .offset = begin - *freeze_begin_,
-                           .duration = absl::Now() - begin});
+                           .duration = SteadyNow() - begin});
 }
 
 // Theirs are counted from the first frame they had; we know when we sent it.
@@ -610,7 +610,7 @@ void Source::AddTargetSteps(const transfer::Timings& timings) {
 
 absl::Time Source::FreezeDeadline() const {
   absl::MutexLock lock(&mutex_);
-  return freeze_begin_.value_or(absl::Now()) + spec_.freeze_limit;
+  return freeze_begin_.value_or(SteadyNow()) + spec_.freeze_limit;
 }
 
 bool Source::Pause(absl::Duration duration) {

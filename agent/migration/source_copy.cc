@@ -5,9 +5,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "agent/migration/reasons.h"
 #include "agent/migration/source.h"
+#include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -58,14 +58,14 @@ absl::Status Source::StillWanted() {
 absl::Status Source::AwaitFilled() {
   std::vector<std::string> ids;
   for (const PodOnNode::Part& part : pod_.parts) ids.push_back(part.container.id);
-  for (const absl::Time deadline = absl::Now() + kFillingLimit; node_.filling && node_.filling(ids);) {
+  for (const absl::Time deadline = SteadyNow() + kFillingLimit; node_.filling && node_.filling(ids);) {
     GODWIT_RETURN_IF_ERROR(StillWanted());
     {
       absl::MutexLock lock(&mutex_);
       hint_ = "waiting until the pod's memory is filled after its last move";
     }
     if (Pause(kFillingLook)) return absl::CancelledError("the agent ends");
-    if (absl::Now() > deadline) {
+    if (SteadyNow() > deadline) {
       FailBecause("MemoryNotFilled", "the pod's memory is still being filled after its last move");
       return absl::UnavailableError("the pod's memory is not filled yet");
     }
@@ -76,7 +76,7 @@ absl::Status Source::AwaitFilled() {
 std::optional<absl::Duration> Source::Switching() const {
   absl::MutexLock lock(&mutex_);
   if (!switched_at_.has_value()) return std::nullopt;
-  return absl::Now() - *switched_at_;
+  return SteadyNow() - *switched_at_;
 }
 
 void Source::AwaitSwitch(absl::Duration limit) {
@@ -85,7 +85,7 @@ void Source::AwaitSwitch(absl::Duration limit) {
     return stop_ || switch_ || abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok();
   };
   mutex_.AwaitWithTimeout(absl::Condition(&word), limit);
-  if (switch_ && !switched_at_.has_value()) switched_at_ = absl::Now();
+  if (switch_ && !switched_at_.has_value()) switched_at_ = SteadyNow();
 }
 
 absl::Status Source::CopyInRounds() {
@@ -113,7 +113,7 @@ absl::Status Source::CopyInRounds() {
   pre_copy_ = std::move(pre_copy);
   pre_copy_->SetStream(stream_.get());
 
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   bool armed = false;
   int shortening = 0;
   const bool pulled = spec_.mode == CopyMode::kPostCopy;
@@ -136,7 +136,7 @@ absl::Status Source::CopyInRounds() {
       pull_when_not = limits_.when_not_converging == agent_api::WhenNotConverging::kPostCopy;
     }
     AwaitSwitch(absl::ZeroDuration());
-    const Convergence::Verdict verdict = convergence.Decide(absl::Now() - begin, Switching());
+    const Convergence::Verdict verdict = convergence.Decide(SteadyNow() - begin, Switching());
     TellProgress(convergence, *round, number, verdict);
     switch (verdict) {
       case Convergence::Verdict::kCopyOn: continue;
@@ -175,7 +175,7 @@ absl::Status Source::NotConverging(const Convergence& convergence, int64_t round
 }
 
 absl::StatusOr<RoundFigures> Source::SendRound(int64_t number) {
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   if (files_->rounds() == 0) GODWIT_RETURN_IF_ERROR(SendFileRound());
   GODWIT_ASSIGN_OR_RETURN(RoundFigures round, pre_copy_->Round(begin + kRoundLimit));
   GODWIT_RETURN_IF_ERROR(
@@ -186,12 +186,12 @@ absl::StatusOr<RoundFigures> Source::SendRound(int64_t number) {
       return stop_ || abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok() ||
              heard_.round >= number;
     };
-    mutex_.AwaitWithDeadline(absl::Condition(&arrived), begin + kRoundLimit);
+    mutex_.AwaitWithTimeout(absl::Condition(&arrived), begin + kRoundLimit - SteadyNow());
     if (heard_.round < number)
       return absl::UnavailableError(absl::StrCat("round ", number, " was not acknowledged"));
   }
   pre_copy_->Acknowledge();
-  round.took = absl::Now() - begin;
+  round.took = SteadyNow() - begin;
   return round;
 }
 
@@ -199,13 +199,13 @@ void Source::MakeSenders() {
   senders_.clear();
   for (const PodOnNode::Part& part : pod_.parts) {
     senders_.push_back(
-        std::make_unique<transfer::FileSender>(*stream_, part.container.name, absl::Now() + kRoundLimit));
+        std::make_unique<transfer::FileSender>(*stream_, part.container.name, SteadyNow() + kRoundLimit));
   }
 }
 
 // Writable layers and emptyDirs: whole at first, then what has changed.
 absl::Status Source::SendFileRound() {
-  if (first_frame_ == absl::InfiniteFuture()) first_frame_ = absl::Now();
+  if (first_frame_ == absl::InfiniteFuture()) first_frame_ = SteadyNow();
   GODWIT_RETURN_IF_ERROR(files_->Begin(/*last=*/false));
   for (size_t i = 0; i < senders_.size(); ++i) {
     GODWIT_ASSIGN_OR_RETURN(const FileRounds::Sent sent, files_->Send(i, *senders_[i]));
@@ -229,7 +229,7 @@ absl::Status Source::AwaitGate() {
 // The connection was cut in a round: nothing is lost but time, if it comes back.
 absl::Status Source::Reconnect() {
   absl::Status status;
-  for (const absl::Time deadline = absl::Now() + kResumeLimit; absl::Now() < deadline;) {
+  for (const absl::Time deadline = SteadyNow() + kResumeLimit; SteadyNow() < deadline;) {
     transfer::HelloOk answer;
     status = OpenStream(HelloFor(/*ask=*/false, /*resume=*/true), kConnectLimit, &answer);
     if (status.ok()) {
@@ -312,7 +312,7 @@ absl::Status Source::Arm() {
   if (!reply.ok()) return reply.status();
   if (!reply->ok) return Refused(*reply);
   GODWIT_FAILPOINT("source.armed", spec_.migration.uid);
-  if (first_frame_ == absl::InfiniteFuture()) first_frame_ = absl::Now();
+  if (first_frame_ == absl::InfiniteFuture()) first_frame_ = SteadyNow();
   for (size_t i = 0; i < senders_.size(); ++i) {
     const std::string images = absl::StrCat(folder_, "/", pod_.parts[i].container.name, "/images");
     GODWIT_RETURN_IF_ERROR(transfer::SendImage(images, transfer::kDescriptors, *senders_[i]));

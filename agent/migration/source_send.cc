@@ -7,9 +7,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "agent/migration/reasons.h"
 #include "agent/migration/source.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -24,7 +24,7 @@ using transfer::FrameType;
 constexpr absl::Duration kConnectLimit = absl::Seconds(10);
 constexpr absl::Duration kTellLimit = absl::Seconds(2);
 
-absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
+absl::Time After(absl::Duration duration) { return SteadyNow() + duration; }
 
 }  // namespace
 
@@ -154,7 +154,7 @@ void Source::StopListening() {
 }
 
 SourceEvent Source::Send() {
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   bucket_.SetLimit(0);  // what goes over now is waited for
   absl::Status status;
   for (size_t i = 0; i < pod_.parts.size() && status.ok(); ++i) status = SendContainer(i);
@@ -167,7 +167,7 @@ SourceEvent Source::Send() {
                   .image_bytes = image_bytes_,
                   .file_bytes = status_.file_bytes,
                   .wire_bytes = status_.wire_bytes,
-                  .took = absl::Now() - begin});
+                  .took = SteadyNow() - begin});
     }
     if (status.ok() && !abort_.has_value() && !heard_.aborted.has_value()) return SourceEvent::kDone;
   }
@@ -182,7 +182,7 @@ absl::Status Source::SendContainer(size_t index) {
   sender.SetDeadline(FreezeDeadline() + kTellLimit);
   if (pre_copy_ != nullptr) GODWIT_RETURN_IF_ERROR(HideOwned(index));
   if (node_.write_smaps) GODWIT_RETURN_IF_ERROR(WriteSmaps(index));
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   transfer::DumpProgress progress;
   std::thread dumping([&] { progress.Finish(DumpContainer(name)); });
   absl::Status files;
@@ -216,7 +216,7 @@ absl::Status Source::SendContainer(size_t index) {
 // Which pages CRIU is to leave out must be known before its gate is opened.
 absl::Status Source::HideOwned(size_t index) {
   const std::string& name = pod_.parts[index].container.name;
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   GODWIT_ASSIGN_OR_RETURN(const std::string hidden, pre_copy_->LookOwned(index));
   const std::string path = absl::StrCat(folder_, "/", name, "/hidden");
   // Read at once, on this machine: no need to wait for the disk.
@@ -228,7 +228,7 @@ absl::Status Source::HideOwned(size_t index) {
 
 absl::Status Source::WriteSmaps(size_t index) {
   const PodOnNode::Part& part = pod_.parts[index];
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   const std::string folder = absl::StrCat(folder_, "/", part.container.name, "/smaps");
   GODWIT_RETURN_IF_ERROR(node_.write_smaps(node_.cgroup_here(part.container.cgroup), folder));
   AddStep("mappings", part.container.name, begin);
@@ -236,7 +236,7 @@ absl::Status Source::WriteSmaps(size_t index) {
 }
 
 absl::Status Source::SendPages(size_t index) {
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   GODWIT_ASSIGN_OR_RETURN(const int64_t left,
                           pre_copy_->SendLast(index, leave_pages_, FreezeDeadline() + kTellLimit));
   {
@@ -259,7 +259,7 @@ absl::Status Source::Refused(const GuardReply& reply) {
 }
 
 absl::Status Source::DumpContainer(const std::string& container) {
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   const absl::StatusOr<GuardReply> reply = guard_->Dump(container, FreezeDeadline() - begin + kTellLimit);
   if (!reply.ok()) return Annotate(reply.status(), absl::StrCat("cannot dump container ", container));
   if (!reply->ok) return Refused(*reply);
@@ -268,7 +268,7 @@ absl::Status Source::DumpContainer(const std::string& container) {
 }
 
 absl::Status Source::SendFiles(size_t index, FileSender& sender) {
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   if (index == 0) GODWIT_RETURN_IF_ERROR(files_->Begin(/*last=*/true));
   GODWIT_ASSIGN_OR_RETURN(const FileRounds::Sent sent, files_->Send(index, sender));
   {

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "agent/migration/source.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status.h"
 
@@ -38,7 +38,7 @@ SourceEvent Source::ServePages() {
   stream->KeepQueueShort();  // a page that somebody waits for goes next
   PageService service(Containers(), node_.memory, &bucket_);
   service.SetStream(stream.get());
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   std::optional<SourceEvent> end;
   for (bool all = false; !end.has_value();) {
     const absl::Status sent = SendSome(service, &all);
@@ -55,7 +55,7 @@ SourceEvent Source::ServePages() {
   if (node_.sent) {
     node_.sent({.page_bytes = service.totals().sent,
                 .wire_bytes = service.totals().wire,
-                .took = absl::Now() - begin});
+                .took = SteadyNow() - begin});
   }
   return *end;
 }
@@ -96,7 +96,7 @@ absl::Status Source::SendSome(PageService& service, bool* all) {
     wanted.swap(heard_.wanted);
     listed = heard_.listed;
   }
-  const absl::Time deadline = absl::Now() + kSendLimit;
+  const absl::Time deadline = SteadyNow() + kSendLimit;
   for (const transfer::TaskRanges& pages : missing) GODWIT_RETURN_IF_ERROR(service.Add(pages));
   for (const transfer::TaskRanges& pages : wanted)
     GODWIT_RETURN_IF_ERROR(service.SendWanted(pages, deadline));
@@ -112,7 +112,7 @@ absl::Status Source::SendSome(PageService& service, bool* all) {
 void Source::TellPagesLost(transfer::Stream& stream, const absl::Status& why) {
   LOG(ERROR) << Log("pages that the target lacks are lost").With("migration", spec_.migration.uid).With(why);
   const transfer::Reason reason{"PagesLost", std::string(why.message())};
-  stream.SendMessage(FrameType::kPagesLost, reason, absl::Now() + kTellLimit).IgnoreError();
+  stream.SendMessage(FrameType::kPagesLost, reason, SteadyNow() + kTellLimit).IgnoreError();
 }
 
 // What ends the serving, or nothing. `idle`: there is nothing to be done before the target says more.

@@ -11,10 +11,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
-#include "absl/time/clock.h"
 #include "agent/criu/gate.h"
 #include "agent/memory/shared_key.h"
 #include "agent/migration/reasons.h"
+#include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -36,7 +36,7 @@ constexpr absl::Duration kTellLimit = absl::Seconds(5);
 constexpr absl::Duration kGateLimit = absl::Seconds(30);  // for runc and CRIU to come to their gate
 constexpr absl::Duration kGateLook = absl::Milliseconds(100);
 
-absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
+absl::Time After(absl::Duration duration) { return SteadyNow() + duration; }
 
 auto CommitActs() {
   auto acts = kCommitActs;
@@ -188,7 +188,7 @@ void Target::AddStep(const std::string& name, const std::string& container, absl
   steps_.push_back({.name = name,
                     .container = container,
                     .offset = begin - *first_frame_,
-                    .duration = absl::Now() - begin});
+                    .duration = SteadyNow() - begin});
 }
 
 bool Target::Pause(absl::Duration duration) {
@@ -264,7 +264,7 @@ absl::Status Target::Bring() {
 }
 
 absl::StatusOr<permits::Claim> Target::AwaitClaim(const std::string& container, absl::Duration limit) {
-  for (const absl::Time deadline = After(limit); absl::Now() < deadline;) {
+  for (const absl::Time deadline = After(limit); SteadyNow() < deadline;) {
     absl::StatusOr<permits::Claim> claim = node_.permits->WaitForClaim(request_.uid, container, kLook);
     if (!absl::IsDeadlineExceeded(claim.status())) return claim;
     GODWIT_RETURN_IF_ERROR(CheckCut());
@@ -281,7 +281,7 @@ absl::StatusOr<ContainerState> Target::AwaitState(const std::string& container, 
   auto arrived = [this, &container]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return Interrupted() || states_.contains(container);
   };
-  if (!mutex_.AwaitWithDeadline(absl::Condition(&arrived), deadline)) {
+  if (!mutex_.AwaitWithTimeout(absl::Condition(&arrived), deadline - SteadyNow())) {
     return absl::DeadlineExceededError(absl::StrCat(
         "the state of container ", container, " did not arrive within ",
         absl::FormatDuration(request_.create_limit), ", the longest that kubelet may be kept waiting"));
@@ -294,7 +294,7 @@ absl::StatusOr<ContainerState> Target::AwaitState(const std::string& container, 
 // Until the container's state is about to come, or is there: its images' folder, and the files that came
 // before the freeze.
 absl::StatusOr<ContainerState> Target::AwaitArmed(const std::string& container, absl::Time deadline) {
-  while (absl::Now() < deadline) {
+  while (SteadyNow() < deadline) {
     GODWIT_RETURN_IF_ERROR(CheckCut());
     absl::MutexLock lock(&mutex_);
     auto armed = [this, &container]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -316,14 +316,14 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
   for (;;) {
     GODWIT_ASSIGN_OR_RETURN(permits::Claim claim,
                             AwaitClaim(container, first ? kFirstClaimLimit : request_.create_limit));
-    const absl::Time claimed = absl::Now();
+    const absl::Time claimed = SteadyNow();
     const absl::Time deadline = claimed + request_.create_limit;
     absl::StatusOr<permits::Restored> restored = RestoreAtGate(claim, deadline);
-    if (absl::IsFailedPrecondition(restored.status()) && absl::Now() < deadline)
+    if (absl::IsFailedPrecondition(restored.status()) && SteadyNow() < deadline)
       continue;  // a newer `create` came, or none waits now
     if (!restored.ok()) return restored.status();
-    create_wait_ = std::max(create_wait_, absl::Now() - claimed);
-    const absl::Time standing = absl::Now();
+    create_wait_ = std::max(create_wait_, SteadyNow() - claimed);
+    const absl::Time standing = SteadyNow();
     GODWIT_FAILPOINT("target.restored", request_.uid);
     GODWIT_RETURN_IF_ERROR(node_.permits->Confirm(request_.uid, container, kConfirmLimit));
     AddStep("confirm", container, standing);
@@ -354,7 +354,7 @@ absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& cl
   absl::Notification ended;
   std::thread restoring([&] {
     restored = node_.permits->Restore(request_.uid, claim.container, armed.images, absl::StrCat(own, "/work"),
-                                      deadline - absl::Now(), options);
+                                      deadline - SteadyNow(), options);
     if (!restored.ok() && !absl::IsFailedPrecondition(restored.status()))
       SetFailure(ReasonOf(restored.status(), "RestoreFailed"), std::string(restored.status().message()));
     ended.Notify();
@@ -363,7 +363,7 @@ absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& cl
   std::optional<runtime::QuickMoves> quick_moves;
   auto open = [&]() -> absl::Status {
     absl::StatusOr<UniqueFd> gate = absl::UnavailableError("not reached");
-    for (const absl::Time limit = std::min(deadline, After(kGateLimit)); !gate.ok() && absl::Now() < limit;) {
+    for (const absl::Time limit = std::min(deadline, After(kGateLimit)); !gate.ok() && SteadyNow() < limit;) {
       if (ended.HasBeenNotified()) return absl::OkStatus();  // it says why itself
       gate = criu::ReachGate(options.gate, kGateLook);
     }
@@ -375,7 +375,7 @@ absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& cl
     GODWIT_RETURN_IF_ERROR(gate.status());
     GODWIT_RETURN_IF_ERROR(MakeReady(claim, armed.files, deadline, quick_moves));
     GODWIT_FAILPOINT("target.state-complete", request_.uid);
-    opened = absl::Now();
+    opened = SteadyNow();
     const absl::Status open = criu::OpenGate(*gate);
     GODWIT_FAILPOINT("target.gate-open", request_.uid);
     return open;
@@ -405,7 +405,7 @@ absl::Status Target::MakeReady(const permits::Claim& claim, const FilesToApply& 
   GODWIT_FAILPOINT("target.at-gate", request_.uid);
   if (!node_.cgroup_procs.empty()) quick_moves.emplace(node_.cgroup_procs);
   GODWIT_ASSIGN_OR_RETURN(ContainerState state, AwaitState(claim.container, deadline));
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   GODWIT_RETURN_IF_ERROR(node_.check_images(state.images));
   GODWIT_RETURN_IF_ERROR(AddPages(claim.container, state.images));
   state.files.rootfs.applied = before.rootfs.paths.size();
@@ -506,7 +506,7 @@ absl::Status Target::CheckCopies() {
 }
 
 TargetEvent Target::Prepare() {
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   absl::Status status = CheckCopies();
   const bool pulls =
       std::any_of(copies_.begin(), copies_.end(), [](const Copy& copy) { return copy.missing > 0; });
@@ -544,7 +544,7 @@ std::optional<TargetEvent> Target::AwaitVerdict() {
 }
 
 std::optional<TargetEvent> Target::Commit() {
-  commit_begin_ = absl::Now();
+  commit_begin_ = SteadyNow();
   BeginPulling();
   for (const CommitAct act : CommitActs()) {
     GODWIT_FAILPOINT(absl::StrCat("target.commit-", static_cast<int>(act)), request_.uid);
@@ -570,7 +570,7 @@ absl::Status Target::Do(CommitAct act) {
       AddStep("commit", "", commit_begin_);
       {
         absl::MutexLock lock(&mutex_);
-        thawed_ = absl::Now();
+        thawed_ = SteadyNow();
       }
       Tell(FrameType::kRunning);
       break;
@@ -652,7 +652,7 @@ void Target::TellRunning(const std::shared_ptr<transfer::Stream>& stream) {
   {
     absl::MutexLock lock(&mutex_);
     timings.steps = steps_;
-    if (thawed_.has_value()) timings.thawed_ago = absl::Now() - *thawed_;
+    if (thawed_.has_value()) timings.thawed_ago = SteadyNow() - *thawed_;
     timings.missing = !pulled_.empty();
     told_ = stream;  // before it is: whoever ends the pulling now tells it that, too
   }

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "agent/migration/target.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -26,7 +26,7 @@ constexpr absl::Duration kPagerLimit = absl::Seconds(10);
 // For pagers to end a container whose memory is lost; then it is done without them.
 constexpr absl::Duration kEndLimit = absl::Seconds(15);
 
-absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
+absl::Time After(absl::Duration duration) { return SteadyNow() + duration; }
 
 }  // namespace
 
@@ -59,7 +59,7 @@ void Target::BeginPulling() {
     pull_bytes_ += copy.missing;
     if (copy.missing > 0) pulled_.insert(copy.container);
   }
-  if (recovered_ && stream_ == nullptr) alone_since_ = absl::Now();
+  if (recovered_ && stream_ == nullptr) alone_since_ = SteadyNow();
   if (!recovered_ || !FileExists(absl::StrCat(folder_, "/pulled"))) return;
   pulled_.clear();
   pull_end_.total_bytes = pull_bytes_;
@@ -71,9 +71,9 @@ std::optional<TargetEvent> Target::AwaitPages() {
   while (!PullsOver()) {
     if (why.empty()) why = WhyLost();
     if (!why.empty()) {
-      lost_since = std::min(lost_since, absl::Now());
+      lost_since = std::min(lost_since, SteadyNow());
       for (const std::string& container : Pulled()) pulls_.at(container)->Lose(why);
-      if (absl::Now() - lost_since > kEndLimit && KillLost()) break;
+      if (SteadyNow() - lost_since > kEndLimit && KillLost()) break;
     }
     List();
     absl::MutexLock lock(&mutex_);
@@ -97,7 +97,7 @@ bool Target::PullsOver() const {
   return std::all_of(copies_.begin(), copies_.end(), [&](const Copy& copy) {
     if (!pulled.contains(copy.container)) return true;
     const Pull& pull = *pulls_.at(copy.container);
-    const bool gone = absl::Now() - pull.alone_since() > kPagerLimit && node_.pager_lives &&
+    const bool gone = SteadyNow() - pull.alone_since() > kPagerLimit && node_.pager_lives &&
                       !node_.pager_lives(copy.container_id);
     return pull.over() || gone;
   });
@@ -108,11 +108,11 @@ std::string Target::WhyLost() const {
   const std::string limit = absl::FormatDuration(node_.pull_limit);
   for (const std::string& container : Pulled()) {
     const Pull& pull = *pulls_.at(container);
-    if (!pull.over() && absl::Now() - pull.alone_since() > node_.pull_limit)
+    if (!pull.over() && SteadyNow() - pull.alone_since() > node_.pull_limit)
       return absl::StrCat("the pager of container ", container, " was not there for ", limit);
   }
   absl::MutexLock lock(&mutex_);
-  if (pages_lost_.empty() && absl::Now() - alone_since_ > node_.pull_limit)
+  if (pages_lost_.empty() && SteadyNow() - alone_since_ > node_.pull_limit)
     return absl::StrCat("the connection to node ", request_.source_node,
                         ", which has them, broke and did not come back within ", limit);
   return pages_lost_;

@@ -4,10 +4,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "agent/migration/reasons.h"
 #include "agent/migration/target.h"
 #include "agent/transfer/image_sender.h"
+#include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -27,7 +27,7 @@ constexpr absl::Duration kResumeLimit =
     absl::Seconds(60);                           // for a source whose connection was cut; its own is shorter
 constexpr int64_t kReserve = int64_t{64} << 20;  // left free on the disk for everybody else
 
-absl::Time After(absl::Duration duration) { return absl::Now() + duration; }
+absl::Time After(absl::Duration duration) { return SteadyNow() + duration; }
 
 absl::Status Refuse(transfer::Stream& stream, const std::string& reason, const std::string& message) {
   (void)stream.SendMessage(FrameType::kRefused, transfer::Reason{reason, message}, After(kAnswerLimit));
@@ -103,7 +103,7 @@ absl::Status Target::AwaitResumption(const absl::Status& cut) {
 // Whether the source has not come back in time.
 absl::Status Target::CheckCut() const {
   absl::MutexLock lock(&mutex_);
-  if (bringing_ != Bringing::kCut || absl::Now() < resume_by_) return absl::OkStatus();
+  if (bringing_ != Bringing::kCut || SteadyNow() < resume_by_) return absl::OkStatus();
   return absl::UnavailableError(
       absl::StrCat("the connection to the source node was cut and did not come back within ",
                    absl::FormatDuration(kResumeLimit), ": ", cut_.message()));
@@ -181,7 +181,7 @@ absl::Status Target::TakeStateFrame(transfer::Stream& stream, const transfer::Fr
 // What the files that have come so far allow.
 void Target::NoteFiles() {
   absl::MutexLock lock(&mutex_);
-  if (!first_frame_.has_value()) first_frame_ = absl::Now();
+  if (!first_frame_.has_value()) first_frame_ = SteadyNow();
   for (const std::string& container : request_.containers) {
     if (files_->HasFile(absl::StrCat(container, "/images/", transfer::kDescriptors)))
       armed_.try_emplace(container, ContainerState{.images = absl::StrCat(folder_, "/", container, "/images"),
@@ -216,7 +216,7 @@ void Target::ServeVerdict(const std::shared_ptr<transfer::Stream>& stream) {
   {
     absl::MutexLock lock(&mutex_);
     open = LossAborts(stage_, abort_.has_value()) && !stop_;
-    if (stream_ == stream) alone_since_ = absl::Now();
+    if (stream_ == stream) alone_since_ = SteadyNow();
     if (GODWIT_MUTATED("runs-without-commit") && stage_ == TargetStage::kPrepared) commit_ = true;
   }
   if (open)

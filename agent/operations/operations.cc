@@ -9,8 +9,8 @@
 
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "agent/operations/bring.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -251,7 +251,7 @@ absl::Status Operations::ForgetSource(const std::string& uid) {
 migration::BringState Operations::BringFrom(const RestoreSpec& spec) const {
   return [this, spec] {
     return Bring(spec, options_.node, options_.fetch, options_.find_archive, RestoreFolder(spec.restore.uid),
-                 absl::Now() + spec.create_limit);
+                 SteadyNow() + spec.create_limit);
   };
 }
 
@@ -309,7 +309,7 @@ void Operations::ServeMigration(const std::shared_ptr<transfer::Stream>& stream,
     const transfer::Reason why{
         .reason = "NotFound",
         .message = absl::StrCat("node ", options_.node, " expects no migration ", hello.uid)};
-    stream->SendMessage(transfer::FrameType::kRefused, why, absl::Now() + absl::Seconds(5)).IgnoreError();
+    stream->SendMessage(transfer::FrameType::kRefused, why, SteadyNow() + absl::Seconds(5)).IgnoreError();
     return;
   }
   target->Serve(stream, hello);

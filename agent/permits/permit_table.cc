@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace godwit::permits {
@@ -53,19 +53,20 @@ absl::Status PermitTable::Add(const PermitSpec& spec) {
 
 absl::StatusOr<Claim> PermitTable::WaitForClaim(const std::string& migration_uid,
                                                 const std::string& container, absl::Duration limit) {
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   absl::MutexLock lock(&mutex_);
   while (true) {
     GODWIT_ASSIGN_OR_RETURN(Permit * permit, FindLive(migration_uid, container));
     if (permit->stage == Stage::kWaiting) return permit->claim;
-    if (changed_.WaitWithDeadline(&mutex_, deadline)) return Timeout("nobody started", container, limit);
+    if (changed_.WaitWithTimeout(&mutex_, deadline - SteadyNow()))
+      return Timeout("nobody started", container, limit);
   }
 }
 
 absl::StatusOr<Restored> PermitTable::Restore(const std::string& migration_uid, const std::string& container,
                                               const std::string& images, const std::string& work,
                                               absl::Duration limit, const RestoreOptions& options) {
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   absl::MutexLock lock(&mutex_);
   GODWIT_ASSIGN_OR_RETURN(Permit * permit, FindLive(migration_uid, container));
   if (permit->stage != Stage::kWaiting) {
@@ -81,13 +82,14 @@ absl::StatusOr<Restored> PermitTable::Restore(const std::string& migration_uid, 
   while (true) {
     GODWIT_ASSIGN_OR_RETURN(permit, FindLive(migration_uid, container));
     if (permit->stage == Stage::kRestored) return Restored{permit->claim, permit->pid};
-    if (changed_.WaitWithDeadline(&mutex_, deadline)) return Timeout("could not restore", container, limit);
+    if (changed_.WaitWithTimeout(&mutex_, deadline - SteadyNow()))
+      return Timeout("could not restore", container, limit);
   }
 }
 
 absl::Status PermitTable::Confirm(const std::string& migration_uid, const std::string& container,
                                   absl::Duration limit) {
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   absl::MutexLock lock(&mutex_);
   GODWIT_ASSIGN_OR_RETURN(Permit * permit, FindLive(migration_uid, container));
   if (permit->stage == Stage::kRestored) {
@@ -97,7 +99,7 @@ absl::Status PermitTable::Confirm(const std::string& migration_uid, const std::s
     return absl::FailedPreconditionError(absl::StrCat("container ", container, " is not restored"));
   }
   while (permit->stage != Stage::kConfirmed) {
-    if (changed_.WaitWithDeadline(&mutex_, deadline))
+    if (changed_.WaitWithTimeout(&mutex_, deadline - SteadyNow()))
       return Timeout("`create` did not return for", container, limit);
     GODWIT_ASSIGN_OR_RETURN(permit, FindLive(migration_uid, container));
   }
@@ -151,7 +153,7 @@ absl::Status PermitTable::WriteSpent(const PermitSpec& spec) {
 
 absl::Status PermitTable::Abort(const std::string& migration_uid, const std::string& message,
                                 absl::Duration limit) {
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   std::vector<std::string> copies;
   {
     absl::MutexLock lock(&mutex_);
@@ -172,7 +174,7 @@ absl::Status PermitTable::Abort(const std::string& migration_uid, const std::str
     // final.
     while (std::any_of(migration->permits.begin(), migration->permits.end(),
                        [](const auto& entry) { return entry.second.peer != nullptr; })) {
-      if (changed_.WaitWithDeadline(&mutex_, deadline)) {
+      if (changed_.WaitWithTimeout(&mutex_, deadline - SteadyNow())) {
         return absl::DeadlineExceededError(absl::StrCat("a restore of migration ", migration_uid,
                                                         " did not end within ", absl::FormatDuration(limit)));
       }

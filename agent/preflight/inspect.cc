@@ -12,7 +12,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
 #include "agent/criu/plan.h"
 #include "agent/preflight/finding.h"
 #include "agent/preflight/parse.h"
@@ -20,6 +19,7 @@
 #include "agent/runtime/processes.h"
 #include "agent/runtime/volumes.h"
 #include "agent/runtime/weight.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/status.h"
 
@@ -68,7 +68,7 @@ bool Measure(int folder, const std::string& path, int depth, Measuring& measurin
     if (!S_ISDIR(status.st_mode) || status.st_dev != measuring.device || depth >= kMaxDepth) continue;
     const int below = openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (below >= 0) in_time = Measure(below, absl::StrCat(path, "/", name), depth + 1, measuring);
-    if (!in_time || absl::Now() > measuring.deadline) {
+    if (!in_time || SteadyNow() > measuring.deadline) {
       in_time = false;
       break;
     }
@@ -129,7 +129,7 @@ Measured MeasureFolder(const std::string& folder, absl::Duration limit, bool ove
   absl::StatusOr<UniqueFd> top = OpenFile(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
   struct stat status{};
   if (!top.ok() || fstat(top->get(), &status) != 0) return {};
-  Measuring measuring{.device = status.st_dev, .deadline = absl::Now() + limit, .overlay = overlay};
+  Measuring measuring{.device = status.st_dev, .deadline = SteadyNow() + limit, .overlay = overlay};
   measuring.measured.whole = Measure(top->Release(), "", 0, measuring);
   return measuring.measured;
 }
@@ -187,10 +187,10 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
                                                    const NodeFacts& facts) {
   agent_api::PreflightReport report;
   std::vector<runtime::BundleMount> mounts;
-  const absl::Time deadline = absl::Now() + facts.measure_limit;
+  const absl::Time deadline = SteadyNow() + facts.measure_limit;
   const auto measure = [&](const std::string& container, absl::string_view what, const std::string& folder,
                            bool overlay) {
-    const Measured measured = MeasureFolder(host.At(folder), deadline - absl::Now(), overlay);
+    const Measured measured = MeasureFolder(host.At(folder), deadline - SteadyNow(), overlay);
     report.file_bytes += measured.bytes;
     Findings findings(container);
     if (!measured.device_file.empty())

@@ -12,8 +12,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "agent/runtime/cgroup.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -51,7 +51,7 @@ absl::Status WaitEvent(const std::string& folder, absl::string_view wanted, absl
     const absl::string_view text(events, static_cast<size_t>(size));
     if (absl::StrContains(absl::StrCat("\n", text), absl::StrCat("\n", wanted, "\n")))
       return absl::OkStatus();
-    const absl::Duration left = deadline - absl::Now();
+    const absl::Duration left = deadline - SteadyNow();
     if (left <= absl::ZeroDuration())
       return absl::DeadlineExceededError(absl::StrCat(path, " does not become \"", wanted, "\""));
     pollfd change{file.get(), POLLPRI, 0};
@@ -94,7 +94,7 @@ absl::Status FrozenCgroups::Thaw() {
 }
 
 absl::StatusOr<FrozenCgroups> FreezeCgroups(std::vector<std::string> folders, absl::Duration limit) {
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   FrozenCgroups frozen(std::move(folders));
   for (const absl::Status& status : WriteFreeze(frozen.folders_, "1")) {
     if (!status.ok()) {
@@ -103,7 +103,7 @@ absl::StatusOr<FrozenCgroups> FreezeCgroups(std::vector<std::string> folders, ab
     }
   }
   GODWIT_RETURN_IF_ERROR(
-      Annotate(WaitFrozen(frozen.folders_, deadline - absl::Now()),
+      Annotate(WaitFrozen(frozen.folders_, deadline - SteadyNow()),
                "cannot freeze: a task does not stand still (is it in an uninterruptible wait for a disk?)"));
   return frozen;
 }
@@ -111,7 +111,7 @@ absl::StatusOr<FrozenCgroups> FreezeCgroups(std::vector<std::string> folders, ab
 FrozenCgroups AdoptFrozen(std::vector<std::string> folders) { return FrozenCgroups(std::move(folders)); }
 
 absl::Status WaitFrozen(const std::vector<std::string>& folders, absl::Duration limit) {
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   for (const std::string& folder : folders) GODWIT_RETURN_IF_ERROR(WaitEvent(folder, "frozen 1", deadline));
   return absl::OkStatus();
 }
@@ -127,7 +127,7 @@ absl::Status CheckStandsStill(const std::string& folder) {
 }
 
 absl::Status KillCgroup(const std::string& folder, absl::Duration limit) {
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   absl::Status killed = WriteKernelFile(absl::StrCat(folder, "/cgroup.kill"), "1");
   if (absl::IsNotFound(killed) && FileExists(folder)) {
     // Before Linux 5.14. Frozen tasks die of SIGKILL too.

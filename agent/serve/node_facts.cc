@@ -13,11 +13,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "agent/criu/plan.h"
 #include "agent/install/cri_status.h"
 #include "agent/memory/tracker.h"
 #include "agent/preflight/parse.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/status.h"
 
@@ -124,10 +124,10 @@ absl::StatusOr<std::string> NodeFacts::VersionOf(const std::string& program) con
 
 bool NodeFacts::RuntimeReady() const {
   absl::MutexLock lock(&live_->mutex);
-  if (absl::Now() - live_->asked < kAskHandlers) return live_->ready;
+  if (SteadyNow() - live_->asked < kAskHandlers) return live_->ready;
   auto handlers = install::RuntimeHandlers(options_.host.At(options_.cri_socket), absl::Seconds(3));
   live_->ready = handlers.ok() && std::find(handlers->begin(), handlers->end(), kHandler) != handlers->end();
-  live_->asked = absl::Now();
+  live_->asked = SteadyNow();
   return live_->ready;
 }
 

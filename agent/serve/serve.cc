@@ -16,7 +16,6 @@
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "agent/api/server.h"
 #include "agent/checkpoint/checkpoints.h"
 #include "agent/criu/images.h"
@@ -42,6 +41,7 @@
 #include "agent/transfer/fetch.h"
 #include "agent/transfer/sample_sink.h"
 #include "agent/transfer/stream.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -397,7 +397,7 @@ class Agent {
 
   // Whoever connects says first what for.
   void ServeStream(const std::shared_ptr<transfer::Stream>& stream) {
-    auto frame = stream->Receive(absl::Now() + kHelloLimit);
+    auto frame = stream->Receive(SteadyNow() + kHelloLimit);
     absl::Status status = frame.status();
     if (status.ok() && frame->type != transfer::FrameType::kHello)
       status = absl::InvalidArgumentError("the first frame is no HELLO");
@@ -410,7 +410,7 @@ class Agent {
     } else if (hello.ok()) {
       status = transfer::ServeArchive(
           *stream, *hello, [this](const auto&... named) { return checkpoints_->FindArchiveFor(named...); },
-          absl::Now() + kFetchLimit);
+          SteadyNow() + kFetchLimit);
     } else {
       status = hello.status();
       metrics_.stream_errors.With("Protocol").Increment();

@@ -2,15 +2,15 @@
 #include "agent/transfer/sample_sink.h"
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "agent/transfer/compression.h"
 #include "agent/transfer/page_frame.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace godwit::transfer {
 
 absl::Status TakeSample(Stream& stream, const Hello& hello) {
-  const absl::Time deadline = absl::Now() + kMaxRehearsal;
+  const absl::Time deadline = SteadyNow() + kMaxRehearsal;
   if (hello.from_node != stream.peer_node()) {
     const std::string message =
         absl::StrCat("the agent of node ", stream.peer_node(), " speaks as another node's");

@@ -13,8 +13,8 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "agent/transfer/tcp.h"
+#include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/status.h"
 
@@ -105,7 +105,7 @@ void Stream::KeepQueueShort() {
 
 absl::Status Stream::AwaitSocket(short events, absl::Time deadline) {
   for (;;) {
-    const absl::Duration left = deadline - absl::Now();
+    const absl::Duration left = deadline - SteadyNow();
     pollfd polled[] = {{socket_.get(), events, 0}, {wake_.get(), POLLIN, 0}};
     const int64_t limit =
         std::clamp<int64_t>(absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1))), 0, 60'000);
@@ -113,7 +113,7 @@ absl::Status Stream::AwaitSocket(short events, absl::Time deadline) {
     if (ready < 0 && errno != EINTR) return ErrnoStatus("cannot wait for the stream");
     if (shut_down_) return absl::CancelledError("the stream was shut down");
     if (ready > 0) return absl::OkStatus();
-    if (absl::Now() >= deadline) return absl::DeadlineExceededError("the peer was too slow");
+    if (SteadyNow() >= deadline) return absl::DeadlineExceededError("the peer was too slow");
   }
 }
 

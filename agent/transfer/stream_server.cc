@@ -5,6 +5,7 @@
 #include "absl/log/log.h"
 #include "agent/transfer/stream.h"
 #include "agent/transfer/tcp.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/tcp_listener.h"
 

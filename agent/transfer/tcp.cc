@@ -13,7 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "base/tcp_listener.h"
 
@@ -22,12 +22,12 @@ namespace {
 
 absl::Status AwaitConnected(int fd, absl::Time deadline) {
   for (;;) {
-    const int64_t left = absl::ToInt64Milliseconds(absl::Ceil(deadline - absl::Now(), absl::Milliseconds(1)));
+    const int64_t left = absl::ToInt64Milliseconds(absl::Ceil(deadline - SteadyNow(), absl::Milliseconds(1)));
     pollfd polled{fd, POLLOUT, 0};
     const int ready = poll(&polled, 1, static_cast<int>(std::clamp<int64_t>(left, 0, 60'000)));
     if (ready < 0 && errno != EINTR) return ErrnoStatus("cannot wait for the connection");
     if (ready > 0) break;
-    if (absl::Now() >= deadline) return absl::DeadlineExceededError("no answer in time");
+    if (SteadyNow() >= deadline) return absl::DeadlineExceededError("no answer in time");
   }
   int error = 0;
   socklen_t size = sizeof(error);

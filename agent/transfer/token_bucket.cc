@@ -3,12 +3,12 @@
 
 #include <algorithm>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace godwit::transfer {
 
 TokenBucket::TokenBucket(int64_t bytes_per_second)
-    : limit_(static_cast<double>(bytes_per_second)), settled_(absl::Now()) {}
+    : limit_(static_cast<double>(bytes_per_second)), settled_(SteadyNow()) {}
 
 void TokenBucket::Settle(absl::Time now) {
   const double seconds = std::max(0.0, absl::ToDoubleSeconds(now - settled_));
@@ -18,7 +18,7 @@ void TokenBucket::Settle(absl::Time now) {
 
 void TokenBucket::SetLimit(int64_t bytes_per_second) {
   absl::MutexLock lock(&mutex_);
-  Settle(absl::Now());
+  Settle(SteadyNow());
   limit_ = static_cast<double>(bytes_per_second);
   changed_.SignalAll();
 }
@@ -31,12 +31,12 @@ int64_t TokenBucket::limit() const {
 void TokenBucket::Take(int64_t bytes, absl::Time deadline) {
   absl::MutexLock lock(&mutex_);
   for (;;) {
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     Settle(now);
     if (debt_ <= 0 || now >= deadline) break;
     // At least a millisecond: rounding must not make this spin.
     const absl::Duration wait = std::max(absl::Seconds(debt_ / limit_), absl::Milliseconds(1));
-    changed_.WaitWithDeadline(&mutex_, std::min(now + wait, deadline));
+    changed_.WaitWithTimeout(&mutex_, std::min(wait, deadline - now));
   }
   debt_ += static_cast<double>(bytes);
 }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/status.h"
 
@@ -28,7 +29,7 @@ absl::StatusOr<AgentLink> AgentLink::Connect(const std::string& socket, absl::Ti
       }
       return AgentLink(LineChannel(*std::move(connection), kMaxReply));
     }
-    if (absl::Now() + kRetry >= deadline || !still_wanted()) {
+    if (SteadyNow() + kRetry >= deadline || !still_wanted()) {
       return absl::UnavailableError(absl::StrCat("godwit-agent does not answer on this node (",
                                                  connection.status().message(), "); is its pod running?"));
     }
@@ -41,7 +42,7 @@ absl::Status AgentLink::Send(const agent_api::RuntimeRequest& request) {
 }
 
 absl::StatusOr<agent_api::RuntimeReply> AgentLink::Receive(absl::Time deadline) {
-  absl::StatusOr<std::string> line = channel_.ReadLine(deadline - absl::Now());
+  absl::StatusOr<std::string> line = channel_.ReadLine(deadline - SteadyNow());
   if (absl::IsDeadlineExceeded(line.status())) return line.status();
   if (!line.ok()) {
     return absl::UnavailableError("godwit-agent closed the connection (it ended or was restarted meanwhile)");

@@ -12,11 +12,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "agent/criu/criu_log.h"
 #include "agent/criu/plan.h"
 #include "agent/permits/cgroup_end.h"
 #include "agent/runtime/cgroup.h"
+#include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -138,7 +138,7 @@ absl::StatusOr<Outcome> Restore::Talk(const absl::StatusOr<Preparation>& prepara
   if (status.ok()) return Outcome::kRestored;
   // The agent may be gone, or have said so itself.
   if (agent_.Send({.op = RuntimeOp::kFailed, .message = std::string(status.message())}).ok()) {
-    (void)agent_.Receive(absl::Now() + absl::Seconds(2));
+    (void)agent_.Receive(SteadyNow() + absl::Seconds(2));
   }
   return status;
 }
@@ -207,7 +207,7 @@ absl::Status Restore::StartPager(const std::string& work) {
   const std::string file = absl::StrCat(work, "/pager.json");
   GODWIT_RETURN_IF_ERROR(WriteFileDurably(file, json::Encode(spec)));
   RunOptions options;
-  options.limit = std::min(kPagerStart, deadline_ - absl::Now());
+  options.limit = std::min(kPagerStart, deadline_ - SteadyNow());
   options.spawn.new_session = true;
   UniqueFd leash;
   GODWIT_RETURN_IF_ERROR(MakePipe(leash, pager_leash_));
@@ -219,7 +219,7 @@ absl::Status Restore::StartPager(const std::string& work) {
 // Until runc has ended, while the agent may still change its mind.
 absl::Status Restore::WaitForRestore(Watcher& watcher, const criu::Plan& plan) {
   while (true) {
-    const absl::Duration left = deadline_ - absl::Now();
+    const absl::Duration left = deadline_ - SteadyNow();
     if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("the restore took too long");
     pollfd sources[] = {{watcher.fd(), POLLIN, 0}, {agent_.fd(), POLLIN, 0}};
     if (poll(sources, 2, static_cast<int>(absl::ToInt64Milliseconds(left) + 1)) <= 0) continue;

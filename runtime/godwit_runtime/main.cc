@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/status.h"
@@ -72,7 +72,7 @@ absl::Status Run(const CommandLine& line, const ErrorLog& log, absl::Time began,
 }
 
 int Main(int argc, char** argv) {
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   const absl::StatusOr<CommandLine> line = ParseCommandLine(std::vector<std::string>(argv + 1, argv + argc));
   if (!line.ok()) {
     ErrorLog("", false).Error(line.status().message());

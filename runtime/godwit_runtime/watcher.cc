@@ -20,9 +20,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
 #include "agent/permits/cgroup_end.h"
 #include "agent/runtime/mounts.h"
+#include "base/clock.h"
 #include "base/process.h"
 #include "base/status.h"
 
@@ -65,7 +65,7 @@ std::vector<pid_t> OwnChildren() {
 
 // Kills and reaps until this process has no child: what a killed one leaves behind comes to this subreaper.
 bool KillAllBelow(absl::Time deadline) {
-  while (absl::Now() < deadline) {
+  while (SteadyNow() < deadline) {
     for (pid_t child : OwnChildren()) kill(child, SIGKILL);
     pid_t reaped = 0;
     do {
@@ -98,7 +98,7 @@ bool DetachMountsBelow(const std::string& folder) {
 }
 
 bool DestroyAll(const Watcher::Task& task) {
-  const absl::Time deadline = absl::Now() + kKillLimit;
+  const absl::Time deadline = SteadyNow() + kKillLimit;
   // First the tasks, then their tracer; the cgroup's emptiness is final only when nobody makes tasks any
   // more.
   (void)permits::KillCgroup(task.cgroup_root, task.cgroup, absl::ZeroDuration());
@@ -177,11 +177,11 @@ absl::Status Watcher::Ended() {
 absl::Status Watcher::Finish(char word, absl::Duration limit) {
   const UniqueFd socket = std::move(socket_);
   Send(socket.get(), word);
-  const absl::Time deadline = absl::Now() + limit;
+  const absl::Time deadline = SteadyNow() + limit;
   char answer = '\0';
   while (answer != kDestroyed && answer != kNotDestroyed) {
     pollfd source = {socket.get(), POLLIN, 0};
-    const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
+    const int64_t left = absl::ToInt64Milliseconds(deadline - SteadyNow());
     if (left <= 0) {
       return absl::DeadlineExceededError(
           absl::StrCat("the watcher of the restore (process ", pid_, ") does not end"));

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "agent/runtime/processes.h"
+#include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -144,7 +145,7 @@ std::optional<Refusal> HostActs::Check(bool* exec_in_flight) const {
 
 std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& before_freeze,
                                         FreezeMoment* moment) {
-  const absl::Time patience = absl::Now() + kExecPatience;
+  const absl::Time patience = SteadyNow() + kExecPatience;
   bool exec_in_flight = false;
   while (true) {
     std::optional<Refusal> refusal = Check(&exec_in_flight);
@@ -173,7 +174,7 @@ std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& bef
       frozen->Thaw().IgnoreError();  // tried again when it goes
       LowerFence();
     }
-    if (!exec_in_flight || absl::Now() >= patience) return refusal;
+    if (!exec_in_flight || SteadyNow() >= patience) return refusal;
     absl::SleepFor(kExecPause);  // exec probes are short
   }
 }
@@ -226,7 +227,7 @@ absl::Status HostActs::Journal(SourceState state, absl::string_view reason, absl
 }
 
 absl::Status HostActs::Arm() {
-  const absl::Time deadline = absl::Now() + kArmLimit;
+  const absl::Time deadline = SteadyNow() + kArmLimit;
   const auto arm = [&]() -> absl::Status {
     for (const agent_api::GuardContainer& container : spec_.containers) {
       std::unique_ptr<Dump>& dump = armed_[container.name];

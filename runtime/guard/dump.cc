@@ -10,7 +10,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "agent/criu/criu_log.h"
 #include "agent/criu/gate.h"
 #include "base/clock.h"
@@ -64,7 +63,7 @@ absl::Status Dump::ReachGate(absl::Time deadline) {
       return absl::FailedPreconditionError(ended.ok() ? "it ended without waiting at its gate"
                                                       : ended.message());
     }
-    if (absl::Now() >= deadline) return absl::DeadlineExceededError("CRIU did not come to its gate in time");
+    if (SteadyNow() >= deadline) return absl::DeadlineExceededError("CRIU did not come to its gate in time");
   }
   return absl::OkStatus();
 }
