@@ -266,6 +266,10 @@ struct PermitFile {
   }
 };
 
+// kStateFolder + kHoldsFolder: pods that are being handed over from here, or were (permits/source_hold.h).
+// godwit-runtime looks there before anything else.
+inline constexpr char kHoldsFolder[] = "/sources";
+
 // kInstallFolder/etc/runtime.json, written by the installer.
 struct RuntimeConfig {
   std::string runtime;      // the node's ordinary OCI runtime, e.g. /usr/sbin/runc

@@ -488,7 +488,11 @@ struct TargetStatus {
   }
 };
 
-// POST /v1/migrations/{uid}/source/abort and .../target/abort, POST /v1/restores/{uid}/abort
+// POST /v1/migrations/{uid}/source/abort and .../target/abort, POST /v1/restores/{uid}/abort. And, when a
+// node is gone for good or a person vouches that the pod does not and will not run there: POST
+// /v1/migrations/{uid}/source/reclaim: what was ceded goes on here; only while the target's word is awaited,
+// and unless it comes after all. POST .../target/takeover (no body): the prepared copy runs without the
+// source's COMMIT.
 struct AbortRequest {
   std::string reason;
   std::string message;
@@ -506,9 +510,12 @@ struct AbortRequest {
 struct FinishRequest {
   // Also while it serves: the target's pod is gone, nobody needs its pages any more.
   bool abandon = false;
+  // Also though nobody has said that the target runs: a person gives the source up.
+  bool unconfirmed = false;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field("abandon", self.abandon);
+    field("unconfirmed", self.unconfirmed);
   }
 };
 

@@ -175,6 +175,10 @@ class Api final : public ApiServer {
                 Counted("abort", Aborts([&operations](const std::string& uid, const AbortRequest& why) {
                           return operations.AbortTarget(uid, why);
                         })));
+    server.Post(absl::StrCat(target, "/takeover"),
+                Counted("takeover", [&operations](const auto& request, auto& response) {
+                  AnswerEmpty(response, operations.TakeOver(request.matches[1].str()));
+                }));
     server.Put(source, Counted("source", [&operations](const auto& request, auto& response) {
                  auto spec =
                      ReadSpec<SourceSpec>(request, [](const SourceSpec& s) { return s.migration.uid; });
@@ -190,6 +194,10 @@ class Api final : public ApiServer {
     server.Post(absl::StrCat(source, "/abort"),
                 Counted("abort", Aborts([&operations](const std::string& uid, const AbortRequest& why) {
                           return operations.AbortSource(uid, why);
+                        })));
+    server.Post(absl::StrCat(source, "/reclaim"),
+                Counted("reclaim", Aborts([&operations](const std::string& uid, const AbortRequest& why) {
+                          return operations.ReclaimSource(uid, why);
                         })));
     server.Post(absl::StrCat(source, "/switch"),
                 Counted("switch", [&operations](const auto& request, auto& response) {

@@ -254,7 +254,7 @@ absl::StatusOr<Report> Uninstall(const Options& options, Containerd& containerd,
     report.lines.push_back(
         absl::StrCat("containerd knows the handler ", options.handler, " until its next restart"));
   }
-  for (const char* part : {"/permits", "/migrations", "/restores", "/journal"}) {
+  for (const char* part : {"/permits", agent_api::kHoldsFolder, "/migrations", "/restores", "/journal"}) {
     GODWIT_RETURN_IF_ERROR(RemoveTree(options.state + part));
   }
   rmdir((options.state + "/checkpoints").c_str());

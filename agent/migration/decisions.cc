@@ -48,6 +48,10 @@ bool MayBeKilled(SourceStage stage, bool target_running, bool serves_pages, bool
   return target_running && StateOf(stage) == SourceState::kCeded && (!serves_pages || abandon);
 }
 
+bool MayBeReclaimed(SourceStage stage, bool target_running) {
+  return (stage == SourceStage::kCommitting || stage == SourceStage::kAskingTarget) && !target_running;
+}
+
 SourceEvent Failure(const SourceHears& hears) {
   return hears.target_aborted ? SourceEvent::kTargetAborted : SourceEvent::kFailed;
 }
@@ -93,7 +97,8 @@ std::optional<SourceEvent> WhileCommitting(const SourceHears& hears, bool late) 
   return std::nullopt;
 }
 
-SourceEvent AfterAskingTarget(std::optional<TargetState> answer) {
+SourceEvent AfterAskingTarget(std::optional<TargetState> answer, bool reclaimed) {
+  if (!answer.has_value() && reclaimed) return SourceEvent::kTargetAborted;
   switch (answer.value_or(TargetState::kNone)) {
     case TargetState::kPrepared:
     case TargetState::kRunning: return SourceEvent::kDone;  // COMMIT again: the target may hear it twice
@@ -175,6 +180,8 @@ std::optional<TargetEvent> WhilePrepared(bool abort_wanted, bool copies_stand, b
   if (commit) return TargetEvent::kCommit;
   return std::nullopt;
 }
+
+bool MayTakeOver(TargetStage stage) { return stage == TargetStage::kPrepared; }
 
 bool RunsAlready(TargetStage stage, bool thawed) { return thawed || StateOf(stage) == TargetState::kRunning; }
 

@@ -44,6 +44,10 @@ AbortAnswer AbortIn(SourceStage stage);
 // May a source be killed on the word of the controller? `abandon`: pages that the target lacks are given up.
 bool MayBeKilled(SourceStage stage, bool target_running, bool serves_pages, bool abandon);
 
+// May a source that has ceded go on here without the target's word, when somebody vouches that the target's
+// copy does not run and never will?
+bool MayBeReclaimed(SourceStage stage, bool target_running);
+
 // Something failed before the decision.
 SourceEvent Failure(const SourceHears& hears);
 // In kAwaitingPrepared. `over`: the guard has ended, or the freeze has reached its limit. nullopt: wait on.
@@ -57,8 +61,9 @@ SourceEvent AfterAskingGuard(const std::optional<GuardWord>& word, agent_api::So
                              const SourceHears& hears);
 // In kCommitting, when COMMIT is sent. `late`: RUNNING was awaited long enough. nullopt: wait on.
 std::optional<SourceEvent> WhileCommitting(const SourceHears& hears, bool late);
-// In kAskingTarget. nullopt: it did not answer.
-SourceEvent AfterAskingTarget(std::optional<agent_api::TargetState> answer);
+// In kAskingTarget. nullopt: it did not answer. `reclaimed`: somebody vouches that it never will; what it
+// answers all the same counts more.
+SourceEvent AfterAskingTarget(std::optional<agent_api::TargetState> answer, bool reclaimed);
 // In kTakingBack: the record comes before the thaw, so only a guard can say that it has thawed.
 SourceEvent AfterTakingBack(const std::optional<GuardWord>& word);
 // In kKilling, from the guard's word or else its journal.
@@ -95,6 +100,9 @@ bool MayResume(bool armed, bool in_rounds, bool abort_wanted);
 bool LossAborts(TargetStage stage, bool abort_wanted);
 // In kPrepared. nullopt: wait on.
 std::optional<TargetEvent> WhilePrepared(bool abort_wanted, bool copies_stand, bool commit);
+// May a copy run without the source's COMMIT, when somebody vouches that the source does not run and never
+// will?
+bool MayTakeOver(TargetStage stage);
 // COMMIT came: is the answer RUNNING at once? Otherwise the commit itself says it.
 bool RunsAlready(TargetStage stage, bool thawed);
 

@@ -171,11 +171,28 @@ absl::Status Source::Abort(const std::string& reason, const std::string& message
   return absl::OkStatus();
 }
 
-absl::Status Source::Finish(absl::Duration limit, bool abandon) {
+absl::Status Source::Reclaim(const std::string& reason, const std::string& message) {
+  absl::MutexLock lock(&mutex_);
+  if (stage_ == SourceStage::kTakingBack || stage_ == SourceStage::kAborted) return absl::OkStatus();
+  if (!MayBeReclaimed(stage_, status_.target_running)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("migration ", spec_.migration.uid,
+                     ": only a source that waits for its target's word is reclaimed; now: ", NameOf(stage_)));
+  }
+  reclaim_ = {reason, message};
+  if (stream_ != nullptr) stream_->Shutdown();  // it asks once more
+  return absl::OkStatus();
+}
+
+absl::Status Source::Finish(absl::Duration limit, const agent_api::FinishRequest& request) {
   absl::MutexLock lock(&mutex_);
   if (stage_ == SourceStage::kDone) return absl::OkStatus();
-  const bool target_runs = status_.target_running && StateOf(stage_) == SourceState::kCeded;
-  abandon_ = abandon_ || (abandon && target_runs);
+  const bool ceded = StateOf(stage_) == SourceState::kCeded;
+  if (ceded && request.unconfirmed && stage_ != SourceStage::kTakingBack) {
+    status_.target_running = true;
+    if (stage_ == SourceStage::kCommitting && stream_ != nullptr) stream_->Shutdown();
+  }
+  abandon_ = abandon_ || ((request.abandon || request.unconfirmed) && ceded && status_.target_running);
   if (!MayBeKilled(stage_, status_.target_running, serves_, abandon_)) {
     return absl::FailedPreconditionError(
         absl::StrCat("migration ", spec_.migration.uid,
@@ -434,11 +451,16 @@ SourceEvent Source::AskTarget() {
   }
   transfer::HelloOk answer;
   const absl::Status status = OpenStream(HelloFor(/*ask=*/true, /*resume=*/false), kReachLimit, &answer);
-  const SourceEvent event = AfterAskingTarget(status.ok() ? std::optional(answer.state) : std::nullopt);
-  if (event == SourceEvent::kTargetAborted) {
+  SourceEvent event;
+  {
     absl::MutexLock lock(&mutex_);
-    status_.reason = answer.reason;
-    status_.message = answer.message;
+    event = AfterAskingTarget(status.ok() ? std::optional(answer.state) : std::nullopt, reclaim_.has_value());
+    if (event == SourceEvent::kTargetAborted) {
+      status_.reason = status.ok() ? answer.reason : reclaim_->reason;
+      status_.message = status.ok() ? answer.message : reclaim_->message;
+    } else if (status.ok()) {
+      reclaim_.reset();  // it answers: whoever vouched for its end was mistaken
+    }
   }
   if (event != SourceEvent::kUnknown) return event;
   {

@@ -61,6 +61,7 @@ struct SourceNode {
   std::function<absl::Status(const std::string& cgroup, const std::string& folder)> write_smaps;
   // Whether the memory of these containers is still being filled after an earlier move.
   std::function<bool(const std::vector<std::string>& container_ids)> filling;
+  std::string holds;  // folder (permits/source_hold.h); empty: kubelet is not kept from anything
   Guards guards;
   std::function<absl::StatusOr<std::unique_ptr<transfer::Stream>>(
       const std::string& address, const std::string& node, absl::Time deadline)>
@@ -96,9 +97,15 @@ class Source {
   absl::Status SetLimits(const agent_api::PreCopyLimits& limits) ABSL_LOCKS_EXCLUDED(mutex_);
   // Leaves word to thaw and abort. FailedPrecondition once the decision is made. OK when aborted already.
   absl::Status Abort(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Kills the frozen source and waits for its end. FailedPrecondition unless ceded with the target running,
-  // and while it still serves pages, unless these are `abandon`ed: their pod is gone.
-  absl::Status Finish(absl::Duration limit, bool abandon = false) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Leaves word that the target's copy does not run and never will, as the caller vouches: what was ceded
+  // goes on here, unless the target answers once more. FailedPrecondition unless that is what is waited for.
+  // OK when it goes on already.
+  absl::Status Reclaim(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Kills the frozen source and waits for its end. FailedPrecondition unless ceded with the target running
+  // (or `unconfirmed`: nobody has said that it does), and while it still serves pages, unless these are
+  // abandoned: their pod is gone.
+  absl::Status Finish(absl::Duration limit, const agent_api::FinishRequest& request = {})
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   Source(agent_api::SourceSpec spec, std::string folder, SourceNode node)
@@ -225,6 +232,7 @@ class Source {
   bool switch_ ABSL_GUARDED_BY(mutex_) = false;                    // told to: the target waits
   std::optional<absl::Time> switched_at_ ABSL_GUARDED_BY(mutex_);
   agent_api::PreCopyLimits limits_ ABSL_GUARDED_BY(mutex_);
+  std::optional<transfer::Reason> reclaim_ ABSL_GUARDED_BY(mutex_);  // somebody vouches for the target's end
   bool finish_ ABSL_GUARDED_BY(mutex_) = false;
   bool abandon_ ABSL_GUARDED_BY(mutex_) = false;
   bool serves_ ABSL_GUARDED_BY(mutex_) = false;  // the target lacks pages, as it said last

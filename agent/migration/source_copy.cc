@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "agent/migration/reasons.h"
 #include "agent/migration/source.h"
+#include "agent/permits/source_hold.h"
 #include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/file.h"
@@ -26,8 +27,9 @@ constexpr absl::Duration kConnectLimit = absl::Seconds(5);
 // With all at its gate: rounds that only make the freeze shorter than it has to be. They take less than a
 // second together.
 constexpr int kMostShorteningRounds = 8;
-// Of one round's frames; a dead peer is noticed by TCP long before.
+// Of one round's frames; a dead peer is noticed by TCP long before, one that takes nothing by the stream.
 constexpr absl::Duration kRoundLimit = absl::Hours(2);
+constexpr absl::Duration kRoundOkLimit = absl::Minutes(2);  // from its last byte
 constexpr absl::Duration kFillingLimit = absl::Seconds(60);
 constexpr absl::Duration kFillingLook = absl::Milliseconds(100);
 constexpr absl::Duration kGateLimit = absl::Seconds(40);  // for the target's restore, which has 30 s for it
@@ -186,9 +188,10 @@ absl::StatusOr<RoundFigures> Source::SendRound(int64_t number) {
       return stop_ || abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok() ||
              heard_.round >= number;
     };
-    mutex_.AwaitWithTimeout(absl::Condition(&arrived), begin + kRoundLimit - SteadyNow());
+    mutex_.AwaitWithTimeout(absl::Condition(&arrived), kRoundOkLimit);
     if (heard_.round < number)
-      return absl::UnavailableError(absl::StrCat("round ", number, " was not acknowledged"));
+      return absl::UnavailableError(absl::StrCat("round ", number, " was not acknowledged within ",
+                                                 absl::FormatDuration(kRoundOkLimit)));
   }
   pre_copy_->Acknowledge();
   round.took = SteadyNow() - begin;
@@ -298,6 +301,11 @@ absl::Status Source::StartGuard() {
                                 .smaps = node_.write_smaps ? absl::StrCat(folder, "/smaps") : ""});
   }
   guard_spec_ = guard;
+  if (!node_.holds.empty()) {
+    GODWIT_RETURN_IF_ERROR(permits::WriteSourceHold(
+        node_.holds, spec_.pod.uid,
+        {.migration_uid = spec_.migration.uid, .target_node = spec_.target_node, .journal = guard.journal}));
+  }
   GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<Guard> started, node_.guards.start(guard));
   absl::MutexLock lock(&mutex_);
   guard_ = std::move(started);

@@ -177,6 +177,18 @@ absl::Status Target::Abort(const std::string& reason, const std::string& message
   return absl::OkStatus();
 }
 
+absl::Status Target::TakeOver() {
+  absl::MutexLock lock(&mutex_);
+  if (AbortIn(stage_) == AbortAnswer::kTooLate) return absl::OkStatus();
+  if (!MayTakeOver(stage_) || abort_.has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("migration ", request_.uid, " is not prepared on this node: ", NameOf(stage_)));
+  }
+  LOG(WARNING) << Log("runs without the source's word").With("migration", request_.uid);
+  commit_ = true;
+  return absl::OkStatus();
+}
+
 void Target::SetFailure(const std::string& reason, const std::string& message) {
   absl::MutexLock lock(&mutex_);
   if (!abort_.has_value()) abort_ = {reason, message};

@@ -119,6 +119,10 @@ class Target {
   // aborted already.
   absl::Status Abort(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // The source does not run and never will, as the caller vouches: the prepared copy runs without its COMMIT.
+  // FailedPrecondition unless prepared. OK when it runs already.
+  absl::Status TakeOver() ABSL_LOCKS_EXCLUDED(mutex_);
+
   // The memory that a container of this target's pod is to be filled from; NotFound when there is none.
   absl::StatusOr<memory::PageServer::Found> Pages(const std::string& container) const;
 

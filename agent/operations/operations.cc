@@ -10,6 +10,7 @@
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "agent/operations/bring.h"
+#include "agent/permits/source_hold.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -192,6 +193,11 @@ absl::Status Operations::AbortTarget(const std::string& uid, const AbortRequest&
   return target == nullptr ? None("migration", uid) : target->Abort(why.reason, why.message);
 }
 
+absl::Status Operations::TakeOver(const std::string& uid) {
+  auto target = Find(targets_, uid);
+  return target == nullptr ? None("migration", uid) : target->TakeOver();
+}
+
 absl::Status Operations::ForgetTarget(const std::string& uid) {
   GODWIT_RETURN_IF_ERROR(Forget(targets_, uid, MigrationFolder(uid, "target")));
   GODWIT_RETURN_IF_ERROR(options_.target.permits->Forget(uid));
@@ -234,12 +240,22 @@ absl::Status Operations::AbortSource(const std::string& uid, const AbortRequest&
   return source == nullptr ? None("migration", uid) : source->Abort(why.reason, why.message);
 }
 
+absl::Status Operations::ReclaimSource(const std::string& uid, const AbortRequest& why) {
+  auto source = Find(sources_, uid);
+  return source == nullptr ? None("migration", uid) : source->Reclaim(why.reason, why.message);
+}
+
 absl::Status Operations::FinishSource(const std::string& uid, const agent_api::FinishRequest& request) {
   auto source = Find(sources_, uid);
-  return source == nullptr ? None("migration", uid) : source->Finish(kKillLimit, request.abandon);
+  return source == nullptr ? None("migration", uid) : source->Finish(kKillLimit, request);
 }
 
 absl::Status Operations::ForgetSource(const std::string& uid) {
+  const auto source = Find(sources_, uid);
+  if (source != nullptr && source->final() && !options_.source.holds.empty()) {
+    GODWIT_RETURN_IF_ERROR(
+        permits::RemoveSourceHold(options_.source.holds, source->spec().pod.uid, uid));  // before its journal
+  }
   GODWIT_RETURN_IF_ERROR(Forget(sources_, uid, MigrationFolder(uid, "source")));
   return Find(targets_, uid) == nullptr ? RemoveTree(absl::StrCat(options_.folder, "/migrations/", uid))
                                         : absl::OkStatus();

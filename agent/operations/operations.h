@@ -57,6 +57,7 @@ class Operations {
   absl::StatusOr<agent_api::TargetStatus> PutTarget(const agent_api::TargetSpec& spec);
   absl::StatusOr<agent_api::TargetStatus> GetTarget(const std::string& uid) const;
   absl::Status AbortTarget(const std::string& uid, const agent_api::AbortRequest& why);
+  absl::Status TakeOver(const std::string& uid);
   absl::Status ForgetTarget(const std::string& uid);
 
   absl::StatusOr<agent_api::SourceStatus> PutSource(const agent_api::SourceSpec& spec);
@@ -66,6 +67,7 @@ class Operations {
   absl::Status SwitchSource(const std::string& uid);
   absl::Status SetSourceLimits(const std::string& uid, const agent_api::PreCopyLimits& limits);
   absl::Status AbortSource(const std::string& uid, const agent_api::AbortRequest& why);
+  absl::Status ReclaimSource(const std::string& uid, const agent_api::AbortRequest& why);
   absl::Status FinishSource(const std::string& uid, const agent_api::FinishRequest& request = {});
   absl::Status ForgetSource(const std::string& uid);
 

@@ -303,6 +303,7 @@ class Agent {
     node.filling = [this](const std::vector<std::string>& ids) {
       return memory::StillFilled(host_.At(agent_api::kPagersFolder), ids);
     };
+    node.holds = absl::StrCat(options_.state_folder, agent_api::kHoldsFolder);
     node.cgroup_here = [this](const std::string& cgroup) { return host_.At(cgroup); };
     node.round = [this](const auto& before, const auto& now) { Rounded(before, now); };
     node.mapped_files = [this](const migration::PodOnNode& pod) {
@@ -430,8 +431,9 @@ class Agent {
   // --- metrics
 
   void Finished(const char* operation, bool good, const std::string& reason) {
-    metrics_.finished.With(operation, Outcome(good)).Increment();
-    if (!good) metrics_.failures.With(operation, reason.empty() ? "Unknown" : reason).Increment();
+    const bool wished = !good && (reason == "Cancelled" || reason == "Deleted");  // the controller's words
+    metrics_.finished.With(operation, wished ? "cancelled" : Outcome(good)).Increment();
+    if (!good && !wished) metrics_.failures.With(operation, reason.empty() ? "Unknown" : reason).Increment();
   }
   void CheckpointFinished(const agent_api::CheckpointStatus& status) {
     const bool good = status.state == agent_api::CheckpointState::kReady;

@@ -104,6 +104,8 @@ void Stream::KeepQueueShort() {
 }
 
 absl::Status Stream::AwaitSocket(short events, absl::Time deadline) {
+  const absl::Time stalled = events == POLLOUT ? SteadyNow() + stall_limit_ : absl::InfiniteFuture();
+  deadline = std::min(deadline, stalled);
   for (;;) {
     const absl::Duration left = deadline - SteadyNow();
     pollfd polled[] = {{socket_.get(), events, 0}, {wake_.get(), POLLIN, 0}};
@@ -113,7 +115,10 @@ absl::Status Stream::AwaitSocket(short events, absl::Time deadline) {
     if (ready < 0 && errno != EINTR) return ErrnoStatus("cannot wait for the stream");
     if (shut_down_) return absl::CancelledError("the stream was shut down");
     if (ready > 0) return absl::OkStatus();
-    if (SteadyNow() >= deadline) return absl::DeadlineExceededError("the peer was too slow");
+    if (SteadyNow() < deadline) continue;
+    if (deadline < stalled) return absl::DeadlineExceededError("the peer was too slow");
+    return absl::DeadlineExceededError(absl::StrCat(
+        "the peer is connected, but has taken nothing for ", absl::FormatDuration(stall_limit_)));
   }
 }
 

@@ -62,6 +62,10 @@ class Stream {
   // it.
   void KeepQueueShort();
 
+  // How long the peer may take nothing at all of what is sent before Send gives up, whatever its deadline: it is
+  // connected, but stands still.
+  void SetStallLimit(absl::Duration limit) { stall_limit_ = limit; }
+
   // A number for a file to be sent that no other on this stream has.
   uint32_t NextFileId() { return ++last_file_id_; }
 
@@ -92,6 +96,7 @@ class Stream {
   absl::Mutex ssl_mutex_;  // held for single calls only, so that a slow reader does not hold up a writer
   tls::SslPointer ssl_ ABSL_GUARDED_BY(ssl_mutex_);
   std::string peer_node_;
+  absl::Duration stall_limit_ = absl::Seconds(60);
   std::atomic<uint32_t> last_file_id_ = 0;
   std::atomic<int64_t> bytes_sent_ = 0;
   std::atomic<int64_t> bytes_received_ = 0;

@@ -9,8 +9,16 @@ namespace godwit::godwit_runtime {
 
 using agent_api::PermitState;
 
-Course ChooseCourse(const Bundle& bundle, const absl::StatusOr<std::vector<permits::StoredPermit>>& sandbox) {
+Course ChooseCourse(const Bundle& bundle, const absl::StatusOr<std::vector<permits::StoredPermit>>& sandbox,
+                    const absl::StatusOr<std::string>& held) {
   if (!bundle.is_container) return {.way = Way::kOrdinary};
+  // Before the permits: a pod that came here by a migration and goes on by another holds spent ones.
+  if (held.ok() && !held->empty()) return {.way = Way::kFail, .message = *held};
+  if (!held.ok() && permits::ValidSandboxUid(bundle.sandbox_uid)) {
+    return {
+        .way = Way::kFail,
+        .message = absl::StrCat("cannot tell whether the pod was handed over: ", held.status().message())};
+  }
   if (!sandbox.ok()) {
     // Without names nobody can hold a permit; a permit that cannot be read may be one that forbids.
     if (bundle.migration.empty() && !permits::ValidSandboxUid(bundle.sandbox_uid))

@@ -30,7 +30,9 @@ struct Course {
   absl::Duration create_limit;  // kAsk: from the beginning of `create`
 };
 
-// `sandbox` are the permits of the container's sandbox; unused unless bundle.is_container.
-Course ChooseCourse(const Bundle& bundle, const absl::StatusOr<std::vector<permits::StoredPermit>>& sandbox);
+// `sandbox` are the permits of the container's sandbox, `held` why none of its containers may be started
+// (permits::WhyHeld); unused unless bundle.is_container.
+Course ChooseCourse(const Bundle& bundle, const absl::StatusOr<std::vector<permits::StoredPermit>>& sandbox,
+                    const absl::StatusOr<std::string>& held);
 
 }  // namespace godwit::godwit_runtime

@@ -15,6 +15,7 @@
 #include "agent/criu/criu_log.h"
 #include "agent/criu/plan.h"
 #include "agent/permits/cgroup_end.h"
+#include "agent/permits/source_hold.h"
 #include "agent/runtime/cgroup.h"
 #include "base/clock.h"
 #include "base/failpoint.h"
@@ -47,7 +48,8 @@ std::string MarkOf(const CommandLine& line) {
 
 Course CourseNow(const Bundle& bundle, const Places& places) {
   if (!bundle.is_container) return {.way = Way::kOrdinary};
-  return ChooseCourse(bundle, permits::PermitStore(places.permits).ListSandbox(bundle.sandbox_uid));
+  return ChooseCourse(bundle, permits::PermitStore(places.permits).ListSandbox(bundle.sandbox_uid),
+                      permits::WhyHeld(places.holds, bundle.sandbox_uid));
 }
 
 // What a restore needs and can be had before the source is frozen.

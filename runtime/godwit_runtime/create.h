@@ -18,6 +18,7 @@ namespace godwit::godwit_runtime {
 // Where things are; tests have their own.
 struct Places {
   std::string permits = std::string(agent_api::kStateFolder) + "/permits";
+  std::string holds = std::string(agent_api::kStateFolder) + agent_api::kHoldsFolder;
   std::string agent_socket = agent_api::kRuntimeSocket;
   std::string criu_folder;  // with the launcher `criu`
   std::string pager;        // the program godwit-pager

@@ -4,17 +4,17 @@
 #include <algorithm>
 #include <utility>
 
+#include "agent/permits/source_hold.h"
+
 namespace godwit::simulator {
 namespace {
 
 using migration::AbortAnswer;
 
 constexpr Micros kFreezeLimit = 10 * kSecond;
-constexpr Micros kThawWithin = 5 * kSecond;  // I6
-constexpr Micros kTimeout = 600 * kSecond;   // of the Migration, until the decision
-// When no fault comes any more. The agents' deadlines are on the wall: a clock that was set back by hours
-// lets them wait for a silent peer so much longer.
-constexpr Micros kEndsWithin = 3600 * kSecond + 7200 * kSecond;
+constexpr Micros kThawWithin = 5 * kSecond;     // I6
+constexpr Micros kTimeout = 600 * kSecond;      // of the Migration, until the decision
+constexpr Micros kEndsWithin = 3600 * kSecond;  // when no fault comes any more
 constexpr int64_t kMostSteps = 50'000;
 constexpr int64_t kFaultsUntil = 120;  // steps
 
@@ -35,7 +35,12 @@ constexpr const char* kFaultNames[] = {"the source's agent ends",
                                        "the copy dies",
                                        "somebody aborts the source",
                                        "somebody aborts the target",
-                                       "a later migration will move the copy on"};
+                                       "a later migration will move the copy on",
+                                       "the source's processes die",
+                                       "the source's agent never comes back",
+                                       "the source's node never comes back",
+                                       "the target's agent never comes back",
+                                       "the target's node never comes back"};
 
 agent_api::GuardSpec MakeSpec() {
   agent_api::GuardSpec spec;
@@ -128,15 +133,19 @@ bool Simulation::Step() {
   if (depth_ == 0) dead_guards_.clear();
   if (may_move_on_ && target_.stage() == TargetStage::kRunning && world_.copy() == Pod::kRuns)
     world_.MoveCopyOn();
-  enum Actor { kSource, kGuard, kTarget, kController, kKubelet, kSourceBack, kTargetBack };
-  Actor ready[7];
+  enum Actor { kSource, kGuard, kTarget, kController, kKubelet, kSourceKubelet, kSourceBack, kTargetBack };
+  Actor ready[8];
   int count = 0;
   const Micros now = world_.now();
+  for (const Node node : {Node::kSource, Node::kTarget}) {
+    if (Of(node).off_at <= now && depth_ == 0) TurnOff(node);
+  }
   if (source_.Ready()) ready[count++] = kSource;
   if (GuardLives() && guard_->Ready()) ready[count++] = kGuard;
   if (target_.Ready()) ready[count++] = kTarget;
   if (control_next_ <= now && ControllerCares()) ready[count++] = kController;
   if (kubelet_next_ <= now && KubeletCares()) ready[count++] = kKubelet;
+  if (kubelet_next_ <= now && SourceKubeletCares()) ready[count++] = kSourceKubelet;
   if (!source_.up() && !source_.busy() && source_back_ <= now) ready[count++] = kSourceBack;
   if (!target_.up() && !target_.busy() && target_back_ <= now) ready[count++] = kTargetBack;
   if (count == 0 && depth_ > 0 && !slow_) return false;
@@ -145,7 +154,8 @@ bool Simulation::Step() {
     if (GuardLives()) next = std::min(next, guard_->NextTime());
     if (ControllerCares()) next = std::min(next, control_next_);
     if (now < kTimeout && source_.MayBeAborted()) next = std::min(next, kTimeout);
-    if (KubeletCares()) next = std::min(next, kubelet_next_);
+    if (KubeletCares() || SourceKubeletCares()) next = std::min(next, kubelet_next_);
+    for (const Leaving& leaving : leaving_) next = std::min(next, leaving.off_at);
     if (!source_.up() && !source_.busy()) next = std::min(next, source_back_);
     if (!target_.up() && !target_.busy()) next = std::min(next, target_back_);
     if (next == kNever) return depth_ > 0 || !planned_.empty();
@@ -158,6 +168,7 @@ bool Simulation::Step() {
     case kTarget: target_.Step(); break;
     case kController: Control(); break;
     case kKubelet: world_.StartCopyAfresh(); break;
+    case kSourceKubelet: world_.StartSourceAfresh(); break;
     case kSourceBack: source_.Restart(); break;
     case kTargetBack: target_.Restart(); break;
   }
@@ -231,7 +242,32 @@ void Simulation::Inject(Fault fault) {
     case Fault::kSourceIsAborted: return source_.Abort();
     case Fault::kTargetIsAborted: ++world_.figures.aborts; return target_.Abort();
     case Fault::kMovesOn: may_move_on_ = true; return;
+    case Fault::kSourceDies: return world_.LoseSource();
+    case Fault::kSourceAgentGoes: return LeaveForGood(Node::kSource, /*at_once=*/false);
+    case Fault::kSourceNodeGoes: return LeaveForGood(Node::kSource, /*at_once=*/true);
+    case Fault::kTargetAgentGoes: return LeaveForGood(Node::kTarget, /*at_once=*/false);
+    case Fault::kTargetNodeGoes: return LeaveForGood(Node::kTarget, /*at_once=*/true);
   }
+}
+
+// `at_once`: the node, too. Of the two nodes only one: nobody is left to resolve it otherwise.
+void Simulation::LeaveForGood(Node node, bool at_once) {
+  const Node other = node == Node::kSource ? Node::kTarget : Node::kSource;
+  Leaving& leaving = Of(node);
+  if (leaving.left || Of(other).left) return;
+  leaving.left = true;
+  leaving.returns = world_.random.OneIn(2);
+  leaving.off_at = world_.now() + (at_once ? 0 : world_.random.Between(60, 900) * kSecond);
+  End(node == Node::kSource ? Process::kSourceAgent : Process::kTargetAgent, at_once);
+  (node == Node::kSource ? source_back_ : target_back_) = kNever;
+}
+
+void Simulation::TurnOff(Node node) {
+  Leaving& leaving = Of(node);
+  leaving.off_at = kNever;
+  leaving.off = true;
+  EndNode(node);
+  (node == Node::kSource ? source_back_ : target_back_) = kNever;
 }
 
 void Simulation::End(Process process, bool node) {
@@ -257,7 +293,8 @@ void Simulation::End(Process process, bool node) {
 void Simulation::EndNode(Node node) {
   ++world_.figures.node_crashes;
   world_.Tell("FAULT", "a node goes down");
-  const Micros back = world_.now() + world_.random.Between(1, 60) * kSecond;
+  const bool comes_back = !Of(node).left || Of(node).given_up;
+  const Micros back = comes_back ? world_.now() + world_.random.Between(1, 60) * kSecond : kNever;
   if (node == Node::kSource) {
     world_.LoseSource();
     if (GuardLives()) guard_->Die();
@@ -297,7 +334,35 @@ std::shared_ptr<GuardLink> Simulation::FindGuard() {
 // --- the controller, and kubelet
 // ---------------------------------------------------------------------------------------
 
+// A side whose agent is gone, with whom the other side cannot come to its end. That its node is off only a
+// fence tells.
+bool Simulation::MayGiveUp(Node node) const {
+  const Leaving& leaving = Of(node);
+  if (!leaving.left || leaving.given_up) return false;
+  const bool unfenced =
+      world_.Mutated(node == Node::kSource ? Mutation::kTakesOverUnfenced : Mutation::kReclaimsUnfenced);
+  return leaving.off || unfenced;
+}
+
+void Simulation::GiveUp(Node node) {
+  if (!world_.Mutated(Mutation::kReclaimsUnfenced) && !world_.Mutated(Mutation::kTakesOverUnfenced))
+    world_.Fence(node);
+  Of(node).given_up = true;
+  if (!Of(node).returns) return;
+  const Micros back = world_.now() + world_.random.Between(1, 60) * kSecond;
+  (node == Node::kSource ? source_back_ : target_back_) = back;
+}
+
 bool Simulation::ControllerCares() const {
+  if (MayGiveUp(Node::kSource) || MayGiveUp(Node::kTarget)) return true;
+  if (Of(Node::kTarget).given_up && !target_.up()) {
+    const bool reclaims = source_.MayBeReclaimed() && !source_.reclaimed() && !seen_running_;
+    if (reclaims || (source_.ceded() && (seen_running_ || source_.target_running()))) return true;
+  }
+  if (Of(Node::kSource).given_up && !source_.up()) {
+    if (target_.MayTakeOver() || (target_.up() && AbortIn(target_.stage()) == AbortAnswer::kNoted))
+      return true;
+  }
   if (source_.MayBeKilled()) return true;
   if (source_.up() && source_.stage() == SourceStage::kAborted && target_.up() &&
       AbortIn(target_.stage()) == AbortAnswer::kNoted)
@@ -310,26 +375,67 @@ bool Simulation::ControllerCares() const {
 // an abort of the other's.
 void Simulation::Control() {
   control_next_ = world_.now() + world_.random.Between(100, 1000) * kMillisecond;
-  if (source_.MayBeKilled()) return source_.Finish(/*abandon=*/false);
+  seen_running_ = seen_running_ || source_.target_running() ||
+                  (target_.up() && StateOf(target_.stage()) == TargetState::kRunning);
+  for (const Node node : {Node::kSource, Node::kTarget}) {
+    if (MayGiveUp(node)) return GiveUp(node);
+  }
+  if (Of(Node::kTarget).given_up && !target_.up()) {
+    if (source_.ceded() && (seen_running_ || source_.target_running()))
+      return source_.Finish(/*abandon=*/true, /*unconfirmed=*/!source_.target_running());
+    if (source_.MayBeReclaimed()) return source_.Reclaim();
+  }
+  if (Of(Node::kSource).given_up && !source_.up()) {
+    if (target_.MayTakeOver()) return target_.TakeOver();
+    return target_.Abort();
+  }
+  if (source_.MayBeKilled()) return source_.Finish(/*abandon=*/false, /*unconfirmed=*/false);
   if (source_.stage() == SourceStage::kAborted) return target_.Abort();
   source_.Abort();
 }
 
 bool Simulation::KubeletCares() const {
+  const Leaving& leaving = Of(Node::kTarget);
+  if (leaving.off && !target_.up()) return false;
+  if (leaving.given_up && !world_.Mutated(Mutation::kKeepsFencedPods)) return false;
   return world_.copy() == Pod::kDead && (target_.spent() || world_.permit == World::Permit::kSpent);
+}
+
+// The container is started again as soon as nothing forbids it; also before the agent is back.
+bool Simulation::SourceKubeletCares() const {
+  const Leaving& leaving = Of(Node::kSource);
+  if (leaving.off && !source_.up()) return false;
+  if (leaving.given_up && !world_.Mutated(Mutation::kKeepsFencedPods)) return false;
+  const bool held = !permits::MayStartAfresh(world_.source_journal.read());
+  return world_.source() == Pod::kDead && (!held || world_.Mutated(Mutation::kStartsHeldSource));
 }
 
 // --- the end
 // ------------------------------------------------------------------------------------------------------------
 
 bool Simulation::Over() const {
-  if (!source_.over() || !target_.final() || KubeletCares() || depth_ > 0) return false;
+  const bool source_over = source_.over() || (Of(Node::kSource).given_up && source_back_ == kNever);
+  const bool target_over = target_.final() || (Of(Node::kTarget).given_up && target_back_ == kNever);
+  if (!source_over || !target_over || KubeletCares() || SourceKubeletCares() || depth_ > 0) return false;
   return quiet_since_ != kNever || planned_.empty();
 }
 
 void Simulation::CheckEnd() {
   const bool done = source_.stage() == SourceStage::kDone;
   const bool runs = target_.stage() == TargetStage::kRunning;
+  // Who was given up and never came back has no opinion, and who came back may have the old one.
+  if (world_.fenced(Node::kSource)) {
+    ++(runs ? world_.figures.done : world_.figures.aborted);
+    if (runs && world_.copy() != Pod::kRuns && world_.copy() != Pod::kMoved)
+      world_.Violate("I2: no copy runs at the end");
+    return;
+  }
+  if (world_.fenced(Node::kTarget)) {
+    ++(done ? world_.figures.done : world_.figures.aborted);
+    const bool goes_on = world_.source() == Pod::kRuns || world_.source() == Pod::kAfresh;
+    if (!done && !goes_on) world_.Violate("I2: the source does not go on");
+    return;
+  }
   if (done != runs) return world_.Violate("the sides have ended differently");
   if (done) {
     ++world_.figures.done;
@@ -342,7 +448,8 @@ void Simulation::CheckEnd() {
     return;
   }
   ++world_.figures.aborted;
-  if (world_.source() != Pod::kRuns && !world_.source_lost()) world_.Violate("I2: the source does not go on");
+  if (world_.source() != Pod::kRuns && world_.source() != Pod::kAfresh)
+    world_.Violate("I2: the source does not go on");
   if (world_.copy() == Pod::kRuns || world_.copy() == Pod::kFrozen) world_.Violate("I5: a copy is left");
   if (world_.target_journal.durable() != TargetState::kAborted)
     world_.Violate("the target's journal is not Aborted");

@@ -47,8 +47,13 @@ class Simulation {
     kSourceIsAborted,
     kTargetIsAborted,
     kMovesOn,
+    kSourceDies,
+    kSourceAgentGoes,
+    kSourceNodeGoes,
+    kTargetAgentGoes,
+    kTargetNodeGoes,
   };
-  static constexpr int kFaults = static_cast<int>(Fault::kMovesOn) + 1;
+  static constexpr int kFaults = static_cast<int>(Fault::kTargetNodeGoes) + 1;
 
   void PlanFaults();
   bool Step();  // false: nothing will ever happen any more
@@ -56,12 +61,17 @@ class Simulation {
   void Inject(Fault fault);
   void End(Process process, bool node);
   void EndNode(Node node);
+  void LeaveForGood(Node node, bool at_once);
+  void TurnOff(Node node);
   bool GuardLives() const { return guard_ != nullptr && !guard_->dead(); }
   std::shared_ptr<GuardLink> StartGuard();
   std::shared_ptr<GuardLink> FindGuard();
   bool ControllerCares() const;
   void Control();
+  void GiveUp(Node node);
+  bool MayGiveUp(Node node) const;
   bool KubeletCares() const;
+  bool SourceKubeletCares() const;
   bool Over() const;
   void CheckEnd();
 
@@ -77,6 +87,18 @@ class Simulation {
     Fault fault;
   };
   std::vector<Planned> planned_;  // the next one last
+  // An agent that never comes back, as long as its node does not; one day somebody turns the node off.
+  struct Leaving {
+    bool left = false;
+    bool off = false;
+    bool given_up = false;  // by the controller
+    bool returns = false;   // after that
+    Micros off_at = kNever;
+  };
+  Leaving leaving_[2];
+  Leaving& Of(Node node) { return leaving_[static_cast<int>(node)]; }
+  const Leaving& Of(Node node) const { return leaving_[static_cast<int>(node)]; }
+  bool seen_running_ = false;  // the controller has heard that the copy runs
   bool guard_cannot_serve_ = false;
   bool may_move_on_ = false;
   Micros source_back_ = 0;

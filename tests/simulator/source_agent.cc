@@ -77,7 +77,7 @@ void SourceAgent::Restart() {
   after_.reset();
   heard_ = {};
   at_gate_ = missing_ = listed_ = none_missing_ = false;
-  abort_ = finish_ = abandon_ = serves_ = asking_ = refused_ = false;
+  abort_ = reclaim_ = finish_ = abandon_ = serves_ = asking_ = refused_ = false;
   told_ = true;  // Run tells nobody that it took up Aborted, and the rest has no stream
   stalled_until = stalled;
   const SourceState journal = JournalState();
@@ -105,9 +105,22 @@ void SourceAgent::Abort() {
   wake_ = world_.now();
 }
 
-void SourceAgent::Finish(bool abandon) {
+void SourceAgent::Reclaim() {
+  if (!MayBeReclaimed()) return;
+  world_.Tell("source", "is told that the target never will run");
+  reclaim_ = true;
+  if (greeting_ == 0) StopListening();
+  wake_ = world_.now();
+}
+
+void SourceAgent::Finish(bool abandon, bool unconfirmed) {
   if (!up_) return;
-  if (abandon && target_running_ && StateOf(stage_) == SourceState::kCeded) abandon_ = true;
+  const bool ceded = StateOf(stage_) == SourceState::kCeded;
+  if (unconfirmed && ceded && stage_ != SourceStage::kTakingBack) {
+    target_running_ = true;
+    if (stage_ == SourceStage::kCommitting) StopListening();
+  }
+  if ((abandon || unconfirmed) && target_running_ && ceded) abandon_ = true;
   if (!MayBeKilled()) return;
   finish_ = true;
   wake_ = world_.now();
@@ -161,7 +174,7 @@ std::optional<SourceEvent> SourceAgent::Copy() {
   if (step_ == 0) {
     if (heard_.lost) {
       step_ = 3;
-      deadline_ = world_.wall(Node::kSource) + 30 * kSecond;
+      deadline_ = Clock() + 30 * kSecond;
       return Wait(world_.now());
     }
     if (rounds_ > 0) {
@@ -197,7 +210,7 @@ std::optional<SourceEvent> SourceAgent::Resume() {
     case Outcome::kYes: step_ = 0; return Wait(world_.now());
     case Outcome::kNo: break;
   }
-  if (refused_ || world_.wall(Node::kSource) >= deadline_) return Failure(Hears());
+  if (refused_ || Clock() >= deadline_) return Failure(Hears());
   pause_until_ = world_.now() + 500 * kMillisecond;
   return Wait(pause_until_);
 }
@@ -207,13 +220,13 @@ std::optional<SourceEvent> SourceAgent::Freeze() {
   const Outcome asked = Ask(GuardOp::kFreeze, kQuick, &word);
   if (asked == Outcome::kWaiting) return std::nullopt;
   if (asked == Outcome::kNo || !word->ok) return Failure(Hears());
-  freeze_begin_ = world_.wall(Node::kSource);
+  freeze_begin_ = Clock();
   return abort_ ? Failure(Hears()) : SourceEvent::kDone;
 }
 
 std::optional<SourceEvent> SourceAgent::Send() {
   std::optional<GuardWord> word;
-  const Micros limit = freeze_begin_ + kFreezeLimit - world_.wall(Node::kSource) + 2 * kSecond;
+  const Micros limit = freeze_begin_ + kFreezeLimit - Clock() + 2 * kSecond;
   const Outcome asked = Ask(GuardOp::kDump, limit, &word);
   if (asked == Outcome::kWaiting) return std::nullopt;
   if (asked == Outcome::kNo || !word->ok) return Failure(Hears());
@@ -226,9 +239,9 @@ std::optional<SourceEvent> SourceAgent::AwaitPrepared() {
   if (const auto event = WhilePreparing(Hears(), /*over=*/false); event.has_value()) return event;
   const bool ended = guard_ == nullptr || !guard_->guard_open || !guard_->to_agent.empty();
   const Micros limit = freeze_begin_ + kFreezeLimit;
-  const bool over = ended || world_.wall(Node::kSource) > limit;
+  const bool over = ended || Clock() > limit;
   if (const auto event = WhilePreparing(Hears(), over); event.has_value()) return event;
-  return Wait(WallTime(limit) + 1);
+  return Wait(ToNow(limit) + 1);
 }
 
 std::optional<SourceEvent> SourceAgent::Cede() {
@@ -293,7 +306,9 @@ std::optional<SourceEvent> SourceAgent::AskTarget() {
   if (reached == Outcome::kYes) answer = answer_;
   if (world_.Mutated(Mutation::kBelievesUnwrittenAbort) && answer == TargetState::kOpen)
     return SourceEvent::kTargetAborted;
-  const SourceEvent event = migration::AfterAskingTarget(answer);
+  const SourceEvent event = migration::AfterAskingTarget(answer, reclaim_);
+  if (answer.has_value() && std::exchange(reclaim_, false) && world_.Mutated(Mutation::kReclaimBeatsAnswer))
+    return SourceEvent::kTargetAborted;
   if (event != SourceEvent::kUnknown) return event;
   return After(kSecond, event);
 }
@@ -473,13 +488,13 @@ SourceAgent::Outcome SourceAgent::Reach(Greeting greeting, Micros limit) {
     refused_ = false;
     if (!node_.target_listens()) return Outcome::kNo;
     greeting_ = network.Connect();
-    greeting_until_ = world_.wall(Node::kSource) + limit;
+    greeting_until_ = Clock() + limit;
     network.Send(greeting_, End::kSource, Frame::kHello, static_cast<int>(greeting));
     world_.Tell("source", "connects, and says HELLO", NameOf(greeting));
   }
-  const bool late = world_.wall(Node::kSource) >= greeting_until_;
+  const bool late = Clock() >= greeting_until_;
   if (!network.Readable(greeting_, End::kSource) && !late) {
-    wake_ = WallTime(greeting_until_);
+    wake_ = ToNow(greeting_until_);
     return Outcome::kWaiting;
   }
   const int stream = std::exchange(greeting_, 0);

@@ -38,7 +38,8 @@ class SourceAgent {
 
   // What the API is asked.
   void Abort();
-  void Finish(bool abandon);
+  void Finish(bool abandon, bool unconfirmed);
+  void Reclaim();
 
   bool up() const { return up_; }
   bool busy() const { return busy_; }
@@ -48,6 +49,10 @@ class SourceAgent {
   bool MayBeKilled() const {
     return up_ && migration::MayBeKilled(stage_, target_running_, serves_, abandon_);
   }
+  bool MayBeReclaimed() const { return up_ && migration::MayBeReclaimed(stage_, target_running_); }
+  bool reclaimed() const { return reclaim_; }
+  bool ceded() const { return up_ && StateOf(stage_) == SourceState::kCeded; }
+  bool target_running() const { return up_ && target_running_; }
   void LookAtTheClock() { wake_ = 0; }
   Micros stalled_until = 0;
 
@@ -87,7 +92,9 @@ class SourceAgent {
     wake_ = until;
     return std::nullopt;
   }
-  Micros WallTime(Micros wall) const { return world_.now() + wall - world_.wall(Node::kSource); }
+  // What deadlines are counted by, and when one of them has come.
+  Micros Clock() const { return world_.deadline_clock(Node::kSource); }
+  Micros ToNow(Micros deadline) const { return world_.now() + deadline - Clock(); }
 
   World& world_;
   const SourceNode node_;
@@ -104,16 +111,16 @@ class SourceAgent {
   Micros pause_until_ = 0;
   Micros deadline_ = 0;
   int stream_ = 0;
-  int greeting_ = 0;           // a stream whose HELLO is not answered yet
-  Micros greeting_until_ = 0;  // on the wall
+  int greeting_ = 0;  // a stream whose HELLO is not answered yet
+  Micros greeting_until_ = 0;
   TargetState answer_ = TargetState::kNone;
   bool refused_ = false;
   std::shared_ptr<GuardLink> guard_;
   bool asking_ = false;
   Micros ask_until_ = 0;
   int ensure_ = 0;
-  Micros freeze_begin_ = 0;  // on the wall
-  bool told_ = false;        // the target, of an abort
+  Micros freeze_begin_ = 0;
+  bool told_ = false;  // the target, of an abort
   int attempts_ = 0;
 
   // What was heard, and wished for.
@@ -123,6 +130,7 @@ class SourceAgent {
   bool listed_ = false;
   bool none_missing_ = false;
   bool abort_ = false;
+  bool reclaim_ = false;
   bool finish_ = false;
   bool abandon_ = false;
   bool serves_ = false;

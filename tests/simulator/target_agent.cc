@@ -100,6 +100,13 @@ void TargetAgent::Abort() {
   wake_ = world_.now();
 }
 
+void TargetAgent::TakeOver() {
+  if (!MayTakeOver()) return;
+  world_.Tell("target", "is told that the source never will run");
+  commit_ = true;
+  wake_ = world_.now();
+}
+
 // --- the stages
 // ---------------------------------------------------------------------------------------------------------
 
@@ -120,7 +127,7 @@ std::optional<TargetEvent> TargetAgent::Perform() {
 // Steps: 0 until a `create` waits and the restore may come to its gate, 1 until the state is there, 2
 // restoring.
 std::optional<TargetEvent> TargetAgent::Restore() {
-  const bool cut = bringing_ == Bringing::kCut && world_.wall(Node::kTarget) >= resume_by_;
+  const bool cut = bringing_ == Bringing::kCut && Clock() >= resume_by_;
   if (abort_ || cut) {
     abort_ = true;
     return TargetEvent::kFailed;
@@ -130,12 +137,11 @@ std::optional<TargetEvent> TargetAgent::Restore() {
     world_.copies_noted = true;
     Tell(Frame::kAtGate);
     step_ = 1;
-    until_ = world_.wall(Node::kTarget) + kCreateLimit;
+    until_ = Clock() + kCreateLimit;
   }
   if (step_ == 1) {
     if (!has_state_) {
-      if (world_.wall(Node::kTarget) < until_)
-        return Wait(world_.now() + until_ - world_.wall(Node::kTarget));
+      if (Clock() < until_) return Wait(world_.now() + until_ - Clock());
       abort_ = true;
       return TargetEvent::kFailed;
     }
@@ -345,7 +351,8 @@ void TargetAgent::TakeVerdict(Served& served, const Message& message) {
       if (pulled_) world_.LoseCopy();
       return;
     case Frame::kAbort:
-      if (AbortIn(stage_) == AbortAnswer::kTooLate) world_.Violate("the source aborted what it had ceded");
+      if (AbortIn(stage_) == AbortAnswer::kTooLate && !world_.fenced(Node::kSource))
+        world_.Violate("the source aborted what it had ceded");
       Abort();
       return;
     default: SeeEnd(served); return;  // not understood: hung up
@@ -360,7 +367,7 @@ void TargetAgent::SeeEnd(const Served& served) {
   if (!greeted) return;
   if (brings && migration::MayResume(armed_, in_rounds_, abort_)) {
     bringing_ = Bringing::kCut;
-    resume_by_ = world_.wall(Node::kTarget) + kResumeLimit;
+    resume_by_ = Clock() + kResumeLimit;
     return;
   }
   if (stream_ == id) alone_since_ = world_.now();

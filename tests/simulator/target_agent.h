@@ -27,9 +27,11 @@ class TargetAgent {
   void Crash();
   void Restart();
   void Abort();  // the API, or a stream
+  void TakeOver();
 
   bool up() const { return up_; }
   bool busy() const { return busy_; }
+  bool MayTakeOver() const { return up_ && migration::MayTakeOver(stage_) && !abort_ && !commit_; }
   bool final() const { return up_ && IsFinal(stage_); }
   TargetStage stage() const { return stage_; }
   // Whether a `create` of the copy's container is an ordinary start by now.
@@ -67,6 +69,7 @@ class TargetAgent {
   void SeeEnd(const Served& served);
   void HangUp(int id);
 
+  Micros Clock() const { return world_.deadline_clock(Node::kTarget); }
   std::optional<TargetEvent> Wait(Micros until) {
     wake_ = until;
     return std::nullopt;
@@ -91,7 +94,7 @@ class TargetAgent {
   bool has_state_ = false;
   bool in_rounds_ = false;
   migration::Bringing bringing_ = migration::Bringing::kNotBegun;
-  Micros resume_by_ = kNever;  // on the wall
+  Micros resume_by_ = kNever;
   std::vector<Served> served_;
   int stream_ = 0;  // the source's newest
   int told_ = 0;    // the last over which RUNNING was said

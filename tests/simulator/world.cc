@@ -34,7 +34,8 @@ void World::Violate(absl::string_view what) {
 // -------------------------------------------------------------------------------------------------------------
 
 void World::CheckTwo() {
-  if (source_ == Pod::kRuns && copy_ == Pod::kRuns) Violate("I1: both copies can run");
+  const bool source_runs = source_ == Pod::kRuns || source_ == Pod::kAfresh;
+  if (source_runs && copy_ == Pod::kRuns) Violate("I1: both copies can run");
 }
 
 void World::FreezeSource() {
@@ -48,6 +49,7 @@ void World::ThawSource(absl::string_view who) {
   source_ = Pod::kRuns;
   Tell(who, "thaws the source");
   CheckTwo();
+  if (fenced(Node::kTarget)) return;  // what the copy may have done is lost with its node
   if (copy_ran_) Violate("I1: the source goes on where the copy has run already");
   const bool ceded = source_journal.holds(SourceState::kCeded);
   if (ceded && target_journal.durable() != TargetState::kAborted)
@@ -55,7 +57,7 @@ void World::ThawSource(absl::string_view who) {
 }
 
 void World::KillSource() {
-  if (source_ == Pod::kDead) return;
+  if (source_ == Pod::kDead || source_ == Pod::kAfresh) return;
   if (source_ == Pod::kRuns) Violate("I3: a source that runs is killed");
   source_ = Pod::kDead;
   Tell("guard", "kills the source");
@@ -93,13 +95,26 @@ void World::StartCopyAfresh() {
   CheckTwo();
 }
 
+void World::StartSourceAfresh() {
+  source_ = Pod::kAfresh;
+  Tell("kubelet", "starts the source's container afresh");
+  CheckTwo();
+  if (source_journal.holds(SourceState::kCeded) && target_journal.durable() != TargetState::kAborted &&
+      !fenced(Node::kTarget))
+    Violate("I1: the source was ceded, and is started afresh without the target's durable ABORTED");
+}
+
+void World::Fence(Node node) {
+  fenced_[static_cast<int>(node)] = true;
+  Tell("controller", "a node is fenced:", node == Node::kSource ? "the source's" : "the target's");
+}
+
 void World::MoveCopyOn() {
   copy_ = Pod::kMoved;
   Tell("pod", "a later migration has moved the copy on");
 }
 
 void World::LoseSource() {
-  source_lost_ = true;
   if (source_ != Pod::kDead) Tell("FAULT", "the source's processes are gone");
   source_ = Pod::kDead;
 }

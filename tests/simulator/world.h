@@ -37,7 +37,8 @@ enum class Pod {
   kFrozen,
   kRuns,
   kDead,
-  kMoved,  // on, by a later migration, which has ceded it: it stands frozen and must never run
+  kAfresh,  // without its state: kubelet has started the container anew
+  kMoved,   // on, by a later migration, which has ceded it: it stands frozen and must never run
 };
 
 // A process or its node ends at one record.
@@ -72,6 +73,10 @@ class World {
   // --- time, in microseconds: CLOCK_MONOTONIC of both nodes, and the clocks on the wall
   Micros now() const { return now_; }
   Micros wall(Node node) const { return now_ + offset_[static_cast<int>(node)]; }
+  // What the agents count their deadlines by.
+  Micros deadline_clock(Node node) const {
+    return Mutated(Mutation::kDeadlinesOnTheWall) ? wall(node) : now_;
+  }
   void Advance(Micros by) { now_ += by; }
   void Jump(Node node, Micros by) { offset_[static_cast<int>(node)] += by; }
 
@@ -92,11 +97,15 @@ class World {
   void ThawCopy();
   void DestroyCopy();      // by an abort
   void StartCopyAfresh();  // by kubelet
+  void StartSourceAfresh();
   void MoveCopyOn();
   // Faults.
   void LoseSource();
   void LoseCopy();
-  bool source_lost() const { return source_lost_; }
+  // The node is off for good, and its pod's object gone: nothing of the pod runs there, nor will when it
+  // comes back.
+  void Fence(Node node);
+  bool fenced(Node node) const { return fenced_[static_cast<int>(node)]; }
   bool copy_lost() const { return copy_lost_; }
   // In the freeze some pages were left with the source.
   bool pages_missing = false;
@@ -142,9 +151,9 @@ class World {
   int records_ = 0;
   Pod source_ = Pod::kRuns;
   Pod copy_ = Pod::kAbsent;
-  bool source_lost_ = false;
   bool copy_lost_ = false;
   bool copy_ran_ = false;
+  bool fenced_[2] = {false, false};
   std::string violation_;
   std::string trace_;
   uint64_t hash_ = 0xcbf29ce484222325;

@@ -85,10 +85,15 @@ TEST(SourceDecisionsTest, OnlyAGuardCanSayThatItHasThawed) {
 
 TEST(SourceDecisionsTest, OnlyADurableAbortedOfTheTargetTakesBack) {
   for (const TargetState state : kTargetStates) {
-    EXPECT_EQ(AfterAskingTarget(state) == SourceEvent::kTargetAborted, state == TargetState::kAborted);
-    EXPECT_NE(AfterAskingTarget(state), SourceEvent::kFailed);
+    for (const bool reclaimed : {false, true}) {
+      EXPECT_EQ(AfterAskingTarget(state, reclaimed) == SourceEvent::kTargetAborted,
+                state == TargetState::kAborted)
+          << "what it answers counts more than what somebody vouches for";
+      EXPECT_NE(AfterAskingTarget(state, reclaimed), SourceEvent::kFailed);
+    }
   }
-  EXPECT_EQ(AfterAskingTarget(std::nullopt), SourceEvent::kUnknown);
+  EXPECT_EQ(AfterAskingTarget(std::nullopt, false), SourceEvent::kUnknown);
+  EXPECT_EQ(AfterAskingTarget(std::nullopt, true), SourceEvent::kTargetAborted);
   EXPECT_EQ(WhileCommitting({.abort_wanted = true}, false), std::nullopt);
   EXPECT_EQ(WhileCommitting({.lost = true}, false), SourceEvent::kUnknown);
   EXPECT_EQ(WhileCommitting({.running = true, .lost = true}, false), SourceEvent::kDone);
@@ -101,6 +106,22 @@ TEST(SourceDecisionsTest, NothingIsKilledThatServesPagesUnlessTheyAreGivenUp) {
     EXPECT_EQ(MayBeKilled(stage, false, false, true), waits) << NameOf(stage);
     EXPECT_EQ(MayBeKilled(stage, true, true, false), waits) << NameOf(stage);
     EXPECT_EQ(MayBeKilled(stage, true, true, true), StateOf(stage) == SourceState::kCeded) << NameOf(stage);
+  }
+}
+
+TEST(SourceDecisionsTest, OnlyASourceThatWaitsForItsTargetsWordIsReclaimed) {
+  for (int i = 0; i <= static_cast<int>(SourceStage::kAborted); ++i) {
+    const auto stage = static_cast<SourceStage>(i);
+    const bool waits = stage == SourceStage::kCommitting || stage == SourceStage::kAskingTarget;
+    EXPECT_EQ(MayBeReclaimed(stage, false), waits) << NameOf(stage);
+    EXPECT_FALSE(MayBeReclaimed(stage, true)) << NameOf(stage) << ": it has run";
+  }
+}
+
+TEST(TargetDecisionsTest, OnlyAPreparedCopyTakesOver) {
+  for (int i = 0; i <= static_cast<int>(TargetStage::kAborted); ++i) {
+    const auto stage = static_cast<TargetStage>(i);
+    EXPECT_EQ(MayTakeOver(stage), stage == TargetStage::kPrepared) << NameOf(stage);
   }
 }
 

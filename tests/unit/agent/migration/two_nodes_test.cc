@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
+#include "agent/permits/source_hold.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -202,6 +203,7 @@ class TwoNodesTest : public testing::Test {
       return (round == 0 ? files::PackBase : files::PackChanges)(path, layout, pass, snapshot, sink);
     };
     node.memory = memory_.Node();
+    node.holds = folder_ + "/holds";
     node.filling = [this](const std::vector<std::string>&) { return filling_.load(); };
     node.cgroup_here = [](const std::string& cgroup) { return cgroup; };
     node.mapped_files = [](const PodOnNode&) { return files::MappedFiles{}; };
@@ -262,6 +264,12 @@ class TwoNodesTest : public testing::Test {
     }
     ADD_FAILURE() << "the target stays " << json::Encode(status);
     return status;
+  }
+  // Whether kubelet is kept from starting the source's containers afresh.
+  bool SourceIsHeld() {
+    const auto held = permits::WhyHeld(folder_ + "/holds", Spec({}).pod.uid);
+    EXPECT_TRUE(held.ok()) << held.status();
+    return held.ok() && !held->empty();
   }
   void ExpectRunsOnlyOnSource() {
     EXPECT_TRUE(world_.source_runs());
@@ -338,8 +346,10 @@ TEST_F(TwoNodesTest, APodOfTwoContainersMovesAndTheSourceEndsOnlyWhenTold) {
     EXPECT_EQ(froze_.size(), 1u);
   }
   EXPECT_FALSE(world_.source_killed());
+  EXPECT_TRUE(SourceIsHeld());
   EXPECT_TRUE(source_->Finish(absl::Seconds(20)).ok());
   EXPECT_TRUE(world_.source_killed());
+  EXPECT_TRUE(SourceIsHeld()) << "kubelet may not know yet that the pod is deleted";
   EXPECT_EQ(source_->status().state, SourceState::kDone);
   EXPECT_TRUE(source_->Finish(absl::Seconds(1)).ok()) << "twice is one";
 }
@@ -727,6 +737,73 @@ TEST_F(TwoNodesTest, ACopyThatDiedAfterTheDecisionGivesThePodBack) {
   EXPECT_EQ(Create("app").AwaitAction(RuntimeAction::kRefuse), RuntimeAction::kRefuse);
 }
 
+// --- when a node is gone for good, and somebody vouches for it
+
+class GoneForGoodTest : public TwoNodesTest {
+ protected:
+  // The source has ceded, the target is prepared, and neither reaches the other.
+  void PartAfterTheDecision() {
+    StartTarget();
+    app_ = &Create("app");
+    behaviour_.after_cede = [this] {
+      unreachable_ = true;
+      CutStream();
+    };
+    StartSource();
+    AwaitSource(
+        [](const SourceStatus& status) { return absl::StrContains(status.message, "waits, frozen"); });
+  }
+  FakeRuntime* app_ = nullptr;
+};
+
+TEST_F(GoneForGoodTest, ASourceThatIsReclaimedGoesOn) {
+  PartAfterTheDecision();
+  EXPECT_TRUE(SourceIsHeld());
+  DropTarget();
+  world_.CopyDies(app_->cgroup());
+  EXPECT_TRUE(source_->Reclaim("TargetLost", "node n2 is off").ok());
+  const SourceStatus status = AwaitSource(SourceState::kAborted);
+  EXPECT_EQ(status.reason, "TargetLost");
+  EXPECT_EQ(status.message, "node n2 is off");
+  EXPECT_TRUE(world_.source_runs());
+  EXPECT_FALSE(SourceIsHeld());
+  EXPECT_TRUE(source_->Reclaim("TargetLost", "again").ok()) << "twice is one";
+}
+
+TEST_F(GoneForGoodTest, ASourceWhoseTargetRunsIsNotReclaimed) {
+  StartTarget();
+  Create("app");
+  StartSource();
+  AwaitSource(TargetRuns);
+  EXPECT_EQ(source_->Reclaim("TargetLost", "").code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_FALSE(world_.source_runs());
+}
+
+TEST_F(GoneForGoodTest, ASourceIsGivenUpThoughNobodyHasSaidThatTheTargetRuns) {
+  PartAfterTheDecision();
+  EXPECT_EQ(source_->Finish(absl::Seconds(1), {.abandon = true}).code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(source_->Finish(absl::Seconds(20), {.unconfirmed = true}).ok());
+  EXPECT_TRUE(world_.source_killed());
+  EXPECT_EQ(source_->status().state, SourceState::kDone);
+}
+
+TEST_F(GoneForGoodTest, APreparedTargetTakesOverAndTheSourceHearsOfItShouldItComeBack) {
+  PartAfterTheDecision();
+  EXPECT_TRUE(target()->TakeOver().ok());
+  AwaitTarget(TargetState::kRunning);
+  EXPECT_EQ(world_.copies(true), 1);
+  EXPECT_TRUE(target()->TakeOver().ok()) << "twice is one";
+  unreachable_ = false;
+  AwaitSource(TargetRuns);
+  EXPECT_FALSE(world_.source_runs());
+}
+
+TEST_F(GoneForGoodTest, ATargetThatIsNotPreparedDoesNotTakeOver) {
+  StartTarget();
+  EXPECT_EQ(target()->TakeOver().code(), absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_F(TwoNodesTest, AGuardThatDiesWhileCedingIsAskedThroughItsJournal) {
   behaviour_.answer_cede = false;
   StartTarget();
@@ -1079,7 +1156,7 @@ TEST_F(PostCopyTest, AnAbandonedSourceEndsThoughItsTargetIsGoneForGood) {
   CutStream();
   Release();
   EXPECT_EQ(source_->Finish(absl::Seconds(1)).code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_TRUE(source_->Finish(absl::Seconds(20), /*abandon=*/true).ok());
+  EXPECT_TRUE(source_->Finish(absl::Seconds(20), {.abandon = true}).ok());
   EXPECT_TRUE(world_.source_killed());
 }
 

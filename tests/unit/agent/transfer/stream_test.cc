@@ -90,6 +90,17 @@ TEST(StreamTest, APeerThatDoesNotReadMakesSendingEnd) {
   EXPECT_FALSE(pair.a->Send(FrameType::kPing, {}, Soon()).ok());
 }
 
+TEST(StreamTest, APeerThatTakesNothingAnyMoreIsGivenUpBeforeTheDeadline) {
+  StreamPair pair;
+  pair.a->SetStallLimit(absl::Milliseconds(100));
+  const std::string data(kMaxDataBytes, 'x');
+  absl::Status status;
+  while (status.ok())
+    status = pair.a->Send(FrameType::kFileData, {"twelve bytes", data}, absl::Now() + absl::Hours(2));
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
+  EXPECT_THAT(status.message(), HasSubstr("taken nothing for 100ms"));
+}
+
 TEST(StreamTest, APeerThatGoesIsUnavailable) {
   StreamPair pair;
   pair.a.reset();

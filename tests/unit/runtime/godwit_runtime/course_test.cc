@@ -61,34 +61,49 @@ TEST(ChooseCourseTest, FollowsTheTable) {
        {Permit("app", PermitState::kAborted)},
        Way::kOrdinary},
   };
-  for (const Case& c : cases) EXPECT_EQ(ChooseCourse(c.bundle, c.permits).way, c.way) << c.what;
+  for (const Case& c : cases) EXPECT_EQ(ChooseCourse(c.bundle, c.permits, "").way, c.way) << c.what;
 }
 
 TEST(ChooseCourseTest, AnAbortSaysWhy) {
-  const Course course =
-      ChooseCourse(Container("app", true), std::vector<StoredPermit>{Permit("app", PermitState::kAborted)});
+  const Course course = ChooseCourse(Container("app", true),
+                                     std::vector<StoredPermit>{Permit("app", PermitState::kAborted)}, "");
   EXPECT_THAT(course.message, HasSubstr("because"));
 }
 
 TEST(ChooseCourseTest, APermitThatCannotBeReadForbids) {
-  EXPECT_EQ(ChooseCourse(Container("app", false), absl::DataLossError("torn")).way, Way::kFail);
+  EXPECT_EQ(ChooseCourse(Container("app", false), absl::DataLossError("torn"), "").way, Way::kFail);
 }
 
 TEST(ChooseCourseTest, WhoHasNoUidHoldsNoPermit) {
   Bundle bundle = Container("app", false);
   bundle.sandbox_uid = "";
-  EXPECT_EQ(ChooseCourse(bundle, absl::InvalidArgumentError("no UID")).way, Way::kOrdinary);
+  EXPECT_EQ(
+      ChooseCourse(bundle, absl::InvalidArgumentError("no UID"), absl::InvalidArgumentError("no UID")).way,
+      Way::kOrdinary);
   bundle.migration = "m";
-  EXPECT_EQ(ChooseCourse(bundle, absl::InvalidArgumentError("no UID")).way, Way::kFail);
+  EXPECT_EQ(
+      ChooseCourse(bundle, absl::InvalidArgumentError("no UID"), absl::InvalidArgumentError("no UID")).way,
+      Way::kFail);
+}
+
+TEST(ChooseCourseTest, APodThatIsHandedOverIsNotStartedAfreshWhateverItsPermitsSay) {
+  const std::vector<StoredPermit> spent = {Permit("app", PermitState::kSpent)};
+  const Course course = ChooseCourse(Container("app", true), spent, "it was handed over to node-b");
+  EXPECT_EQ(course.way, Way::kFail);
+  EXPECT_THAT(course.message, HasSubstr("node-b"));
+  EXPECT_EQ(ChooseCourse(Container("app", false), std::vector<StoredPermit>{}, "held").way, Way::kFail);
+  EXPECT_EQ(ChooseCourse(Container("app", true), spent, absl::DataLossError("torn")).way, Way::kFail);
+  const Bundle sandbox = {.is_container = false, .sandbox_uid = kPod};
+  EXPECT_EQ(ChooseCourse(sandbox, spent, "held").way, Way::kOrdinary);
 }
 
 TEST(ChooseCourseTest, TheLimitStaysBelowKubelets) {
   StoredPermit permit = Permit("app", PermitState::kWaiting);
   permit.permit.create_limit = absl::Hours(1);
-  EXPECT_LT(ChooseCourse(Container("app", true), std::vector<StoredPermit>{permit}).create_limit,
+  EXPECT_LT(ChooseCourse(Container("app", true), std::vector<StoredPermit>{permit}, "").create_limit,
             absl::Minutes(2));
   permit.permit.create_limit = -absl::Hours(1);
-  EXPECT_GT(ChooseCourse(Container("app", true), std::vector<StoredPermit>{permit}).create_limit,
+  EXPECT_GT(ChooseCourse(Container("app", true), std::vector<StoredPermit>{permit}, "").create_limit,
             absl::ZeroDuration());
 }
 
