@@ -23,6 +23,13 @@ constexpr std::array<std::pair<WhenNotConverging, absl::string_view>, 3> JsonNam
            {WhenNotConverging::kPostCopy, "PostCopy"}}};
 }
 
+// A person's word where nobody can know which of the two copies runs.
+enum class ResolveUncertain { kKeepSource, kAbandonSource };
+constexpr std::array<std::pair<ResolveUncertain, absl::string_view>, 2> JsonNames(ResolveUncertain) {
+  return {
+      {{ResolveUncertain::kKeepSource, "KeepSource"}, {ResolveUncertain::kAbandonSource, "AbandonSource"}}};
+}
+
 struct MigrationSpec {
   NameReference pod_ref;
   Target target;
@@ -34,6 +41,8 @@ struct MigrationSpec {
   WhenNotConverging when_not_converging = WhenNotConverging::kFreeze;
   std::string bandwidth_limit;  // a quantity: bytes per second; empty: none
   bool dry_run = false;         // look and predict only
+  bool cancel = false;          // once true, for good
+  std::optional<ResolveUncertain> resolve_uncertain;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("podRef", self.pod_ref);
@@ -45,6 +54,8 @@ struct MigrationSpec {
     field("whenNotConverging", self.when_not_converging);
     field("bandwidthLimit", self.bandwidth_limit);
     field("dryRun", self.dry_run);
+    field("cancel", self.cancel);
+    field("resolveUncertain", self.resolve_uncertain);
   }
   bool operator==(const MigrationSpec&) const = default;
 };
@@ -81,7 +92,13 @@ inline constexpr char kPreflightPassed[] = "PreflightPassed";
 // pre-copied, and the pod is frozen nevertheless.
 inline constexpr char kConverged[] = "Converged";
 inline constexpr char kTargetReady[] = "TargetReady";  // the target pod waits for the state
-inline constexpr char kSwitched[] = "Switched";        // the processes run on the target
+// The processes run on the target. Unknown, OutcomeUncertain: nobody who could say whether they do answers.
+inline constexpr char kSwitched[] = "Switched";
+inline constexpr char kOutcomeUncertain[] = "OutcomeUncertain";
+// Of a Migration with spec.cancel. True: it has ended so. False, TooLate: the decision had fallen before.
+inline constexpr char kCancelled[] = "Cancelled";  // also the reason of Complete
+// True: what it waits for, which the reason names, has not changed for long.
+inline constexpr char kStuck[] = "Stuck";
 // Of a post-copy, from Finishing on. True: all of the memory is on the target. False, Pulling: some of it is
 // still on the source alone. False, Lost: it never came, and what ran without it was killed.
 inline constexpr char kMemoryArrived[] = "MemoryArrived";
@@ -215,6 +232,7 @@ struct MigrationStatus {
   std::string target_pod_name;
   std::string target_pod_uid;
   absl::Time start_time;
+  absl::Time waiting_since;  // Complete has had its reason since then
   absl::Time completion_time;
   absl::Duration total_duration;
   PreflightSummary preflight;
@@ -236,6 +254,7 @@ struct MigrationStatus {
     field("targetPodName", self.target_pod_name);
     field("targetPodUID", self.target_pod_uid);
     field("startTime", self.start_time);
+    field("waitingSince", self.waiting_since);
     field("completionTime", self.completion_time);
     field("totalDuration", self.total_duration);
     field("preflight", self.preflight);

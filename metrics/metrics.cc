@@ -13,7 +13,7 @@ ControllerMetrics::ControllerMetrics(Registry& owner) : registry(owner) {
     objects.With(kind, "Pending").Set(0);
     objects.With(kind, good_end).Set(0);
     objects.With(kind, "Failed").Set(0);
-    for (const char* outcome : {"Succeeded", "Failed"}) {
+    for (const char* outcome : {"Succeeded", "Failed", "Cancelled"}) {
       finished.With(kind, outcome);
       duration.With(kind, outcome);
     }
@@ -31,7 +31,7 @@ AgentMetrics::AgentMetrics(Registry& owner) : registry(owner) {
   runtime_ready.With().Set(0);
   for (const char* operation : {"migration-source", "migration-target", "checkpoint", "restore"}) {
     operations.With(operation).Set(0);
-    for (const char* outcome : {"succeeded", "failed"}) finished.With(operation, outcome);
+    for (const char* outcome : {"succeeded", "failed", "cancelled"}) finished.With(operation, outcome);
   }
   for (const char* operation : {"migration", "checkpoint"}) {
     for (const char* outcome : {"committed", "aborted"}) freezes.With(operation, outcome);

@@ -55,7 +55,8 @@ struct ControllerMetrics {
                    "godwit_controller_objects",
                    "Custom resources in the cluster now, by kind and status.phase.",
                    {"kind", "phase"}};
-  // outcome: Succeeded, Failed (a Checkpoint that becomes Ready has Succeeded).
+  // outcome: Succeeded, Failed, Cancelled by spec.cancel or deletion, which is no failure (a Checkpoint that
+  // becomes Ready has Succeeded).
   Counter<2> finished{
       registry,
       "godwit_controller_finished_total",
@@ -166,10 +167,11 @@ struct AgentMetrics {
                       "godwit_agent_operations",
                       "Migrations, checkpoints and restores this node works on now.",
                       {"operation"}};
-  Counter<2> finished{registry,
-                      "godwit_agent_operations_finished_total",
-                      "Operations that came to their end on this node, by outcome (succeeded, failed).",
-                      {"operation", "outcome"}};
+  Counter<2> finished{
+      registry,
+      "godwit_agent_operations_finished_total",
+      "Operations that came to their end on this node, by outcome (succeeded, failed, cancelled).",
+      {"operation", "outcome"}};
   Counter<2> failures{registry,
                       "godwit_agent_operation_failures_total",
                       "Operations that failed on this node, by reason.",

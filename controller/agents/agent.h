@@ -30,6 +30,7 @@ class Agent {
                                                             const agent_api::TargetSpec& spec) = 0;
   virtual absl::StatusOr<agent_api::TargetStatus> GetTarget(const std::string& uid) = 0;
   virtual absl::Status AbortTarget(const std::string& uid, const agent_api::AbortRequest& why) = 0;
+  virtual absl::Status TakeOver(const std::string& uid) = 0;
   virtual absl::Status ForgetTarget(const std::string& uid) = 0;  // OK when there is nothing to forget
 
   virtual absl::StatusOr<agent_api::SourceStatus> PutSource(const std::string& uid,
@@ -38,6 +39,7 @@ class Agent {
   virtual absl::Status SetSourceLimits(const std::string& uid, const agent_api::PreCopyLimits& limits) = 0;
   virtual absl::Status SwitchSource(const std::string& uid) = 0;
   virtual absl::Status AbortSource(const std::string& uid, const agent_api::AbortRequest& why) = 0;
+  virtual absl::Status ReclaimSource(const std::string& uid, const agent_api::AbortRequest& why) = 0;
   virtual absl::Status FinishSource(const std::string& uid, const agent_api::FinishRequest& request) = 0;
   virtual absl::Status ForgetSource(const std::string& uid) = 0;  // OK when there is nothing to forget
 

@@ -56,6 +56,9 @@ class HttpAgent : public Agent {
     return Call("POST", "abort", Migration(uid, "/target/abort"), json::Encode(why), options_.timeout)
         .status();
   }
+  absl::Status TakeOver(const std::string& uid) override {
+    return Call("POST", "takeover", Migration(uid, "/target/takeover"), "", options_.timeout).status();
+  }
   absl::Status ForgetTarget(const std::string& uid) override {
     return Delete("target", Migration(uid, "/target"));
   }
@@ -76,6 +79,10 @@ class HttpAgent : public Agent {
   }
   absl::Status AbortSource(const std::string& uid, const AbortRequest& why) override {
     return Call("POST", "abort", Migration(uid, "/source/abort"), json::Encode(why), options_.timeout)
+        .status();
+  }
+  absl::Status ReclaimSource(const std::string& uid, const AbortRequest& why) override {
+    return Call("POST", "reclaim", Migration(uid, "/source/reclaim"), json::Encode(why), options_.timeout)
         .status();
   }
   absl::Status FinishSource(const std::string& uid, const agent_api::FinishRequest& request) override {

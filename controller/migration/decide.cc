@@ -149,7 +149,7 @@ MigrationDecision Decide(const MigrationObserved& seen, const MigrationSettings&
 MigrationDecision DecidePending(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
   const std::string& pod = seen.migration.spec.pod_ref.name;
-  if (draft.terminating()) return draft.Fail(Deleted());
+  if (auto why = draft.WhyUnwanted()) return draft.Fail(*why);
   if (draft.status.start_time == absl::Time()) draft.status.start_time = k8s::WholeSeconds(draft.now);
   if (!seen.rival.empty()) return draft.Fail(RivalFailure(draft));
   if (!seen.source) {
@@ -186,11 +186,12 @@ MigrationDecision DecidePending(Draft& draft) {
                                    "that the ReplicaSet deletes and creates none"),
                       absl::Seconds(1));
   }
+  const std::string name = MovedPodName(seen.source->view.metadata, seen.migration.metadata.uid);
+  if (auto why = WhyNameTooLong(seen.migration.metadata.name_space, name)) return draft.Fail(*why);
   draft.status.source_node = seen.source_node.name;
   draft.status.target_node = choice.node;
   draft.status.source_pod_uid = seen.source->view.metadata.uid;
-  if (!draft.dry_run())
-    draft.status.target_pod_name = MovedPodName(seen.source->view.metadata, seen.migration.metadata.uid);
+  if (!draft.dry_run()) draft.status.target_pod_name = name;
   return draft.Enter(MigrationPhase::kPreflight,
                      absl::StrCat("asking nodes ", draft.status.source_node, " and ",
                                   draft.status.target_node, " whether pod ", pod, " can be moved"));
@@ -198,7 +199,7 @@ MigrationDecision DecidePending(Draft& draft) {
 
 MigrationDecision DecidePreflight(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
-  if (draft.terminating()) return draft.Fail(Deleted());
+  if (auto why = draft.WhyUnwanted()) return draft.Fail(*why);
   if (auto lost = WhySourceLost(draft)) return draft.Fail(*lost);
   if (!seen.rival.empty()) return draft.Fail(RivalFailure(draft));
   if (draft.now > draft.deadline()) return draft.Fail(Expired(draft, "before the nodes had answered"));

@@ -27,7 +27,9 @@ std::optional<MigrationDecision> Remove(Draft& draft, std::optional<Failure>& in
     return draft.Abort(MigrationStep::kAbortTarget, {why.reason, why.message});
   }
   const bool ours = seen.target && seen.target->metadata.Label(kMigrationKey) == seen.migration.metadata.uid;
-  const bool runs = target_known && seen.target_side->state == TargetState::kRunning;
+  // A target that was given up says what it last knew, when its node is back; the pod's object is gone.
+  const bool runs =
+      target_known && seen.target_side->state == TargetState::kRunning && (why.reason != kTargetLost || ours);
   if (ours && !runs && !seen.target->metadata.terminating()) return draft.Do(MigrationStep::kDeleteTargetPod);
   if (runs) {
     in_the_way = Failure{"TargetRuns", absl::StrCat("the agent of node ", seen.target_node.name,

@@ -28,16 +28,6 @@ bool SourceStays(const Draft& draft) {
   return draft.SourceThere() && !draft.seen.source->view.metadata.terminating();
 }
 
-// kubelet counts failed probes against the frozen source and would kill and restart it; before that it must
-// be deleted.
-bool ProbesPress(const Draft& draft) {
-  if (!SourceStays(draft)) return false;
-  const k8s::Pod& source = draft.seen.source->view;
-  const auto limit = FreezeLimit(source, draft.settings.freeze_cap);
-  if (!limit.ok() || !HasLivenessProbe(source) || draft.status.freeze.frozen_at == absl::Time()) return false;
-  return draft.now > draft.status.freeze.frozen_at + *limit - absl::Seconds(2);
-}
-
 std::string UnreadySibling(const Draft& draft) {
   for (const k8s::Pod& pod : draft.seen.siblings) {
     if (!pod.ready()) return pod.metadata.name;
@@ -169,6 +159,7 @@ std::optional<MigrationDecision> HandOverStep(Draft& draft) {
 std::optional<MigrationDecision> FinishSource(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
   if (!seen.source_node.exists) return std::nullopt;  // no node, no processes
+  if (!seen.source_side.ok() && seen.source_node.fenced()) return std::nullopt;
   if (!seen.source_side.ok()) {
     draft.AgentSilent(AgentFailure(seen.source_node.name, seen.source_side.status()));
     return draft.Wait("AgentUnreachable",
@@ -192,6 +183,14 @@ std::optional<MigrationDecision> FinishSource(Draft& draft) {
 }
 
 }  // namespace
+
+bool ProbesPress(const Draft& draft) {
+  if (!SourceStays(draft)) return false;
+  const k8s::Pod& source = draft.seen.source->view;
+  const auto limit = FreezeLimit(source, draft.settings.freeze_cap);
+  if (!limit.ok() || !HasLivenessProbe(source) || draft.status.freeze.frozen_at == absl::Time()) return false;
+  return draft.now > draft.status.freeze.frozen_at + *limit - absl::Seconds(2);
+}
 
 std::optional<MigrationDecision> ForgetSides(Draft& draft, std::optional<Failure>& in_the_way) {
   const MigrationObserved& seen = draft.seen;
@@ -217,6 +216,7 @@ std::optional<MigrationDecision> ForgetSides(Draft& draft, std::optional<Failure
 
 MigrationDecision DecideFinishing(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
+  draft.TellTooLate();
   if (seen.source_side.ok() && seen.target_side.ok()) draft.AgentsAnswer();
   if (seen.source_side.ok() && seen.source_side->state == SourceState::kCeded &&
       seen.source_side->target_running) {

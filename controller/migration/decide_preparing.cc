@@ -2,6 +2,7 @@
 // The way from what preflight found to the order to freeze: Copying (the memory goes over in rounds while the
 // pod runs, the target pod waits behind its gate) and Preparing (kubelet starts the target pod). Nothing
 // stands still yet, so that whatever is in the way simply ends the Migration.
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "controller/migration/draft.h"
 #include "controller/pods/findings.h"
@@ -12,6 +13,8 @@ namespace {
 
 using agent_api::SourceState;
 using crds::MigrationPhase;
+
+constexpr absl::string_view kLastSaid = "; the last said about it: ";
 
 std::optional<Failure> WhyTargetPodFails(const Draft& draft) {
   const MigrationObserved& seen = draft.seen;
@@ -30,12 +33,14 @@ std::optional<Failure> WhyTargetPodFails(const Draft& draft) {
     return Failure{"TargetPodDeleted",
                    absl::StrCat("target pod ", name, " was deleted before it could take over")};
   }
+  if (auto why = WhyNoSandbox(target, seen.target_warning, draft.settings.sandbox_limit, draft.now))
+    return why;
   return WhyNotStarting(target);
 }
 
 std::optional<Failure> WhyGiveUp(const Draft& draft) {
   const MigrationObserved& seen = draft.seen;
-  if (draft.terminating()) return Deleted();
+  if (auto why = draft.WhyUnwanted()) return why;
   if (auto lost = WhySourceLost(draft)) return lost;
   if (!seen.rival.empty()) return RivalFailure(draft);
   // Before the pod's own complaints: the agents' word is the reason that a person wants to hear.
@@ -48,8 +53,7 @@ std::optional<Failure> WhyGiveUp(const Draft& draft) {
   if (auto why = WhyTargetPodFails(draft)) return why;
   if (draft.now > draft.deadline()) {
     return Expired(draft, absl::StrCat("before the target pod could take over",
-                                       seen.target_warning.empty() ? "" : "; the last said about it: ",
-                                       seen.target_warning));
+                                       seen.target_warning.empty() ? "" : kLastSaid, seen.target_warning));
   }
   return std::nullopt;
 }
@@ -173,6 +177,18 @@ MigrationDecision EndCopying(Draft& draft, const agent_api::SourceStatus& source
   return draft.Enter(MigrationPhase::kPreparing, absl::StrCat(starting, "; ", text));
 }
 
+// Said by kubelet or the scheduler about the target pod; in its events, which are read only after a while.
+MigrationDecision AwaitStart(Draft& draft) {
+  const std::string& warning = draft.seen.target_warning;
+  const std::string starts = absl::StrCat("pod ", draft.status.target_pod_name, " is being started");
+  const k8s::Condition* before = k8s::FindCondition(draft.status.conditions, crds::kComplete);
+  const bool told = before != nullptr && absl::StrContains(before->message, kLastSaid);
+  const std::string message = warning.empty() ? starts : absl::StrCat(starts, kLastSaid, warning);
+  if (!warning.empty() && !told) draft.Say(true, "TargetNotStarting", message);
+  const bool quick = draft.now - draft.status.waiting_since < kStartPatience;
+  return draft.Wait(kWaitingForTarget, message, quick ? absl::Milliseconds(300) : absl::Seconds(1));
+}
+
 }  // namespace
 
 MigrationDecision DecideCopying(Draft& draft) {
@@ -196,9 +212,7 @@ MigrationDecision DecidePreparing(Draft& draft) {
   draft.AgentsAnswer();
   if (HasPermitGate(*seen.target)) return draft.Do(MigrationStep::kOpenGate);
   if (seen.target_side->waiting.empty()) {
-    return draft.Wait("WaitingForTarget",
-                      absl::StrCat("pod ", draft.status.target_pod_name, " is being started"),
-                      absl::Milliseconds(300));
+    return AwaitStart(draft);
   }
   draft.Condition(
       crds::kTargetReady, "True", "Waiting",

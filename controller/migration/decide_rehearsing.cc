@@ -120,7 +120,7 @@ std::string Summary(const Draft& draft) {
 
 MigrationDecision DecideRehearsing(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
-  if (draft.terminating()) return draft.Fail(Deleted());
+  if (auto why = draft.WhyUnwanted()) return draft.Fail(*why);
   if (auto lost = WhySourceLost(draft)) return draft.Fail(*lost);
   if (!seen.rival.empty()) return draft.Fail(RivalFailure(draft));
   if (draft.now > draft.deadline())

@@ -14,7 +14,7 @@ using crds::MigrationPhase;
 // Why the switch should be given up while that is still possible; the source's agent has the last word.
 std::optional<Failure> WhyGiveUp(const Draft& draft) {
   const MigrationObserved& seen = draft.seen;
-  if (draft.terminating()) return Deleted();
+  if (auto why = draft.WhyUnwanted()) return why;
   if (seen.source && draft.SourceThere() && seen.source->view.metadata.terminating()) {
     return Failure{"PodTerminating",
                    absl::StrCat("pod ", seen.migration.spec.pod_ref.name, " is being deleted")};
@@ -84,65 +84,38 @@ std::optional<MigrationDecision> TellCopyingSource(Draft& draft, const agent_api
   return std::nullopt;
 }
 
-MigrationDecision Switched(Draft& draft, const agent_api::SourceStatus* source) {
-  if (source != nullptr) {
-    RecordProgress(draft, *source, /*last=*/true);
-    if (source->pull_bytes > 0) draft.status.strategy = crds::Strategy::kPostCopy;
-    draft.status.freeze = FreezeOf(*source);
-    draft.status.transfer = {.memory_bytes = source->memory_bytes,
-                             .file_bytes = source->file_bytes,
-                             .wire_bytes = source->wire_bytes};
-  }
-  draft.Condition(crds::kSwitched, "True", "TargetRuns",
-                  absl::StrCat("the processes run in pod ", draft.status.target_pod_name, " on node ",
-                               draft.status.target_node));
-  return draft.Enter(
-      MigrationPhase::kFinishing,
-      absl::StrCat("the processes go on in pod ", draft.status.target_pod_name, " on node ",
-                   draft.status.target_node, " after standing still for ",
-                   absl::FormatDuration(draft.status.freeze.duration), "; removing the source pod"));
-}
-
 MigrationDecision AwaitDecision(Draft& draft) {
   draft.AgentsAnswer();
+  draft.NoLongerUncertain();
   return draft.Wait("Switching",
                     absl::StrCat("pod ", draft.seen.migration.spec.pod_ref.name, " is being sent to node ",
                                  draft.status.target_node),
                     draft.settings.switching_poll);
 }
 
-// The source's agent does not answer. Its guard decides alone; what the target knows tells how that went.
-MigrationDecision WithoutSource(Draft& draft) {
-  const Failure why = AgentFailure(draft.seen.source_node.name, draft.seen.source_side.status());
-  const bool silent = draft.AgentSilent(why);
-  const std::string waits =
-      absl::StrCat(why.message, "; waiting for it, because it alone knows whether the pod has moved");
-  if (!draft.seen.target_side.ok()) return draft.Wait(why.reason, waits, absl::Seconds(1));
-  switch (draft.seen.target_side->state) {
-    case TargetState::kRunning: return Switched(draft, nullptr);
-    case TargetState::kAborted:
-      return silent ? draft.Fail(why) : draft.Wait(why.reason, waits, absl::Seconds(1));
-    case TargetState::kOpen:
-      // A target that has not prepared may abort by its own right; after that it refuses every commit.
-      if (silent) return draft.Abort(MigrationStep::kAbortTarget, why);
-      return draft.Wait(why.reason, waits, absl::Seconds(1));
-    case TargetState::kNone:
-    case TargetState::kPrepared: break;
-  }
-  return draft.Wait(why.reason, waits, absl::Seconds(1));
+// The source has ceded, and nobody has said yet that the target runs.
+MigrationDecision AwaitRunning(Draft& draft, const agent_api::SourceStatus& source) {
+  if (!draft.seen.target_side.ok()) return DecideWithoutTarget(draft, source);
+  draft.AgentsAnswer();
+  draft.NoLongerUncertain();
+  draft.status.freeze.frozen_at = source.frozen_at;
+  if (ProbesPress(draft)) return draft.Do(MigrationStep::kRetireSourcePod);
+  return draft.Wait("Committed",
+                    absl::StrCat("the decision for node ", draft.status.target_node,
+                                 " has fallen; waiting for its word that the processes run"),
+                    draft.settings.switching_poll);
 }
 
 }  // namespace
 
 MigrationDecision DecideSwitching(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
-  if (!seen.source_side.ok()) return WithoutSource(draft);
+  if (!seen.source_side.ok()) return DecideWithoutSource(draft);
   const agent_api::SourceStatus& source = *seen.source_side;
   const bool target_runs = seen.target_side.ok() && seen.target_side->state == TargetState::kRunning;
-  const absl::Duration poll = draft.settings.switching_poll;
   switch (source.state) {
     case SourceState::kNone:
-      if (target_runs) return Switched(draft, nullptr);
+      if (target_runs) return EnterFinishing(draft, nullptr);
       return Begin(draft);
     case SourceState::kOpen:
       if (auto why = WhyGiveUp(draft)) return AskToAbort(draft, *why);
@@ -155,13 +128,10 @@ MigrationDecision DecideSwitching(Draft& draft) {
       return AwaitDecision(draft);
     case SourceState::kCeded:
     case SourceState::kDone:
-      draft.AgentsAnswer();
+      draft.TellTooLate();
       if (source.target_running || source.state == SourceState::kDone || target_runs)
-        return Switched(draft, &source);
-      return draft.Wait("Committed",
-                        absl::StrCat("the decision for node ", draft.status.target_node,
-                                     " has fallen; waiting for its word that the processes run"),
-                        poll);
+        return EnterFinishing(draft, &source);
+      return AwaitRunning(draft, source);
     case SourceState::kAborted: {
       draft.AgentsAnswer();
       RecordProgress(draft, source, /*last=*/true);

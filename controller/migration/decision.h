@@ -31,6 +31,10 @@ enum class MigrationStep {
   kHandOver,           // labels and owner, one patch
   kRetireSourcePod,    // deleted, but not to be killed: its memory is still pulled
   kDeleteSourcePod,
+  kRemoveTargetPod,  // the object alone, at once: its node is given up
+  kRemoveSourcePod,
+  kReclaimSource,  // what it has ceded goes on there, without the target's word
+  kTakeOver,       // the prepared copy runs, without the source's
   kFinishSource,   // kill the frozen source
   kAbandonSource,  // the same, though pages of it are missing on the target: nobody needs them
   kDeleteTargetPod,
@@ -38,6 +42,9 @@ enum class MigrationStep {
   kForgetTarget,
 };
 absl::string_view StepName(MigrationStep step);
+
+// The reason with which a source is reclaimed, because the target is given up, and with which it says so.
+inline constexpr char kTargetLost[] = "TargetLost";
 
 // When `status` differs from the Migration's, that is the write, and the step waits for the next look; else
 // the step is.

@@ -51,6 +51,10 @@ absl::string_view StepName(MigrationStep step) {
     case MigrationStep::kHandOver: return "HandOver";
     case MigrationStep::kRetireSourcePod: return "RetireSourcePod";
     case MigrationStep::kDeleteSourcePod: return "DeleteSourcePod";
+    case MigrationStep::kRemoveTargetPod: return "RemoveTargetPod";
+    case MigrationStep::kRemoveSourcePod: return "RemoveSourcePod";
+    case MigrationStep::kReclaimSource: return "ReclaimSource";
+    case MigrationStep::kTakeOver: return "TakeOver";
     case MigrationStep::kFinishSource: return "FinishSource";
     case MigrationStep::kAbandonSource: return "AbandonSource";
     case MigrationStep::kDeleteTargetPod: return "DeleteTargetPod";
@@ -75,12 +79,25 @@ absl::Time Draft::deadline() const {
   return (status.start_time == absl::Time() ? created : status.start_time) + seen.migration.spec.timeout;
 }
 
+std::optional<Failure> Draft::WhyUnwanted() const {
+  if (seen.migration.spec.cancel) {
+    return Failure{crds::kCancelled, "the Migration was cancelled (spec.cancel) before the pod had moved"};
+  }
+  if (!terminating()) return std::nullopt;
+  return Failure{"Deleted", "the Migration was deleted before the pod had moved"};
+}
+
 bool Draft::SourceThere() const {
   return seen.source.has_value() && seen.source->view.metadata.uid == status.source_pod_uid;
 }
 
 bool Draft::Condition(absl::string_view type, absl::string_view value, absl::string_view reason,
                       absl::string_view message) {
+  if (type == crds::kComplete) {
+    const k8s::Condition* before = k8s::FindCondition(status.conditions, type);
+    const bool known = before != nullptr && status.waiting_since != absl::Time();
+    if (!known || before->reason != reason) status.waiting_since = k8s::WholeSeconds(now);
+  }
   return k8s::SetCondition(status.conditions,
                            {.type = std::string(type),
                             .status = std::string(value),
@@ -101,11 +118,39 @@ MigrationDecision Draft::Abort(MigrationStep step, const Failure& why) {
 }
 
 MigrationDecision Draft::Wait(absl::string_view reason, absl::string_view message, absl::Duration again) {
-  if (!failing() && !crds::Ended(status.phase)) Condition(crds::kComplete, "Unknown", reason, message);
+  if (failing() || crds::Ended(status.phase)) return End(MigrationStep::kNothing, again);
+  Condition(crds::kComplete, "Unknown", reason, message);
+  const absl::Time moved =
+      std::max({status.waiting_since, status.pre_copy.observed_time, status.post_copy.observed_time});
+  const absl::Duration left = moved + settings.stuck_after - now;
+  // In its first round a pre-copy tells nothing, however much it sends; the agents see to it that it sends.
+  const bool first_round = status.phase == MigrationPhase::kCopying && status.pre_copy.rounds == 0;
+  if (left > absl::ZeroDuration() || first_round) {
+    GoOn();
+    return End(MigrationStep::kNothing, first_round ? again : std::min(again, left));
+  }
+  const bool told = k8s::IsConditionTrue(status.conditions, crds::kStuck);
+  const std::string text = absl::StrCat("nothing has changed for more than ",
+                                        absl::FormatDuration(settings.stuck_after), ": ", message);
+  Condition(crds::kStuck, "True", reason, text);
+  if (!told) Say(true, crds::kStuck, text);
   return End(MigrationStep::kNothing, again);
 }
 
+void Draft::NoLongerUncertain() {
+  const k8s::Condition* switched = k8s::FindCondition(status.conditions, crds::kSwitched);
+  if (switched == nullptr || switched->reason != crds::kOutcomeUncertain) return;
+  Condition(crds::kSwitched, "Unknown", "AgentsAnswer", "both agents answer again, and will say how it went");
+}
+
+// It is not stuck, or no more.
+void Draft::GoOn() {
+  if (!k8s::IsConditionTrue(status.conditions, crds::kStuck)) return;
+  Condition(crds::kStuck, "False", "GoesOn", "what was waited for has changed");
+}
+
 MigrationDecision Draft::Enter(MigrationPhase phase, absl::string_view message) {
+  GoOn();
   status.phase = phase;
   Condition(crds::kComplete, "Unknown", json::Name(phase), message);
   Say(false, json::Name(phase), message);
@@ -123,6 +168,7 @@ MigrationDecision Draft::Fail(const Failure& why) {
 }
 
 void Draft::Complete() {
+  GoOn();
   status.completion_time = k8s::WholeSeconds(now);
   status.total_duration =
       crds::Readable(std::max(absl::ZeroDuration(), status.completion_time - status.start_time));
@@ -134,7 +180,8 @@ MigrationDecision Draft::FinishFailing(const std::optional<Failure>& left_behind
   if (dry_run()) status.dry_run.verdict = crds::Verdict::kWouldFail;
   Complete();
   TellCleanedUp(left_behind);
-  Say(true, why.reason,
+  if (why.reason == crds::kCancelled) Condition(crds::kCancelled, "True", why.reason, why.message);
+  Say(!Wished(why.reason), why.reason,
       absl::StrCat(dry_run()       ? ""
                    : SourceThere() ? "the pod was not moved and goes on where it is: "
                                    : "the pod was not moved: ",
@@ -182,6 +229,16 @@ void Draft::TellCleanedUp(const std::optional<Failure>& left_behind) {
             left_behind ? left_behind->message : "nothing of the migration was left behind");
 }
 
+void Draft::TellTooLate() {
+  if (!seen.migration.spec.cancel || k8s::FindCondition(status.conditions, crds::kCancelled) != nullptr)
+    return;
+  const std::string message =
+      "the decision had fallen before the Migration was cancelled: the pod is handed over to the target, "
+      "and the Migration is carried to its end";
+  Condition(crds::kCancelled, "False", "TooLate", message);
+  Say(true, "TooLateToCancel", message);
+}
+
 void Draft::Say(bool warning, absl::string_view reason, absl::string_view message) {
   tells_.push_back({.warning = warning,
                     .reason = std::string(reason),
@@ -218,7 +275,7 @@ void Draft::AgentsAnswer() {
   Condition(crds::kAgentsReachable, "True", "AllAnswer", "the agents that are needed answer");
 }
 
-Failure Deleted() { return {"Deleted", "the Migration was deleted before the pod had moved"}; }
+bool Wished(absl::string_view reason) { return reason == crds::kCancelled || reason == "Deleted"; }
 
 Failure RivalFailure(const Draft& draft) {
   return {"AnotherMigration", absl::StrCat("Migration ", draft.seen.rival, " is moving this pod already")};
@@ -298,6 +355,30 @@ std::optional<Failure> WhySourceLost(const Draft& draft) {
                                                  pod.status.phase, ")")};
   }
   return std::nullopt;
+}
+
+MigrationDecision EnterFinishing(Draft& draft, const agent_api::SourceStatus* source,
+                                 const std::optional<Why>& why) {
+  if (source != nullptr) {
+    RecordProgress(draft, *source, /*last=*/true);
+    if (source->pull_bytes > 0) draft.status.strategy = crds::Strategy::kPostCopy;
+    draft.status.freeze = FreezeOf(*source);
+    draft.status.transfer = {.memory_bytes = source->memory_bytes,
+                             .file_bytes = source->file_bytes,
+                             .wire_bytes = source->wire_bytes};
+  }
+  if (why) {
+    draft.Condition(crds::kSwitched, "True", why->reason, why->message);
+    return draft.Enter(crds::MigrationPhase::kFinishing, why->message);
+  }
+  draft.Condition(crds::kSwitched, "True", "TargetRuns",
+                  absl::StrCat("the processes run in pod ", draft.status.target_pod_name, " on node ",
+                               draft.status.target_node));
+  return draft.Enter(
+      crds::MigrationPhase::kFinishing,
+      absl::StrCat("the processes go on in pod ", draft.status.target_pod_name, " on node ",
+                   draft.status.target_node, " after standing still for ",
+                   absl::FormatDuration(draft.status.freeze.duration), "; removing the source pod"));
 }
 
 crds::Freeze FreezeOf(const agent_api::SourceStatus& source) {

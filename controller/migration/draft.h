@@ -24,6 +24,8 @@ class Draft {
 
   bool terminating() const { return seen.migration.metadata.terminating(); }
   bool dry_run() const { return seen.migration.spec.dry_run; }
+  // Somebody has cancelled or deleted the Migration.
+  std::optional<Failure> WhyUnwanted() const;
   // It is known that the Migration fails; what it made is being removed.
   bool failing() const;
   absl::Time deadline() const;
@@ -51,6 +53,10 @@ class Draft {
   // The pod has moved, but not all of its memory came after it.
   MigrationDecision EndLost(const std::optional<Failure>& left_behind);
 
+  // Who alone can know how the switch went answers again.
+  void NoLongerUncertain();
+  // The pod is handed over, or about to be: a wish to cancel came too late. Told once.
+  void TellTooLate();
   // An Event, once the status is written; phases and ends have theirs anyway. A dry run's say that it is one.
   void Say(bool warning, absl::string_view reason, absl::string_view message);
   // An Event for each finding but the first that blocks, which is why the Migration ends.
@@ -65,6 +71,7 @@ class Draft {
  private:
   MigrationDecision End(MigrationStep step, absl::Duration again);
   void Complete();
+  void GoOn();
   void TellCleanedUp(const std::optional<Failure>& left_behind);
 
   std::vector<Tell> tells_;
@@ -77,6 +84,9 @@ MigrationDecision DecideRehearsing(Draft& draft);
 MigrationDecision DecideCopying(Draft& draft);
 MigrationDecision DecidePreparing(Draft& draft);
 MigrationDecision DecideSwitching(Draft& draft);
+// In Switching, when a side's agent does not answer.
+MigrationDecision DecideWithoutTarget(Draft& draft, const agent_api::SourceStatus& source);  // it has ceded
+MigrationDecision DecideWithoutSource(Draft& draft);
 MigrationDecision DecideFinishing(Draft& draft);
 MigrationDecision DecideFailing(Draft& draft);
 MigrationDecision DecideEnded(Draft& draft);
@@ -87,9 +97,23 @@ std::optional<MigrationDecision> ForgetSides(Draft& draft, std::optional<Failure
 
 // `findings` hold one that blocks: the Migration fails with the first one's reason and what all of them say.
 MigrationDecision FailForFindings(Draft& draft, std::vector<crds::Finding> findings);
+// Switching has ended with the target running; `source`: what its agent says, or null. `why`: as in the
+// condition.
+struct Why {
+  absl::string_view reason;
+  std::string message;
+};
+MigrationDecision EnterFinishing(Draft& draft, const agent_api::SourceStatus* source,
+                                 const std::optional<Why>& why = std::nullopt);
+
+// kubelet counts failed probes against the frozen source and would kill and restart it; before that it must
+// be deleted.
+bool ProbesPress(const Draft& draft);
+
+// The end of a Migration that somebody asked for, and no failure to worry about.
+bool Wished(absl::string_view reason);
 
 // Failures that several phases know.
-Failure Deleted();
 Failure RivalFailure(const Draft& draft);
 Failure Expired(const Draft& draft, absl::string_view where);
 Failure AbortedBy(const agent_api::SourceStatus& source);

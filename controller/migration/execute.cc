@@ -119,6 +119,8 @@ absl::Status Execute(const Cluster& cluster, const MigrationSettings& settings, 
     case MigrationStep::kRetireSourcePod:
       return DeletePod(api, seen.source->view.metadata, kRetiredGraceSeconds);
     case MigrationStep::kDeleteSourcePod: return DeletePod(api, seen.source->view.metadata, -1);
+    case MigrationStep::kRemoveTargetPod: return DeletePod(api, seen.target->metadata, 0);
+    case MigrationStep::kRemoveSourcePod: return DeletePod(api, seen.source->view.metadata, 0);
     case MigrationStep::kDeleteTargetPod: return DeletePod(api, seen.target->metadata, kTargetGraceSeconds);
     case MigrationStep::kAbortSource: {
       GODWIT_ASSIGN_OR_RETURN(auto agent, source());
@@ -131,7 +133,19 @@ absl::Status Execute(const Cluster& cluster, const MigrationSettings& settings, 
     case MigrationStep::kFinishSource:
     case MigrationStep::kAbandonSource: {
       GODWIT_ASSIGN_OR_RETURN(auto agent, source());
-      return agent->FinishSource(uid, {.abandon = decision.step == MigrationStep::kAbandonSource});
+      // It has not heard that the target runs, and cannot: we have, or a person has said so.
+      const bool unconfirmed =
+          !seen.target_side.ok() && seen.source_side.ok() && !seen.source_side->target_running;
+      return agent->FinishSource(
+          uid, {.abandon = decision.step == MigrationStep::kAbandonSource, .unconfirmed = unconfirmed});
+    }
+    case MigrationStep::kReclaimSource: {
+      GODWIT_ASSIGN_OR_RETURN(auto agent, source());
+      return agent->ReclaimSource(uid, decision.why);
+    }
+    case MigrationStep::kTakeOver: {
+      GODWIT_ASSIGN_OR_RETURN(auto agent, target());
+      return agent->TakeOver(uid);
     }
     case MigrationStep::kForgetSource: {
       GODWIT_ASSIGN_OR_RETURN(auto agent, source());

@@ -202,6 +202,13 @@ bool AwaitsOrder(const MigrationObserved& seen) {
          seen.source_side->state == agent_api::SourceState::kOpen && !seen.source_side->switching;
 }
 
+// It ends before anything was made: nobody need be asked.
+bool EndsAtOnce(const crds::Migration& migration) {
+  const MigrationPhase phase = migration.status.phase;
+  const bool before = phase == MigrationPhase::kPending || phase == MigrationPhase::kPreflight;
+  return before && (migration.spec.cancel || migration.metadata.terminating());
+}
+
 }  // namespace
 
 absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const MigrationSettings& settings,
@@ -210,6 +217,10 @@ absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const MigrationSetti
   const MigrationPhase phase = migration.status.phase;
   const bool clean = k8s::IsConditionTrue(migration.status.conditions, crds::kCleanedUp);
   if (crds::Ended(phase) && clean) return seen;
+  if (EndsAtOnce(migration)) {
+    GODWIT_RETURN_IF_ERROR(ObserveSource(cluster, false, seen));
+    return seen;
+  }
   const bool before = phase == MigrationPhase::kPending || phase == MigrationPhase::kPreflight ||
                       phase == MigrationPhase::kRehearsing;
   const bool copying = phase == MigrationPhase::kCopying;
@@ -233,7 +244,9 @@ absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const MigrationSetti
     GODWIT_RETURN_IF_ERROR(ObserveSource(cluster, true, seen));
   }
   seen.target = cluster.Pod({migration.metadata.name_space, migration.status.target_pod_name});
-  if (preparing && seen.target && now > migration.status.start_time + migration.spec.timeout) {
+  const k8s::Condition* waits = k8s::FindCondition(migration.status.conditions, crds::kComplete);
+  const bool starts = waits != nullptr && waits->reason == kWaitingForTarget;
+  if (preparing && seen.target && starts && now > migration.status.waiting_since + kStartPatience) {
     seen.target_warning = cluster.LastWarning(seen.target->metadata);
   }
   return seen;

@@ -53,11 +53,19 @@ struct MigrationSettings {
   absl::Duration agent_patience = absl::Seconds(30);  // how long an agent may not answer before we give up
   absl::Duration cleanup_patience = absl::Seconds(60);
   absl::Duration kubelet_patience = absl::Seconds(5);
+  absl::Duration stuck_after = absl::Minutes(2);  // without any change; it is told then
+  absl::Duration sandbox_limit =
+      absl::Seconds(60);  // for kubelet to make its sandbox, from being scheduled on
   absl::Duration copying_poll = absl::Milliseconds(500);
   absl::Duration switching_poll = absl::Milliseconds(150);
   int64_t spare_bytes = int64_t{64} << 20;  // that must stay free on the target
   int stream_port = agent_api::kDefaultStreamPort;
 };
+
+// The reason of Complete while kubelet starts the target pod.
+inline constexpr char kWaitingForTarget[] = "WaitingForTarget";
+// So long that is ordinary; then its events are read, too.
+inline constexpr absl::Duration kStartPatience = absl::Seconds(3);
 
 // The way goes through Copying: the source's agent works from before the target pod is started, and freezes
 // only at the order to switch. So it stays when the agent finds that it can copy nothing before the freeze.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "controller/nodes/node_view.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace godwit::controller {
@@ -13,6 +15,9 @@ NodeView ViewOf(const std::string& name, const k8s::Node* node, const std::strin
   view.exists = true;
   view.ready = node->ready();
   view.schedulable = !node->spec.unschedulable && !node->metadata.terminating();
+  view.out_of_service =
+      std::any_of(node->spec.taints.begin(), node->spec.taints.end(),
+                  [](const k8s::Taint& taint) { return taint.key == "node.kubernetes.io/out-of-service"; });
   view.architecture = node->status.node_info.architecture;
   if (view.architecture.empty()) view.architecture = node->metadata.Label("kubernetes.io/arch");
   return view;

@@ -17,12 +17,16 @@ struct NodeView {
   std::string name;
   bool exists = false;
   bool ready = false;
-  bool schedulable = false;  // not cordoned
-  std::string architecture;  // amd64, arm64; "" when the node does not say
-  bool agent_runs = false;   // a pod of the agent is there and has an address
-  std::string address;       // the host's
+  bool schedulable = false;     // not cordoned
+  bool out_of_service = false;  // somebody vouches by a taint that it is off, and stays so
+  std::string architecture;     // amd64, arm64; "" when the node does not say
+  bool agent_runs = false;      // a pod of the agent is there and has an address
+  std::string address;          // the host's
   // GET /v1/node; NotFound while it was not asked for.
   absl::StatusOr<agent_api::NodeInfo> agent = absl::NotFoundError("the agent was not asked");
+
+  // Nothing runs there, and what stood there is gone.
+  bool fenced() const { return !exists || out_of_service; }
 };
 
 // What `node` and the existence of an agent pod say; `agent` is left for the caller.

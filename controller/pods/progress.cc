@@ -57,6 +57,32 @@ std::optional<Failure> WhyNotStarting(const k8s::Pod& pod) {
   return std::nullopt;
 }
 
+std::optional<Failure> WhyNoSandbox(const k8s::Pod& pod, const std::string& warning, absl::Duration limit,
+                                    absl::Time now) {
+  constexpr absl::string_view kReason = "FailedCreatePodSandBox";
+  if (!absl::StartsWith(warning, kReason)) return std::nullopt;
+  const k8s::StatusCondition* scheduled = k8s::FindCondition(pod.status.conditions, "PodScheduled");
+  const bool made = k8s::IsConditionTrue(pod.status.conditions, "PodReadyToStartContainers");
+  if (made || scheduled == nullptr || scheduled->status != "True" || !scheduled->last_transition_time ||
+      now - *scheduled->last_transition_time < limit)
+    return std::nullopt;
+  return Failure{std::string(kReason),
+                 absl::StrCat("kubelet could not make the sandbox of pod ", pod.metadata.name, " within ",
+                              absl::FormatDuration(limit), ": ", warning)};
+}
+
+std::optional<Failure> WhyNameTooLong(const std::string& name_space, const std::string& pod) {
+  // kubelet's BuildPodLogsDirectory: <namespace>_<name>_<uid> is one file name (NAME_MAX in limits.h).
+  constexpr size_t kLongestFile = 255;
+  constexpr size_t kUid = 36;
+  const size_t longest = kLongestFile - kUid - 2 - std::min(name_space.size(), kLongestFile - kUid - 2);
+  if (pod.size() <= longest) return std::nullopt;
+  return Failure{"PodNameTooLong",
+                 absl::StrCat("no node can start a pod of the name ", pod, " in namespace ", name_space,
+                              ": it has ", pod.size(), " characters, and with more than ", longest,
+                              " kubelet cannot make the folder of its logs")};
+}
+
 bool HasPermitGate(const k8s::Pod& pod) {
   return std::any_of(pod.spec.scheduling_gates.begin(), pod.spec.scheduling_gates.end(),
                      [](const k8s::NamedReference& gate) { return gate.name == kPermitGate; });

@@ -21,6 +21,14 @@ struct Failure {
 // container that cannot be created. What kubelet or the scheduler said is quoted.
 std::optional<Failure> WhyNotStarting(const k8s::Pod& pod);
 
+// kubelet cannot make the pod's sandbox, and has tried for `limit` since the pod was scheduled. `warning`:
+// what was last complained about the pod in its events.
+std::optional<Failure> WhyNoSandbox(const k8s::Pod& pod, const std::string& warning, absl::Duration limit,
+                                    absl::Time now);
+
+// Why kubelet can make no folder for the pod's logs; the pod's UID is part of the folder's name.
+std::optional<Failure> WhyNameTooLong(const std::string& name_space, const std::string& pod);
+
 bool HasPermitGate(const k8s::Pod& pod);
 bool IsCommitted(const k8s::Pod& pod);  // our readiness gate's condition is true
 

@@ -167,6 +167,7 @@ RestoreDecision RestoreDraft::Pending() {
         {"ManifestUnusable", absl::StrCat("the archives on node ", seen.archive_node.name,
                                           " cannot be restored from: ", seen.manifest.status().message())});
   }
+  if (auto why = WhyNameTooLong(seen.restore.metadata.name_space, seen.pod_name)) return Fail(*why);
   if (seen.pod && !ours()) {
     return Fail({"PodNameTaken", absl::StrCat("a pod of the name ", seen.pod_name, " exists already")});
   }
@@ -188,6 +189,7 @@ std::optional<Failure> RestoreDraft::WhyPodFails() const {
   if (!ours())
     return Failure{"PodNameTaken", absl::StrCat("a pod of the name ", status.pod_name, " exists already")};
   if (seen.pod->metadata.terminating()) return deleted;
+  if (auto why = WhyNoSandbox(*seen.pod, seen.warning, settings.sandbox_limit, now)) return why;
   return WhyNotStarting(*seen.pod);
 }
 
@@ -200,7 +202,8 @@ RestoreDecision RestoreDraft::Restoring() {
   if (auto why = WhyPodFails()) return Fail(*why);
   if (now > status.start_time + settings.limit) {
     return Fail(
-        {"Timeout", absl::StrCat("the pod did not run within ", absl::FormatDuration(settings.limit))});
+        {"Timeout", absl::StrCat("the pod did not run within ", absl::FormatDuration(settings.limit),
+                                 seen.warning.empty() ? "" : "; the last said about it: ", seen.warning)});
   }
   if (!seen.pod) {
     if (seen.manifest.ok()) return Do(RestoreStep::kCreatePod, absl::Milliseconds(50));
@@ -220,8 +223,9 @@ RestoreDecision RestoreDraft::Restoring() {
   }
   if (HasPermitGate(*seen.pod)) return Do(RestoreStep::kOpenGate, absl::Milliseconds(50));
   return Wait("Restoring",
-              absl::StrCat("pod ", status.pod_name, " is being restored on node ", status.node_name),
-              absl::Milliseconds(300));
+              absl::StrCat("pod ", status.pod_name, " is being restored on node ", status.node_name,
+                           seen.warning.empty() ? "" : "; the last said about it: ", seen.warning),
+              seen.warning.empty() ? absl::Milliseconds(300) : absl::Seconds(1));
 }
 
 RestoreDecision RestoreDraft::Succeed() {

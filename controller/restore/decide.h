@@ -30,6 +30,7 @@ struct RestoreObserved {
   absl::StatusOr<k8s::Unstructured> manifest = absl::NotFoundError("not asked");
   std::string pod_name;         // that the new pod gets; "" while that is not known
   std::optional<k8s::Pod> pod;  // of that name
+  std::string warning;          // what was last complained about it in its events, once it takes long
   // Restoring and after; state None when the agent knows nothing of the Restore.
   absl::StatusOr<agent_api::TargetStatus> side = agent_api::TargetStatus{};
 };
@@ -38,6 +39,7 @@ struct RestoreSettings {
   absl::Duration create_limit = absl::Seconds(100);
   absl::Duration agent_patience = absl::Seconds(60);
   absl::Duration cleanup_patience = absl::Seconds(60);
+  absl::Duration sandbox_limit = absl::Seconds(60);     // for kubelet to make the pod's sandbox
   absl::Duration limit = absl::Minutes(10);             // from Restoring to the running pod
   absl::Duration checkpoint_limit = absl::Minutes(30);  // for a Checkpoint that is not Ready yet
   int64_t spare_bytes = int64_t{64} << 20;

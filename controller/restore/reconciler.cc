@@ -16,6 +16,8 @@ namespace godwit::controller {
 
 using crds::RestorePhase;
 
+static constexpr absl::Duration kStartPatience = absl::Seconds(3);  // so long a start is ordinary
+
 void RestoreReconciler::ObserveManifest(RestoreObserved& seen) const {
   const std::shared_ptr<Agent> agent = cluster_->AgentOn(seen.archive_node);
   if (agent == nullptr) {
@@ -70,6 +72,10 @@ absl::StatusOr<RestoreObserved> RestoreReconciler::Observe(const crds::Restore& 
     // Live: whether the pod is there decides about creating it.
     GODWIT_ASSIGN_OR_RETURN(auto pod, cluster_->ReadPod({restore.metadata.name_space, seen.pod_name}));
     if (pod) seen.pod = std::move(pod->view);
+  }
+  if (restore.status.phase == RestorePhase::kRestoring && seen.pod && seen.pod->metadata.creation_timestamp &&
+      clock_->Now() - *seen.pod->metadata.creation_timestamp > kStartPatience) {
+    seen.warning = cluster_->LastWarning(seen.pod->metadata);
   }
   if (restore.status.phase == RestorePhase::kRestoring && seen.checkpoint) {
     seen.archive_node = cluster_->View(seen.checkpoint->status.node_name, false);

@@ -24,10 +24,12 @@ void Telemetry::Changed(const k8s::ObjectMeta& object, const PhaseChange& change
     }
   }
   if (!change.ended) return;
-  const absl::string_view outcome = change.succeeded ? "Succeeded" : "Failed";
+  const bool wished = change.reason == "Cancelled" || change.reason == "Deleted";
+  const absl::string_view outcome = change.succeeded ? "Succeeded" : wished ? "Cancelled" : "Failed";
   metrics_->finished.With(change.kind, outcome).Increment();
   metrics_->duration.Observe(now - created, change.kind, outcome);
-  if (!change.succeeded) metrics_->failures.With(change.kind, absl::string_view(change.reason)).Increment();
+  if (!change.succeeded && !wished)
+    metrics_->failures.With(change.kind, absl::string_view(change.reason)).Increment();
 }
 
 bool Telemetry::Broken(const std::string& uid, const std::string& invariant) {

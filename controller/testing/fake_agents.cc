@@ -61,11 +61,22 @@ class FakeAgent : public Agent {
     auto target = node->targets.find(uid);
     if (target == node->targets.end()) return absl::NotFoundError("no such target");
     agent_api::TargetStatus& status = target->second.status;
-    if (status.state == TargetState::kPrepared || status.state == TargetState::kRunning) {
-      return absl::FailedPreconditionError("the target awaits the source's verdict, or runs");
-    }
-    if (status.state == TargetState::kOpen)
+    if (status.state == TargetState::kRunning) return absl::FailedPreconditionError("the target runs");
+    if (status.state != TargetState::kAborted)
       status = {.state = TargetState::kAborted, .reason = why.reason, .message = why.message};
+    return world_.Answered();
+  }
+  absl::Status TakeOver(const std::string& uid) override {
+    absl::MutexLock lock(&world_.mutex_);
+    GODWIT_ASSIGN_OR_RETURN(FakeAgents::Node * node, world_.Reach(node_));
+    auto target = node->targets.find(uid);
+    if (target == node->targets.end()) return absl::NotFoundError("no such target");
+    if (target->second.status.state == TargetState::kRunning) return world_.Answered();
+    if (target->second.status.state != TargetState::kPrepared)
+      return absl::FailedPreconditionError("not prepared");
+    if (world_.MayRun(target->second.spec.source_node, uid)) ++world_.violations_;
+    target->second.status = {.state = TargetState::kRunning};
+    node->running.insert(target->second.spec.pod.uid);
     return world_.Answered();
   }
   absl::Status ForgetTarget(const std::string& uid) override {
@@ -140,11 +151,27 @@ class FakeAgent : public Agent {
     if (source == node->sources.end()) return absl::NotFoundError("no such source");
     agent_api::SourceStatus& status = source->second.status;
     if (status.state == SourceState::kDone) return world_.Answered();
+    if (status.state == SourceState::kCeded && request.unconfirmed) status.target_running = true;
     if (status.state != SourceState::kCeded || !status.target_running)
       return absl::FailedPreconditionError("the target does not run yet");
     if (status.serving && !request.abandon)
       return absl::FailedPreconditionError("it serves pages that the target lacks");
     status.state = SourceState::kDone;
+    return world_.Answered();
+  }
+  absl::Status ReclaimSource(const std::string& uid, const agent_api::AbortRequest& why) override {
+    absl::MutexLock lock(&world_.mutex_);
+    GODWIT_ASSIGN_OR_RETURN(FakeAgents::Node * node, world_.Reach(node_));
+    auto source = node->sources.find(uid);
+    if (source == node->sources.end()) return absl::NotFoundError("no such source");
+    agent_api::SourceStatus& status = source->second.status;
+    if (status.state == SourceState::kAborted) return world_.Answered();
+    if (status.state != SourceState::kCeded || status.target_running)
+      return absl::FailedPreconditionError("it waits for nobody's word");
+    if (!world_.nodes_.at(source->second.spec.target_node).off) ++world_.violations_;  // its copy may run
+    status.state = SourceState::kAborted;
+    status.reason = why.reason;
+    status.message = why.message;
     return world_.Answered();
   }
   absl::Status ForgetSource(const std::string& uid) override {
@@ -290,6 +317,25 @@ void FakeAgents::Silence(const std::string& node, absl::Status error) {
   nodes_.at(node).silence = std::move(error);
 }
 
+void FakeAgents::TurnOff(const std::string& node) {
+  absl::MutexLock lock(&mutex_);
+  nodes_.at(node).silence = absl::UnavailableError("no route to host");
+  nodes_.at(node).off = true;
+}
+
+void FakeAgents::TurnOn(const std::string& node) {
+  absl::MutexLock lock(&mutex_);
+  Node& at = nodes_.at(node);
+  at.silence = absl::OkStatus();
+  at.off = false;
+  at.running.clear();
+  for (auto& [uid, target] : at.targets) {
+    if (target.status.state == TargetState::kOpen || target.status.state == TargetState::kPrepared)
+      target.status = {
+          .state = TargetState::kAborted, .reason = "CopyDied", .message = "the node was restarted"};
+  }
+}
+
 void FakeAgents::SetPreflight(const std::string& node, agent_api::PreflightReport report) {
   absl::MutexLock lock(&mutex_);
   nodes_.at(node).preflight = std::move(report);
@@ -345,6 +391,14 @@ absl::StatusOr<FakeAgents::Source*> FakeAgents::Copying(const std::string& node,
   if (!copies || source->second.status.state != SourceState::kOpen)
     return absl::FailedPreconditionError("it does not copy, or no more");
   return &source->second;
+}
+
+bool FakeAgents::MayRun(const std::string& node, const std::string& uid) {
+  const auto at = nodes_.find(node);
+  if (at == nodes_.end() || at->second.off) return false;
+  const auto source = at->second.sources.find(uid);
+  return source != at->second.sources.end() && source->second.status.state != SourceState::kCeded &&
+         source->second.status.state != SourceState::kDone;
 }
 
 FakeAgents::Target* FakeAgents::TargetOf(const std::string& uid, const std::string& node) {
@@ -408,7 +462,8 @@ void FakeAgents::Advance(const std::string& uid, Source& source) {
       source.status.state = SourceState::kCeded;
       return;
     case SourceState::kCeded:
-      if (target == nullptr) return;
+      if (target == nullptr || nodes_.at(source.spec.target_node).off) return;
+      if (target_gone) return AbortSource(uid, source, "TargetAborted", "the target aborted");
       if (source.status.serving) return PullOne(source, *target);
       if (source.status.target_running) return;
       target->status = {.state = TargetState::kRunning};

@@ -39,6 +39,10 @@ class FakeAgents : public Agents {
   void Change(const std::string& node, const std::function<void(agent_api::NodeInfo&)>& change);
   // The agent's answers become this error (OK: they are its own again).
   void Silence(const std::string& node, absl::Status error);
+  // The node is off: silent, and nothing runs there. When it is on again, no copy that had not run stands
+  // there.
+  void TurnOff(const std::string& node);
+  void TurnOn(const std::string& node);
   void SetPreflight(const std::string& node, agent_api::PreflightReport report);
   void SetRehearsal(const std::string& node, agent_api::RehearsalReport report);
   // The next source that is started aborts when it is frozen, with this reason.
@@ -101,6 +105,7 @@ class FakeAgents : public Agents {
     agent_api::PreflightReport preflight;
     agent_api::RehearsalReport rehearsal;
     absl::Status silence;
+    bool off = false;
     std::map<std::string, Target> targets;
     std::map<std::string, Source> sources;
     std::map<std::string, Checkpoint> checkpoints;
@@ -114,6 +119,8 @@ class FakeAgents : public Agents {
   absl::StatusOr<Source*> Copying(const std::string& node, const std::string& uid)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CopyRound(const std::string& uid, Source& source) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether the source of the migration may run, on a node that is not off.
+  bool MayRun(const std::string& node, const std::string& uid) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PullOne(Source& source, Target& target) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Advance(const std::string& uid, Source& source) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AbortSource(const std::string& uid, Source& source, const std::string& reason,

@@ -160,7 +160,19 @@ TEST_F(ValidationTest, ATimeoutCanOnlyBeMadeLonger) {
   ASSERT_TRUE(Create<Migration>("{podRef: {name: p}, target: {nodeName: n}}").ok());
   EXPECT_TRUE(Change<Migration>("{spec: {timeout: 20m}}").ok());
   EXPECT_REFUSED(Change<Migration>("{spec: {timeout: 15m}}"),
-                 "timeout of a Migration can only be made longer; to stop it, delete it");
+                 "timeout of a Migration can only be made longer; to stop it, set cancel");
+}
+
+TEST_F(ValidationTest, ACancelAndAPersonsWordAreNotTakenBack) {
+  ASSERT_TRUE(Create<Migration>("{podRef: {name: p}, target: {nodeName: n}}").ok());
+  EXPECT_TRUE(Change<Migration>("{spec: {cancel: false}}").ok());
+  EXPECT_TRUE(Change<Migration>("{spec: {cancel: true}}").ok());
+  for (const char* back : {"{spec: {cancel: false}}", "{spec: {cancel: null}}"})
+    EXPECT_REFUSED(Change<Migration>(back), "cancel cannot be taken back: create another Migration");
+  EXPECT_FALSE(Change<Migration>("{spec: {resolveUncertain: Guess}}").ok());
+  EXPECT_TRUE(Change<Migration>("{spec: {resolveUncertain: KeepSource}}").ok());
+  for (const char* other : {"{spec: {resolveUncertain: AbandonSource}}", "{spec: {resolveUncertain: null}}"})
+    EXPECT_REFUSED(Change<Migration>(other), "resolveUncertain is said once: it may have been acted on already");
 }
 
 TEST_F(ValidationTest, TheRestOfAMigrationCannotBeChanged) {

@@ -53,6 +53,30 @@ class FaultTest(ClusterTest):
         wait("one pod to be left", lambda: len([p for p in self.list("pods") if p["metadata"]["name"].startswith("undecided")]) == 1, 60)
         self.goes_on(self.assertRunsOnce("undecided")["metadata"]["name"])
 
+    def test_a_cancelled_migration_leaves_the_pod_and_stays_to_be_read(self):
+        """Held in Copying by a narrow link; and at any moment, when it may be too late."""
+        a, b = self.nodes[:2]
+        self.start(self.pod("wavering", a, self.container(env={"MIB": 256})))
+        for i, (limit, delay) in enumerate([({"bandwidthLimit": "1Mi"}, 5)] + [({}, random.uniform(0, 4)) for _ in range(3)]):
+            pod = self.assertRunsOnce("wavering")
+            name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+            self.apply(self.migration(f"regretted-{i}", name, b if node == a else a, **limit))
+            time.sleep(delay)
+            kubectl("-n", self.namespace, "patch", "migration", f"regretted-{i}", "--type=merge", "-p", '{"spec":{"cancel":true}}')
+            asked = time.monotonic()
+            done = self.finished("migration", f"regretted-{i}", 90)
+            took = time.monotonic() - asked
+            conditions = {c["type"]: c for c in done["status"]["conditions"]}
+            print("   ", done["status"]["phase"], conditions["Complete"]["reason"], f"{took:.1f} s")
+            if limit or done["status"]["phase"] == "Failed":
+                self.assertEqual(conditions["Complete"]["reason"], "Cancelled")
+                self.assertLess(took, 30)
+            elif "Cancelled" in conditions:
+                self.assertEqual(conditions["Cancelled"]["reason"], "TooLate")
+            wait("one copy", lambda: len(self.copies("wavering")) == 1, 60)
+            self.goes_on(self.assertRunsOnce("wavering")["metadata"]["name"])
+        self.assertIn("cancel cannot be taken back", self.refused(self.migration("regretted-0", "wavering", b, bandwidthLimit="1Mi", cancel=False)))
+
     def test_the_target_pod_deleted_while_it_waits_goes_away(self):
         a, b = self.nodes[:2]
         self.start(self.pod("patient", a, self.container(env={"MIB": 512})))

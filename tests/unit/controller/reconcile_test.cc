@@ -244,6 +244,71 @@ TEST_P(MoveTest, AMigrationThatIsDeletedHalfwayAbortsOrFinishes) {
   EXPECT_EQ(cluster_->agents().violations(), 0);
 }
 
+// The same for one that is cancelled; it stays, and says how it ended.
+TEST_P(MoveTest, AMigrationThatIsCancelledHalfwayEndsCancelledOrFinishes) {
+  bool stayed = false, moved = false;
+  for (int when = 1; when <= 32; ++when) {
+    const std::string name = absl::StrCat("pod-", when);
+    const std::string move = absl::StrCat("move-", when);
+    const k8s::Pod source = cluster_->AddPod(name);
+    Migrate(move, name);
+    for (int i = 0; i < when; ++i) cluster_->Step();
+    crds::Migration cancelled = *cluster_->Get<crds::Migration>(move);
+    if (crds::Ended(cancelled.status.phase)) break;
+    const crds::Migration before = cancelled;
+    cancelled.spec.cancel = true;
+    ASSERT_TRUE(k8s::Client<crds::Migration>(cluster_->api()).PatchChanges(before, cancelled).ok());
+    const crds::Migration done = cluster_->Finish(move);
+    ASSERT_THAT(cluster_->agents().Left(), IsEmpty()) << "cancelled after " << when;
+    ASSERT_TRUE(cluster_->Until([&] { return cluster_->Pods().size() == 1; }, 10));
+    const k8s::Pod pod = cluster_->Pods().front();
+    ASSERT_TRUE(pod.running());
+    const bool here = pod.metadata.uid == source.metadata.uid;
+    (here ? stayed : moved) = true;
+    EXPECT_EQ(ReasonOf(done.status.conditions), here ? "Cancelled" : "Succeeded")
+        << "cancelled after " << when;
+    EXPECT_EQ(ReasonOf(done.status.conditions, crds::kCancelled), here ? "Cancelled" : "TooLate");
+    server_.Remove(k8s::Pod::kResource, pod.metadata.object_name());
+  }
+  EXPECT_TRUE(stayed);
+  EXPECT_TRUE(moved);
+  EXPECT_EQ(cluster_->agents().violations(), 0);
+}
+
+// The target's node goes right after the decision, and is fenced: the pod goes on where it stood still.
+TEST_F(ReconcileTest, ATargetNodeThatIsFencedAfterTheDecisionGivesThePodBack) {
+  const k8s::Pod source = cluster_->AddPod("cache-0");
+  const crds::Migration made = cluster_->Migrate("move", "cache-0", "node-b", crds::Strategy::kStopAndCopy);
+  ASSERT_TRUE(cluster_->Until([&] { return cluster_->agents().IsCeded("node-a", source.metadata.uid); }));
+  cluster_->agents().TurnOff("node-b");
+  cluster_->kubelets().StopNode("node-b");
+  cluster_->clock().Advance(absl::Minutes(1));
+  ASSERT_TRUE(cluster_->Until([&] {
+    cluster_->clock().Advance(absl::Seconds(10));
+    return ReasonOf(cluster_->Get<crds::Migration>("move")->status.conditions, crds::kSwitched) ==
+           crds::kOutcomeUncertain;
+  }));
+  for (int i = 0; i < 20; ++i) cluster_->Step();
+  EXPECT_TRUE(cluster_->agents().IsCeded("node-a", source.metadata.uid)) << "nobody may guess";
+  const k8s::Unstructured taint = *k8s::Unstructured::Parse(
+      R"({"spec":{"taints":[{"key":"node.kubernetes.io/out-of-service","value":"nodeshutdown","effect":"NoExecute"}]}})");
+  ASSERT_TRUE(cluster_->api()
+                  .Patch(k8s::Node::kResource, {"", "node-b"}, k8s::PatchType::kMerge, taint.ToJson(), {})
+                  .ok());
+  ASSERT_TRUE(cluster_->Until(
+      [&] {
+        cluster_->clock().Advance(absl::Seconds(1));
+        return cluster_->Get<crds::Migration>("move")->status.phase == MigrationPhase::kFailed;
+      },
+      1000));
+  EXPECT_EQ(ReasonOf(cluster_->Get<crds::Migration>("move")->status.conditions), "TargetLost");
+  cluster_->agents().TurnOn("node-b");
+  cluster_->kubelets().StartNode("node-b");
+  EXPECT_TRUE(k8s::IsConditionTrue(cluster_->Finish("move").status.conditions, crds::kCleanedUp));
+  ExpectRunsOnceOn("node-a");
+  EXPECT_THAT(cluster_->agents().Left(), IsEmpty());
+}
+
 TEST_F(ReconcileTest, APreCopyTellsItsRoundsAndItsStrategy) {
   cluster_->AddPod("cache-0");
   cluster_->agents().TellNextPreCopy({.rounds = 40});

@@ -78,7 +78,9 @@ Migration FullMigration() {
             .target = {.node_name = "n", .node_selector = {{"a", "b"}}},
             .when_not_converging = WhenNotConverging::kFail,
             .bandwidth_limit = "100Mi",
-            .dry_run = true};
+            .dry_run = true,
+            .cancel = true,
+            .resolve_uncertain = ResolveUncertain::kKeepSource};
   m.status = {.observed_generation = 1,
               .conditions = {kCondition},
               .strategy = Strategy::kPreCopy,
@@ -88,6 +90,7 @@ Migration FullMigration() {
               .target_pod_name = "t",
               .target_pod_uid = "v",
               .start_time = kTime,
+              .waiting_since = kTime,
               .completion_time = kTime,
               .total_duration = absl::Seconds(1),
               .preflight = {1, 2},
