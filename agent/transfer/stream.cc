@@ -117,8 +117,8 @@ absl::Status Stream::AwaitSocket(short events, absl::Time deadline) {
     if (ready > 0) return absl::OkStatus();
     if (SteadyNow() < deadline) continue;
     if (deadline < stalled) return absl::DeadlineExceededError("the peer was too slow");
-    return absl::DeadlineExceededError(absl::StrCat(
-        "the peer is connected, but has taken nothing for ", absl::FormatDuration(stall_limit_)));
+    return absl::DeadlineExceededError(absl::StrCat("the peer is connected, but has taken nothing for ",
+                                                    absl::FormatDuration(stall_limit_)));
   }
 }
 

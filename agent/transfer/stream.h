@@ -62,8 +62,8 @@ class Stream {
   // it.
   void KeepQueueShort();
 
-  // How long the peer may take nothing at all of what is sent before Send gives up, whatever its deadline: it is
-  // connected, but stands still.
+  // How long the peer may take nothing at all of what is sent before Send gives up, whatever its deadline: it
+  // is connected, but stands still.
   void SetStallLimit(absl::Duration limit) { stall_limit_ = limit; }
 
   // A number for a file to be sent that no other on this stream has.

@@ -172,7 +172,8 @@ TEST_F(ValidationTest, ACancelAndAPersonsWordAreNotTakenBack) {
   EXPECT_FALSE(Change<Migration>("{spec: {resolveUncertain: Guess}}").ok());
   EXPECT_TRUE(Change<Migration>("{spec: {resolveUncertain: KeepSource}}").ok());
   for (const char* other : {"{spec: {resolveUncertain: AbandonSource}}", "{spec: {resolveUncertain: null}}"})
-    EXPECT_REFUSED(Change<Migration>(other), "resolveUncertain is said once: it may have been acted on already");
+    EXPECT_REFUSED(Change<Migration>(other),
+                   "resolveUncertain is said once: it may have been acted on already");
 }
 
 TEST_F(ValidationTest, TheRestOfAMigrationCannotBeChanged) {
