@@ -185,7 +185,8 @@ MigrationDecision AwaitStart(Draft& draft) {
   const bool told = before != nullptr && absl::StrContains(before->message, kLastSaid);
   const std::string message = warning.empty() ? starts : absl::StrCat(starts, kLastSaid, warning);
   if (!warning.empty() && !told) draft.Say(true, "TargetNotStarting", message);
-  const bool quick = draft.now - draft.status.waiting_since < kStartPatience;
+  const bool waited = before != nullptr && before->reason == kWaitingForTarget;
+  const bool quick = !waited || draft.now - draft.status.waiting_since < kStartPatience;
   return draft.Wait(kWaitingForTarget, message, quick ? absl::Milliseconds(300) : absl::Seconds(1));
 }
 

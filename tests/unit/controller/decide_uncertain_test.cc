@@ -106,6 +106,9 @@ TEST(CancelTest, WithASilentSourceAnOpenTargetEndsItAtOnce) {
 
 TEST(StuckTest, WhatDoesNotChangeForLongIsToldOnceAndNoMoreWhenItGoesOn) {
   MigrationObserved seen = GoodObserved(MigrationPhase::kFinishing);
+  const HandOver hand_over = HandOverOf(seen.source->view.metadata);
+  seen.target->metadata.labels.insert(hand_over.labels.begin(), hand_over.labels.end());
+  seen.target->metadata.owner_references = hand_over.owners;
   seen.source->view.metadata.deletion_timestamp = kNow;
   seen.source_side = SourceStatus{.state = SourceState::kNone};
   seen = After(seen, Decide(seen, kSettings, kNow));
