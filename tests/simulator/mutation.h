@@ -21,11 +21,10 @@ enum class Mutation {
   kDestroysLast,            // the target writes ABORTED, then destroys its copy
   kThawsWhenAgentGone,      // the guard thaws for a lost agent also when it has ceded
 
-  kStartsHeldSource,    // kubelet starts a ceded source's container afresh: nobody holds it back
-  kReclaimsUnfenced,    // the source takes back what it has ceded because the target is merely silent
-  kTakesOverUnfenced,   // the copy runs because the source is merely silent
-  kReclaimBeatsAnswer,  // the source is taken back though the target has answered after all
-  kKeepsFencedPods,     // the pod's object stays when its node is given up, and kubelet starts it there again
+  kStartsHeldSource,   // kubelet starts a ceded source's container afresh: nobody holds it back
+  kReclaimsUnfenced,   // the source takes back what it has ceded because the target is merely silent
+  kTakesOverUnfenced,  // the copy runs because the source is merely silent
+  kKeepsFencedPods,    // the pod's object stays when its node is given up, and kubelet starts it there again
 
   kNoRowForAborted,      // the table does not know the target's ABORTED while the source cedes
   kAbortedStaysFrozen,   // nobody thaws when the guard dies between its ABORTED and the thaw
@@ -35,10 +34,9 @@ enum class Mutation {
   kReadsUnsynced,        // the source acts on a CEDED that is not on the disk yet
   kEndThawsCeded,        // a guard that took over what was ceded, and then cannot serve, thaws it as it ends
   kThawsAgain,           // a restarted target agent thaws what was moved on since
-  kDeadlinesOnTheWall,   // a clock that is set back makes an agent wait so much longer
 };
 
-inline constexpr std::array<std::pair<Mutation, absl::string_view>, 22> kMutations = {{
+inline constexpr std::array<std::pair<Mutation, absl::string_view>, 20> kMutations = {{
     {Mutation::kThawsAfterCeding, "thaws-after-ceding"},
     {Mutation::kRunsWithoutCommit, "runs-without-commit"},
     {Mutation::kCedesAfterThaw, "cedes-after-thaw"},
@@ -50,7 +48,6 @@ inline constexpr std::array<std::pair<Mutation, absl::string_view>, 22> kMutatio
     {Mutation::kStartsHeldSource, "starts-held-source"},
     {Mutation::kReclaimsUnfenced, "reclaims-unfenced"},
     {Mutation::kTakesOverUnfenced, "takes-over-unfenced"},
-    {Mutation::kReclaimBeatsAnswer, "reclaim-beats-answer"},
     {Mutation::kKeepsFencedPods, "keeps-fenced-pods"},
     {Mutation::kNoRowForAborted, "no-row-for-aborted"},
     {Mutation::kAbortedStaysFrozen, "aborted-stays-frozen"},
@@ -60,7 +57,6 @@ inline constexpr std::array<std::pair<Mutation, absl::string_view>, 22> kMutatio
     {Mutation::kReadsUnsynced, "reads-unsynced"},
     {Mutation::kEndThawsCeded, "end-thaws-ceded"},
     {Mutation::kThawsAgain, "thaws-again"},
-    {Mutation::kDeadlinesOnTheWall, "deadlines-on-the-wall"},
 }};
 
 }  // namespace godwit::simulator

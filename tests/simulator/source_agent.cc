@@ -307,8 +307,7 @@ std::optional<SourceEvent> SourceAgent::AskTarget() {
   if (world_.Mutated(Mutation::kBelievesUnwrittenAbort) && answer == TargetState::kOpen)
     return SourceEvent::kTargetAborted;
   const SourceEvent event = migration::AfterAskingTarget(answer, reclaim_);
-  if (answer.has_value() && std::exchange(reclaim_, false) && world_.Mutated(Mutation::kReclaimBeatsAnswer))
-    return SourceEvent::kTargetAborted;
+  if (answer.has_value()) reclaim_ = false;
   if (event != SourceEvent::kUnknown) return event;
   return After(kSecond, event);
 }

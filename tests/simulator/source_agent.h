@@ -93,7 +93,7 @@ class SourceAgent {
     return std::nullopt;
   }
   // What deadlines are counted by, and when one of them has come.
-  Micros Clock() const { return world_.deadline_clock(Node::kSource); }
+  Micros Clock() const { return world_.now(); }
   Micros ToNow(Micros deadline) const { return world_.now() + deadline - Clock(); }
 
   World& world_;

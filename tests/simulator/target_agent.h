@@ -69,7 +69,7 @@ class TargetAgent {
   void SeeEnd(const Served& served);
   void HangUp(int id);
 
-  Micros Clock() const { return world_.deadline_clock(Node::kTarget); }
+  Micros Clock() const { return world_.now(); }
   std::optional<TargetEvent> Wait(Micros until) {
     wake_ = until;
     return std::nullopt;

@@ -73,10 +73,6 @@ class World {
   // --- time, in microseconds: CLOCK_MONOTONIC of both nodes, and the clocks on the wall
   Micros now() const { return now_; }
   Micros wall(Node node) const { return now_ + offset_[static_cast<int>(node)]; }
-  // What the agents count their deadlines by.
-  Micros deadline_clock(Node node) const {
-    return Mutated(Mutation::kDeadlinesOnTheWall) ? wall(node) : now_;
-  }
   void Advance(Micros by) { now_ += by; }
   void Jump(Node node, Micros by) { offset_[static_cast<int>(node)] += by; }
 
