@@ -142,6 +142,11 @@ std::vector<SharedObjects::Object> SharedObjects::objects() const {
   return list;
 }
 
+const char* SharedObjects::MemoryOf(pid_t key) const {
+  const auto found = held_.find(key);
+  return found == held_.end() ? nullptr : found->second->memory();
+}
+
 absl::StatusOr<Ranges> SharedObjects::Populated(pid_t key) const {
   const auto found = held_.find(key);
   if (found == held_.end()) return absl::NotFoundError(absl::StrCat("no shared memory ", SharedId(key)));

@@ -45,6 +45,8 @@ class SharedObjects {
     const char* memory = nullptr;  // all of it; valid until Follow
   };
   std::vector<Object> objects() const;  // sorted by key
+  // Of one of them; nullptr when there is none of that key.
+  const char* MemoryOf(pid_t key) const;
 
   // The object's pages that have content, by offset: those that are not listed read as zeros, and take memory
   // when they are read here.

@@ -204,11 +204,7 @@ absl::StatusOr<Look> Tracker::Impl::Round() {
 }
 
 const char* Tracker::Impl::SharedMemory(pid_t key) const {
-  if (!shared_.has_value()) return nullptr;
-  for (const SharedObjects::Object& object : shared_->objects()) {
-    if (object.key == key) return object.memory;
-  }
-  return nullptr;
+  return shared_.has_value() ? shared_->MemoryOf(key) : nullptr;
 }
 
 std::vector<Pinned> Tracker::Impl::FindPinned() const {

@@ -59,23 +59,33 @@ void PageService::SetStream(transfer::Stream* stream) {
   }
 }
 
-absl::Status PageService::Add(const transfer::TaskRanges& missing) {
-  const auto part = parts_.find(missing.container);
+// Whose pages these are.
+absl::StatusOr<PageService::Found> PageService::Find(const transfer::TaskRanges& pages) {
+  const auto part = parts_.find(pages.container);
   if (part == parts_.end())
     return absl::InvalidArgumentError(absl::StrCat("the target misses pages of container \"",
-                                                   absl::CEscape(missing.container),
+                                                   absl::CEscape(pages.container),
                                                    "\", which is none of this pod"));
+  if (part->second.tasks.empty()) GODWIT_RETURN_IF_ERROR(OpenTasks(part->second));
+  const auto pid = part->second.tasks.find(pages.container_pid);
+  if (pid == part->second.tasks.end())
+    return absl::DataLossError(absl::StrCat("process ", pages.container_pid, " of container ",
+                                            pages.container, " is no longer there"));
+  return Found{&part->second, pid->second};
+}
+
+absl::Status PageService::SendUnlisted(const transfer::TaskRanges& pages, absl::Time deadline) {
+  GODWIT_ASSIGN_OR_RETURN(const Found found, Find(pages));
+  return found.part->urgent->Send(found.pid, pages.container_pid, pages.ranges, deadline, &totals_);
+}
+
+absl::Status PageService::Add(const transfer::TaskRanges& missing) {
   ranges_ += missing.ranges.size();
   if (ranges_ > kMaxRanges)
     return absl::InvalidArgumentError(absl::StrCat("the target misses more than ", kMaxRanges, " ranges"));
-  if (part->second.tasks.empty()) GODWIT_RETURN_IF_ERROR(OpenTasks(part->second));
-  const auto pid = part->second.tasks.find(missing.container_pid);
-  if (pid == part->second.tasks.end())
-    return absl::DataLossError(absl::StrCat("process ", missing.container_pid, " of container ",
-                                            missing.container, " is no longer there"));
+  GODWIT_ASSIGN_OR_RETURN(const Found found, Find(missing));
   const auto [place, fresh] = index_.try_emplace({missing.container, missing.container_pid}, tasks_.size());
-  if (fresh)
-    tasks_.push_back({.part = &part->second, .pid = pid->second, .container_pid = missing.container_pid});
+  if (fresh) tasks_.push_back({.part = found.part, .pid = found.pid, .container_pid = missing.container_pid});
   Task& task = tasks_[place->second];
   for (const Range& range : missing.ranges) {
     if (!task.listed.empty() && range.start < task.listed.back().end)

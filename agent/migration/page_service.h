@@ -34,8 +34,11 @@ class PageService {
   // Listed as missing. InvalidArgument: it makes no sense. DataLoss: there is no such task any more.
   absl::Status Add(const transfer::TaskRanges& missing);
 
-  // Both: DataLoss when the pages cannot be read any more, which nothing mends; other errors are the
-  // stream's.
+  // All three: DataLoss when the pages cannot be read any more, which nothing mends; other errors are the
+  // stream's, and SendUnlisted's are Add's too.
+  // Whether they were listed or not: for a restore that is not complete without them.
+  absl::Status SendUnlisted(const transfer::TaskRanges& pages, absl::Time deadline);
+  // Of those listed.
   absl::Status SendWanted(const transfer::TaskRanges& wanted, absl::Time deadline);
   // The next ones. False: all that were listed have been sent.
   absl::StatusOr<bool> SendNext(absl::Time deadline);
@@ -59,6 +62,11 @@ class PageService {
     size_t next = 0;       // in listed
     uint64_t from = 0;     // within it
   };
+  struct Found {
+    Part* part;
+    pid_t pid;
+  };
+  absl::StatusOr<Found> Find(const transfer::TaskRanges& pages);
   absl::Status OpenTasks(Part& part) const;
   memory::Ranges TakeNext(Task& task);
 

@@ -30,6 +30,16 @@ constexpr absl::Duration kGuardThawLimit = absl::Seconds(8);  // the guard's own
 
 absl::Time After(absl::Duration duration) { return SteadyNow() + duration; }
 
+// What the journal says last.
+SourceState LastOf(const absl::StatusOr<std::vector<journal::SourceRecord>>& records, std::string* reason,
+                   std::string* message) {
+  if (!records.ok()) return SourceState::kFrozen;  // whatever it says, nothing may be concluded
+  if (records->empty()) return SourceState::kNone;
+  *reason = records->back().reason;
+  *message = records->back().message;
+  return records->back().state;
+}
+
 std::optional<GuardWord> WordOf(const absl::StatusOr<GuardReply>& reply) {
   if (!reply.ok() || reply->reason == "Busy") return std::nullopt;  // busy: with what was asked before
   return GuardWord{reply->ok, reply->state};
@@ -58,12 +68,12 @@ absl::StatusOr<std::unique_ptr<Source>> Source::Recover(std::string folder, Sour
   }
   std::string reason;
   std::string message;
-  const SourceState state = source->JournalState(&reason, &message);
+  const auto records = source->Records();
+  const SourceState state = LastOf(records, &reason, &message);
   {
     absl::MutexLock lock(&source->mutex_);
     bool ceded = false;
-    if (const auto records = journal::ReplayJournal<SourceState>(absl::StrCat(source->folder_, "/journal"));
-        records.ok()) {
+    if (records.ok()) {
       for (const journal::SourceRecord& record : *records) {
         if (record.state == SourceState::kFrozen)
           source->freeze_begin_ = source->status_.frozen_at = record.time;
@@ -314,6 +324,7 @@ SourceEvent Source::Freeze() {
 
 SourceEvent Source::AwaitPrepared() {
   absl::Time ping = SteadyNow();
+  std::optional<PageService> service;
   for (;;) {
     {
       absl::MutexLock lock(&mutex_);
@@ -336,7 +347,7 @@ SourceEvent Source::AwaitPrepared() {
       return FailBecause("ConnectionLost",
                          absl::StrCat("the connection to the target node broke before it had restored all: ",
                                       lost.message()));
-    if (const absl::Status served = ServeWanted(); !served.ok()) return Fail(served, "SendFailed");
+    if (const absl::Status served = ServeWanted(service); !served.ok()) return Fail(served, "SendFailed");
     if (guard_->Ended() || SteadyNow() > FreezeDeadline()) {
       return FailBecause(
           "FreezeLimit",
@@ -572,18 +583,18 @@ SourceEvent Source::Thaw() {
 // --- helpers of the stages
 // -----------------------------------------------------------------------------------------
 
-SourceState Source::JournalState(std::string* reason, std::string* message) const {
-  const auto records = journal::ReplayDurably<SourceState>(absl::StrCat(folder_, "/journal"));
+absl::StatusOr<std::vector<journal::SourceRecord>> Source::Records() const {
+  auto records = journal::ReplayDurably<SourceState>(absl::StrCat(folder_, "/journal"));
   if (!records.ok()) {
     LOG(ERROR) << Log("the source's journal cannot be read")
                       .With("migration", spec_.migration.uid)
                       .With(records.status());
-    return SourceState::kFrozen;  // whatever it says, nothing may be concluded
   }
-  if (records->empty()) return SourceState::kNone;
-  *reason = records->back().reason;
-  *message = records->back().message;
-  return records->back().state;
+  return records;
+}
+
+SourceState Source::JournalState(std::string* reason, std::string* message) const {
+  return LastOf(Records(), reason, message);
 }
 
 // A guard that answers. After its death, or ours, another is started from the same spec.

@@ -25,6 +25,7 @@
 #include "absl/time/time.h"
 #include "agent/api/host_protocol.h"
 #include "agent/api/messages.h"
+#include "agent/journal/journal.h"
 #include "agent/migration/decisions.h"
 #include "agent/migration/file_rounds.h"
 #include "agent/migration/guard_port.h"
@@ -155,7 +156,7 @@ class Source {
 
   // Serving what the target pulls, in source_serve.cc.
   SourceEvent ServePages();
-  absl::Status ServeWanted() ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status ServeWanted(std::optional<PageService>& service) ABSL_LOCKS_EXCLUDED(mutex_);
   std::vector<PreCopy::Container> Containers() const;
   absl::Status SendSome(PageService& service, bool* all) ABSL_LOCKS_EXCLUDED(mutex_);
   void TellPagesLost(transfer::Stream& stream, const absl::Status& why);
@@ -182,6 +183,7 @@ class Source {
   void TellAbortHere();  // over the stream that is open
   void TellAbort();      // over a new one
   absl::Status EnsureGuard();
+  absl::StatusOr<std::vector<journal::SourceRecord>> Records() const;
   agent_api::SourceState JournalState(std::string* reason, std::string* message) const;
   void EndFreeze(absl::Duration ago) ABSL_LOCKS_EXCLUDED(mutex_);
   void AddStep(const std::string& name, const std::string& container, absl::Time begin)

@@ -69,19 +69,19 @@ std::vector<PreCopy::Container> Source::Containers() const {
 }
 
 // Before the decision: a few pages that the restore itself cannot do without. CRIU puts right what a task has
-// told the kernel of its threads (rseq), and the kernel writes there.
-absl::Status Source::ServeWanted() {
+// told the kernel of its threads (rseq), and the kernel writes there. `service` is made when it is needed.
+absl::Status Source::ServeWanted(std::optional<PageService>& service) {
   std::deque<transfer::TaskRanges> wanted;
   {
     absl::MutexLock lock(&mutex_);
     wanted.swap(heard_.wanted);
   }
-  for (const transfer::TaskRanges& pages : wanted) {
-    PageService service(Containers(), node_.memory, &bucket_);
-    service.SetStream(stream_.get());
-    GODWIT_RETURN_IF_ERROR(service.Add(pages));
-    GODWIT_RETURN_IF_ERROR(service.SendWanted(pages, FreezeDeadline()));
+  if (!wanted.empty() && !service.has_value()) {
+    service.emplace(Containers(), node_.memory, &bucket_);
+    service->SetStream(stream_.get());
   }
+  for (const transfer::TaskRanges& pages : wanted)
+    GODWIT_RETURN_IF_ERROR(service->SendUnlisted(pages, FreezeDeadline()));
   return absl::OkStatus();
 }
 
