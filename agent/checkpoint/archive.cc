@@ -69,25 +69,26 @@ std::string OwnFileText(const Description& d) {
       .version = kFormatVersion, .pod = d.pod, .container = d.container, .pod_manifest = d.pod_manifest});
 }
 
+absl::Status AddPart(TarWriter& tar, const Parts& parts, const std::string& name, const std::string& path) {
+  const auto made = parts.made.find(name);
+  if (made != parts.made.end()) return tar.AddContent(name, made->second.bytes, made->second.write);
+  return path.empty() ? absl::OkStatus() : tar.AddFile(name, path);
+}
+
 absl::Status AddParts(TarWriter& tar, const Description& description, const Parts& parts) {
   GODWIT_RETURN_IF_ERROR(tar.AddText("godwit.json", OwnFileText(description)));
   GODWIT_RETURN_IF_ERROR(tar.AddText("config.dump", ConfigDumpText(description)));
   const std::pair<const char*, const std::string*> single[] = {
       {"spec.dump", &parts.spec}, {"dump.log", &parts.dump_log}, {"rootfs-diff.tar", &parts.rootfs_diff}};
-  for (const auto& [name, path] : single) {
-    if (!path->empty()) GODWIT_RETURN_IF_ERROR(tar.AddFile(name, *path));
-  }
+  for (const auto& [name, path] : single) GODWIT_RETURN_IF_ERROR(AddPart(tar, parts, name, *path));
   GODWIT_ASSIGN_OR_RETURN(auto images, ListFolder(parts.images));
   GODWIT_RETURN_IF_ERROR(tar.AddFolder("checkpoint"));
   for (const std::string& image : images) {
-    const std::string name = absl::StrCat("checkpoint/", image);
-    const auto made = parts.made.find(image);
-    GODWIT_RETURN_IF_ERROR(made == parts.made.end()
-                               ? tar.AddFile(name, absl::StrCat(parts.images, "/", image))
-                               : tar.AddContent(name, made->second.bytes, made->second.write));
+    GODWIT_RETURN_IF_ERROR(
+        AddPart(tar, parts, absl::StrCat("checkpoint/", image), absl::StrCat(parts.images, "/", image)));
   }
   for (const auto& [volume, path] : parts.volumes) {
-    GODWIT_RETURN_IF_ERROR(tar.AddFile(absl::StrCat("volumes/", volume, ".tar"), path));
+    GODWIT_RETURN_IF_ERROR(AddPart(tar, parts, absl::StrCat("volumes/", volume, ".tar"), path));
   }
   return absl::OkStatus();
 }

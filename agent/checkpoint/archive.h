@@ -32,14 +32,16 @@ struct Content {
 };
 
 // Where the parts of one container's archive lie, all of them paths of regular files but `images`. An empty
-// path: no such part.
+// path: no such part, unless it is made.
 struct Parts {
   std::string images;  // folder of CRIU images, flat
   std::string spec;    // OCI config.json
   std::string dump_log;
   std::string rootfs_diff;                     // tar
   std::map<std::string, std::string> volumes;  // emptyDir name -> tar
-  std::map<std::string, Content> made;         // image name -> what goes into the archive in its place
+  // By the name in the archive ("checkpoint/pages-1.img", "rootfs-diff.tar"): what goes there in the place of
+  // a file. WriteArchive only.
+  std::map<std::string, Content> made;
 };
 
 // What else the archive says of the container.

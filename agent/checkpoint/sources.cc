@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/checkpoint/sources.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <utility>
@@ -52,24 +51,15 @@ absl::StatusOr<Source> FindSource(const agent_api::CheckpointSpec& spec, const r
   }
   GODWIT_ASSIGN_OR_RETURN(const std::vector<runtime::Mount> mounts,
                           runtime::ReadMounts(host.proc, source.container.init_pid));
-  GODWIT_ASSIGN_OR_RETURN(const std::string layer, runtime::WritableLayer(mounts));
-  source.layer = host.At(layer);
+  GODWIT_ASSIGN_OR_RETURN(source.layer, runtime::WritableLayer(mounts));
   source.folder = absl::StrCat(work, "/", ref.name);
   source.parts.images = absl::StrCat(source.folder, "/images");
-  source.parts.rootfs_diff = absl::StrCat(source.folder, "/rootfs-diff.tar");
   source.parts.dump_log = absl::StrCat(source.folder, "/work/dump.log");
   source.parts.spec = absl::StrCat(source.folder, "/spec.dump");
-  for (const char* part : {"/images", "/work", "/volumes"})
+  for (const char* part : {"/images", "/work", "/files"})
     GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(source.folder, part), 0700));
   GODWIT_RETURN_IF_ERROR(Describe(spec, host, ref.name, source));
   return source;
-}
-
-absl::Status PackTo(const std::string& folder, files::Layout layout, const std::string& path) {
-  GODWIT_ASSIGN_OR_RETURN(UniqueFd out, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
-  return files::Pack(folder, layout,
-                     [&](absl::string_view bytes) { return WriteAll(out.get(), bytes, path); })
-      .status();
 }
 
 }  // namespace
@@ -84,22 +74,27 @@ absl::StatusOr<std::vector<Source>> FindSources(const agent_api::CheckpointSpec&
   return sources;
 }
 
-absl::Status PackFiles(const agent_api::CheckpointSpec& spec, const runtime::HostView& host,
-                       std::vector<Source>& sources) {
+std::vector<SourceTree> FindTrees(const agent_api::CheckpointSpec& spec, const std::vector<Source>& sources) {
+  std::vector<SourceTree> trees;
   std::vector<runtime::BundleMount> mounts;
-  for (const Source& source : sources) {
-    GODWIT_RETURN_IF_ERROR(PackTo(source.layer, files::Layout::kOverlay, source.parts.rootfs_diff));
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const Source& source = sources[i];
+    trees.push_back(
+        {.source = i,
+         .entry = "rootfs-diff.tar",
+         .tree = {source.layer, files::Layout::kOverlay, absl::StrCat(source.folder, "/files/rootfs")}});
     mounts.insert(mounts.end(), source.container.mounts.begin(), source.container.mounts.end());
   }
-  Source& first = sources.front();
   for (const std::string& volume : spec.empty_dirs) {
     const std::string folder = runtime::EmptyDirFolder(mounts, spec.pod.uid, volume);
     if (folder.empty()) continue;
-    const std::string path = absl::StrCat(first.folder, "/volumes/", volume, ".tar");
-    GODWIT_RETURN_IF_ERROR(PackTo(host.At(folder), files::Layout::kPlain, path));
-    first.parts.volumes[volume] = path;
+    trees.push_back({.source = 0,
+                     .entry = absl::StrCat("volumes/", volume, ".tar"),
+                     .volume = volume,
+                     .tree = {folder, files::Layout::kPlain,
+                              absl::StrCat(sources.front().folder, "/files/volume-", volume)}});
   }
-  return absl::OkStatus();
+  return trees;
 }
 
 }  // namespace godwit::checkpoint

@@ -9,14 +9,15 @@
 #include "absl/status/statusor.h"
 #include "agent/api/messages.h"
 #include "agent/checkpoint/archive.h"
+#include "agent/checkpoint/file_copy.h"
 #include "agent/runtime/containers.h"
 
 namespace godwit::checkpoint {
 
 struct Source {
   runtime::Container container;
-  std::string layer;   // the writable layer as seen from here
-  std::string folder;  // of its own: images/, volumes/, and work/ for CRIU
+  std::string layer;   // the writable layer, host path
+  std::string folder;  // of its own: images/, files/, and work/ for CRIU
   Parts parts;         // where they will lie
   Description description;
 };
@@ -26,8 +27,14 @@ struct Source {
 absl::StatusOr<std::vector<Source>> FindSources(const agent_api::CheckpointSpec& spec,
                                                 const runtime::HostView& host, const std::string& work);
 
-// Packs writable layers and emptyDirs to where the sources' parts say, while nothing writes to them.
-absl::Status PackFiles(const agent_api::CheckpointSpec& spec, const runtime::HostView& host,
-                       std::vector<Source>& sources);
+// One of the pod's trees of files, and the part of an archive that it becomes.
+struct SourceTree {
+  size_t source = 0;   // in whose archive
+  std::string entry;   // name there
+  std::string volume;  // the emptyDir's; empty for a writable layer
+  FileCopy::Tree tree;
+};
+// The writable layers, and the emptyDirs that the containers mount: these come with the first.
+std::vector<SourceTree> FindTrees(const agent_api::CheckpointSpec& spec, const std::vector<Source>& sources);
 
 }  // namespace godwit::checkpoint

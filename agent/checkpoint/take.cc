@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "agent/checkpoint/archive.h"
+#include "agent/checkpoint/file_copy.h"
 #include "agent/checkpoint/memory_copy.h"
 #include "agent/checkpoint/settling.h"
 #include "agent/checkpoint/sources.h"
@@ -101,6 +102,7 @@ class Taker {
     });
     status_.criu_version = node_.criu_version;
     std::optional<Failure> failure = Prepare();
+    if (!failure) failure = CopyFiles();
     if (!failure) failure = CopyMemory();
     if (!failure) failure = Frozen();
     if (!failure) failure = Archives();
@@ -120,12 +122,29 @@ class Taker {
     auto sources = FindSources(spec_, node_.host, work_);
     if (!sources.ok()) return Because("ContainerNotFound", sources.status());
     sources_ = *std::move(sources);
+    trees_ = FindTrees(spec_, sources_);
     absl::Status made = MakeFolders(guards_, 0700);
     if (!made.ok()) return Because("StorageFailed", made);
     std::vector<std::string> ids;
     for (const Source& source : sources_) ids.push_back(source.container.id);
     absl::Status filled = memory::AwaitFilled(node_.host.At(agent_api::kPagersFolder), ids, kFillingLimit);
     if (!filled.ok()) return Because("MemoryNotFilled", filled);
+    return std::nullopt;
+  }
+
+  // All of them, while the pod runs.
+  std::optional<Failure> CopyFiles() {
+    migration::PodOnNode pod;
+    for (const Source& source : sources_) pod.parts.push_back({source.container, source.layer});
+    std::vector<FileCopy::Tree> trees;
+    for (const SourceTree& one : trees_) trees.push_back(one.tree);
+    files_.emplace(node_.host, std::move(pod), trees, stop_);
+    return CopyFilesAgain();
+  }
+  // What has changed since.
+  std::optional<Failure> CopyFilesAgain() {
+    absl::Status copied = files_->CopyRound();
+    if (!copied.ok()) return Because("FilesNotReadable", copied);
     return std::nullopt;
   }
 
@@ -204,7 +223,8 @@ class Taker {
     // Before the files that it uses go.
     auto dismiss = absl::MakeCleanup([&guard] { (*guard)->Thaw("no checkpoint is taken").IgnoreError(); });
     if (auto failure = Refused((*guard)->Arm())) return failure;
-    if (copy_) {  // what was written while runc and CRIU came to their gates
+    if (auto failure = CopyFilesAgain()) return failure;
+    if (copy_) {  // what was written since, also while runc and CRIU came to their gates
       if (auto failure = CopyRounds()) return failure;
       copy_->ReserveMemory(node_.memory_for_pages());
     }
@@ -217,7 +237,7 @@ class Taker {
     absl::Status packed;
     std::thread packer([this, &packed] {
       const absl::Time begin = SteadyNow();
-      packed = PackFiles(spec_, node_.host, sources_);
+      packed = files_->CopyLast();
       steps_.Add("files", "", begin);
     });
     std::optional<Failure> failure;
@@ -288,10 +308,10 @@ class Taker {
       const auto complete = std::make_shared<const criu::CompletePages>(std::move(plan));
       status_.memory_bytes += static_cast<int64_t>(memory::Bytes(pages));
       const std::string pagemap = complete->pagemap();
-      parts.made[complete->pagemap_name()] = {
+      parts.made[absl::StrCat("checkpoint/", complete->pagemap_name())] = {
           .bytes = static_cast<int64_t>(pagemap.size()),
           .write = [pagemap](const TarWriter::Sink& sink) { return sink(pagemap); }};
-      parts.made[complete->pages_name()] = {
+      parts.made[absl::StrCat("checkpoint/", complete->pages_name())] = {
           .bytes = complete->pages_bytes(),
           .write = [this, index, task, complete](const TarWriter::Sink& sink) {
             return complete->WritePages(
@@ -300,6 +320,17 @@ class Taker {
                 },
                 sink);
           }};
+    }
+    return absl::OkStatus();
+  }
+
+  // The rounds of each of its trees go in as one tar.
+  absl::Status AddFiles(size_t index) {
+    for (size_t i = 0; i < trees_.size(); ++i) {
+      if (trees_[i].source != index) continue;
+      Parts& parts = sources_[index].parts;
+      GODWIT_ASSIGN_OR_RETURN(parts.made[trees_[i].entry], files_->Whole(i));
+      if (!trees_[i].volume.empty()) parts.volumes[trees_[i].volume] = "";
     }
     return absl::OkStatus();
   }
@@ -313,6 +344,7 @@ class Taker {
       if (sizes.ok()) status_.memory_bytes += sizes->pages;
       if (sound.ok() && copy_) sound = Complete(i);
       if (!sound.ok()) return Because("DumpFailed", sound);
+      if (absl::Status files = AddFiles(i); !files.ok()) return Because("StorageFailed", files);
       if (!FileExists(source.parts.dump_log)) source.parts.dump_log.clear();
       source.description.checkpointed_at = status_.frozen_at;
       auto archive = WriteArchive(source.description, source.parts,
@@ -336,6 +368,8 @@ class Taker {
   const std::string guards_;
   const std::atomic<bool>& stop_;
   std::vector<Source> sources_;
+  std::vector<SourceTree> trees_;
+  std::optional<FileCopy> files_;
   std::optional<MemoryCopy> copy_;
   Settling settling_;
   Steps steps_;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Taking one checkpoint: copy the memory in rounds while the pod runs; freeze, dump, copy what was written
-// last, read the files, thaw; then write the archives. The pod stands still for what does not grow with its
-// memory.
+// Taking one checkpoint: copy the files and the memory in rounds while the pod runs; freeze, dump, copy what
+// was written last of both, thaw; then write the archives. The pod stands still for what does not grow with
+// its memory, nor with the number of its files but for a look at each.
 //
 // Where the memory cannot be tracked (this kernel, O_DIRECT and the like, another's userfaultfd or tracer),
 // CRIU dumps it in the freeze, and the status says why.

@@ -16,6 +16,8 @@ namespace {
 constexpr absl::string_view kOverlay = "trusted.overlay.";
 constexpr size_t kMaxAttribute = 64u << 10;  // the kernel's own limit, XATTR_SIZE_MAX and XATTR_LIST_MAX
 
+constexpr size_t kUsualAttribute = 512;
+
 enum class Fate { kKeep, kDrop, kOpaque, kRefuse };
 
 Fate FateOf(absl::string_view name) {
@@ -31,12 +33,26 @@ Fate FateOf(absl::string_view name) {
                         : Fate::kDrop;  // a label of the node's security module is not the pod's
 }
 
+// What `read` gives into a buffer; most files have little or nothing.
+template <class Read>
+ssize_t ReadAll(const Read& read, std::string& text) {
+  text.resize(kUsualAttribute);
+  ssize_t size = read(text.data(), text.size());
+  if (size < 0 && errno == ERANGE) {
+    text.resize(kMaxAttribute);
+    size = read(text.data(), text.size());
+  }
+  if (size >= 0) text.resize(static_cast<size_t>(size));
+  return size;
+}
+
 absl::StatusOr<std::vector<std::string>> Names(const std::string& path, bool follow) {
-  std::string names(kMaxAttribute, '\0');
-  const ssize_t size = (follow ? listxattr : llistxattr)(path.c_str(), names.data(), names.size());
+  std::string names;
+  const ssize_t size = ReadAll(
+      [&](char* to, size_t room) { return (follow ? listxattr : llistxattr)(path.c_str(), to, room); },
+      names);
   if (size < 0 && errno == ENOTSUP) return std::vector<std::string>();
   if (size < 0) return ErrnoStatus("cannot list extended attributes");
-  names.resize(static_cast<size_t>(size));
   return std::vector<std::string>(absl::StrSplit(names, '\0', absl::SkipEmpty()));
 }
 
@@ -60,11 +76,13 @@ absl::StatusOr<Attributes> ReadAttributes(const std::string& path, bool follow) 
   for (const std::string& name : names) {
     const Fate fate = FateOf(name);
     if (fate == Fate::kDrop) continue;
-    std::string value(kMaxAttribute, '\0');
-    const ssize_t length =
-        (follow ? getxattr : lgetxattr)(path.c_str(), name.c_str(), value.data(), value.size());
+    std::string value;
+    const ssize_t length = ReadAll(
+        [&](char* to, size_t room) {
+          return (follow ? getxattr : lgetxattr)(path.c_str(), name.c_str(), to, room);
+        },
+        value);
     if (length < 0) return ErrnoStatus(absl::StrCat("cannot read the extended attribute ", name));
-    value.resize(static_cast<size_t>(length));
     if (fate == Fate::kKeep) attributes.kept.emplace_back(name, value);
     if (fate == Fate::kOpaque && value == "y") attributes.opaque = true;
     if (fate == Fate::kRefuse || (fate == Fate::kOpaque && value != "y")) {

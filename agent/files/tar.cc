@@ -81,10 +81,10 @@ absl::StatusOr<TarReader> TarReader::Open(const std::string& path) {
   return reader;
 }
 
-absl::StatusOr<TarReader> TarReader::Read(int fd, const std::string& name) {
+absl::StatusOr<TarReader> TarReader::Read(int fd, const std::string& name, size_t piece) {
   TarReader reader(std::unique_ptr<archive, FreeArchive>(archive_read_new()), name);
   archive_read_support_format_tar(reader.archive_.get());
-  if (archive_read_open_fd(reader.archive_.get(), fd, kPieceBytes) != ARCHIVE_OK) return reader.Error("open");
+  if (archive_read_open_fd(reader.archive_.get(), fd, piece) != ARCHIVE_OK) return reader.Error("open");
   return reader;
 }
 

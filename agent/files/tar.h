@@ -51,14 +51,16 @@ class TarWriter {
 class TarReader {
  public:
   static absl::StatusOr<TarReader> Open(const std::string& path);
-  // The same from a descriptor, at its present position; it stays the caller's.
-  static absl::StatusOr<TarReader> Read(int fd, const std::string& name);
+  // The same from a descriptor, at its present position; it stays the caller's. `piece`: read at a time.
+  static absl::StatusOr<TarReader> Read(int fd, const std::string& name, size_t piece = size_t{1} << 20);
 
   // The next entry, valid until the next call; null at the end. DataLoss when the file is damaged.
   absl::StatusOr<archive_entry*> Next();
   // The next piece of the entry's content; false at its end. Pieces come in order; what lies between them is
   // a hole.
   absl::StatusOr<bool> NextData(absl::string_view& data, int64_t& offset);
+  // Where the entry of the last Next begins, or the end that it found; counted from where reading began.
+  off_t position() const { return archive_read_header_position(archive_.get()); }
   const std::string& name() const { return name_; }
 
  private:

@@ -9,12 +9,14 @@
 #include <cerrno>
 #include <cstdlib>
 #include <iostream>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "agent/checkpoint/archive.h"
 #include "agent/checkpoint/take.h"
+#include "agent/files/layer.h"
 #include "agent/memory/short_smaps.h"
 #include "agent/migration/guard_port.h"
 #include "gmock/gmock.h"
@@ -104,6 +106,8 @@ class CheckpointTest : public testing::Test {
     const std::string out = archive.path + ".out";
     const auto parts = checkpoint::ExtractArchive(archive, archive.path, out);
     ASSERT_TRUE(parts.ok()) << parts.status();
+    const absl::Status applied = files::Apply(parts->rootfs_diff, target.rootfs(), files::Layout::kOverlay);
+    ASSERT_TRUE(applied.ok()) << applied;
     const absl::Status restored = target.Restore(parts->images);
     ASSERT_TRUE(restored.ok()) << restored;
     target.Thaw();
@@ -199,6 +203,43 @@ TEST_F(CheckpointTest, ContainersOfOnePodComeBackEachWithItsMemory) {
   ASSERT_NO_FATAL_FAILURE(ExpectComesBack(status.archives[1], two_back, 250));
 }
 
+TEST_F(CheckpointTest, TheThreeContainersOfAPodAreDumpedSideBySide) {
+  Container one("one", here_, {"rewrite", "16"}), two("two", here_, {"rewrite", "48"}),
+      three("three", here_, {"pair"});
+  for (Container* container : {&one, &two, &three}) {
+    container->Start();
+    ASSERT_TRUE(container->output().WaitLines(50));
+  }
+  const CheckpointStatus status = Take({&one, &two, &three});
+  ASSERT_EQ(status.archives.size(), 3u);
+  absl::Duration last_begin, first_end = absl::InfiniteDuration();
+  int dumps = 0;
+  for (const agent_api::FreezeStep& step : status.steps) {
+    if (step.name != "dump") continue;
+    ++dumps;
+    last_begin = std::max(last_begin, step.offset);
+    first_end = std::min(first_end, step.offset + step.duration);
+  }
+  EXPECT_EQ(dumps, 3);
+  EXPECT_LT(last_begin, first_end) << "each was begun before one had ended";
+  ExpectGoesOn(one);
+  ExpectGoesOn(two);
+  Container two_back("two-back", there_, {"rewrite", "48"});
+  ASSERT_NO_FATAL_FAILURE(ExpectComesBack(status.archives[1], two_back, 250));
+}
+
+// The pod writes, replaces and removes files all the time, and knows in its memory what each holds.
+TEST_F(CheckpointTest, FilesAreOfTheSameMomentAsTheMemory) {
+  Container source("source", here_, {"files", "3000"});
+  source.Start();
+  ASSERT_TRUE(source.output().WaitLines(200, absl::Seconds(60)));
+  const CheckpointStatus status = Take({&source});
+  ASSERT_EQ(status.archives.size(), 1u);
+  ExpectGoesOn(source);
+  Container target("target", there_, {"files", "3000"});
+  ASSERT_NO_FATAL_FAILURE(ExpectComesBack(status.archives[0], target, 250));
+}
+
 // The one's child is its fork; guard regions have no page that could be read; and PROT_NONE hides none.
 TEST_F(CheckpointTest, ForksGuardRegionsAndProtectedPagesComeBack) {
   const struct {
@@ -237,6 +278,41 @@ TEST_F(CheckpointTest, ThePauseDoesNotGrowWithTheMemory) {
 }
 
 // By hand, with --gtest_also_run_disabled_tests.
+TEST_F(CheckpointTest, DISABLED_MeasureFiles) {
+  for (const char* count : {"100", "20000"}) {
+    Container source("source", here_, {"files", count});
+    source.Start();
+    ASSERT_TRUE(source.output().WaitLines(100, absl::Seconds(120)));
+    for (int run = 0; run < 3; ++run) {
+      const CheckpointStatus status = Take({&source});
+      std::cout << count << " files: freeze " << Ms(status.freeze) << " ms, in all " << Ms(took_) << " ms\n";
+      for (const agent_api::FreezeStep& step : status.steps)
+        std::cout << "  " << step.name << " at " << Ms(step.offset) << " for " << Ms(step.duration) << "\n";
+    }
+  }
+}
+
+// The same.
+TEST_F(CheckpointTest, DISABLED_MeasureContainers) {
+  for (const size_t count : {1, 2, 3}) {
+    std::vector<std::unique_ptr<Container>> containers;
+    std::vector<Container*> all;
+    for (size_t i = 0; i < count; ++i) {
+      containers.push_back(std::make_unique<Container>(absl::StrCat("c", i), here_,
+                                                       std::vector<std::string>{"rewrite-only", "64"}));
+      containers.back()->Start();
+      ASSERT_TRUE(containers.back()->output().WaitLines(50));
+      all.push_back(containers.back().get());
+    }
+    std::vector<double> freezes;
+    for (int run = 0; run < 7; ++run) freezes.push_back(Ms(Take(all).freeze));
+    std::sort(freezes.begin(), freezes.end());
+    std::cout << count << " containers: freeze median " << freezes[3] << " ms (" << freezes.front() << " to "
+              << freezes.back() << ")\n";
+  }
+}
+
+// The same.
 TEST_F(CheckpointTest, DISABLED_Measure) {
   for (const size_t mib : {64, 512, 2048}) {
     for (const By by : {By::kEngine, By::kCriu}) {

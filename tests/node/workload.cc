@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -25,6 +26,7 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace {
 
@@ -438,6 +440,56 @@ bool Works(int client, int server) {
   Count(Nothing);
 }
 
+// Makes files, and changes one at a line: in place, by a file that takes its place, or away and anew. What
+// each holds is known in memory; every hundredth line compares all.
+[[noreturn]] void Files(size_t count) {
+  std::vector<long> held(count, 0);  // -1: the file is not there
+  const auto path = [](size_t i) { return "/tree/" + std::to_string(i / 100) + "/" + std::to_string(i); };
+  const auto put = [](const std::string& name, int flags, long number) {
+    const int fd = open(name.c_str(), O_WRONLY | O_CREAT | flags, 0640);
+    if (fd < 0 || write(fd, &number, sizeof(number)) != sizeof(number)) Die("write");
+    close(fd);
+  };
+  if (mkdir("/tree", 0755) != 0) Die("mkdir");
+  for (size_t i = 0; i < count; ++i) {
+    if (i % 100 == 0 && mkdir(("/tree/" + std::to_string(i / 100)).c_str(), 0755) != 0) Die("mkdir");
+    put(path(i), O_EXCL, 0);
+  }
+  const auto sound = [&] {
+    for (size_t i = 0; i < count; ++i) {
+      long number = -1;
+      const int fd = open(path(i).c_str(), O_RDONLY);
+      if (fd >= 0 && read(fd, &number, sizeof(number)) != sizeof(number)) number = -2;
+      if (fd >= 0) close(fd);
+      if (number != held[i]) return false;
+    }
+    return true;
+  };
+  unsigned long random = 1;
+  long lines = 0;
+  Count([&]() -> std::string {
+    random = random * 6364136223846793005 + 1442695040888963407;
+    const size_t i = (random >> 33) % count;
+    ++lines;
+    if (held[i] < 0) {
+      put(path(i), O_EXCL, lines);
+      held[i] = lines;
+    } else if (lines % 3 == 0) {
+      put(path(i), 0, lines);
+      held[i] = lines;
+    } else if (lines % 3 == 1) {
+      put("/tree/new", O_EXCL, lines);
+      if (rename("/tree/new", path(i).c_str()) != 0) Die("rename");
+      held[i] = lines;
+    } else {
+      if (unlink(path(i).c_str()) != 0) Die("unlink");
+      held[i] = -1;
+    }
+    if (lines % 100 != 0) return "unchecked";
+    return sound() ? "sound" : "DAMAGED";
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -460,6 +512,7 @@ int main(int argc, char** argv) {
   if (mode == "pending-term") PendingTerm();
   if (mode == "deleted-file") DeletedFile(argument);
   if (mode == "many" && argc > 3) Many(argv[2], strtoul(argv[3], nullptr, 10));
+  if (mode == "files") Files(argument);
   if (mode == "sleep") {
     while (true) pause();
   }

@@ -102,10 +102,10 @@ TEST_F(ArchiveTest, AFileNameFitsWhateverThePodIsCalled) {
 
 TEST_F(ArchiveTest, WhatIsMadeMeanwhileTakesTheImagesPlace) {
   const std::string piece(100000, 'm');
-  parts_.made["pages-1.img"] = {.bytes = 200000, .write = [&piece](const TarWriter::Sink& sink) {
-                                  absl::Status first = sink(piece);
-                                  return first.ok() ? sink(piece) : first;
-                                }};
+  parts_.made["checkpoint/pages-1.img"] = {.bytes = 200000, .write = [&piece](const TarWriter::Sink& sink) {
+                                             absl::Status first = sink(piece);
+                                             return first.ok() ? sink(piece) : first;
+                                           }};
   auto written = WriteArchive(description_, parts_, Archive());
   ASSERT_TRUE(written.ok()) << written.status();
   auto parts = ExtractArchive(*written, Archive(), folder_ + "/out");
@@ -116,14 +116,14 @@ TEST_F(ArchiveTest, WhatIsMadeMeanwhileTakesTheImagesPlace) {
 
 TEST_F(ArchiveTest, WhatIsMadeMustBeAsLongAsItWasSaidToBeAndLeavesNothingElse) {
   for (const int64_t bytes : {9, 11}) {
-    parts_.made["pages-1.img"] = {.bytes = bytes,
-                                  .write = [](const TarWriter::Sink& sink) { return sink("ten bytes!"); }};
+    parts_.made["checkpoint/pages-1.img"] = {
+        .bytes = bytes, .write = [](const TarWriter::Sink& sink) { return sink("ten bytes!"); }};
     EXPECT_THAT(std::string(WriteArchive(description_, parts_, Archive()).status().message()),
                 HasSubstr("content than was announced"));
     EXPECT_FALSE(FileExists(Archive()));
   }
-  parts_.made["pages-1.img"] = {.bytes = 1,
-                                .write = [](const auto&) { return absl::CancelledError("enough"); }};
+  parts_.made["checkpoint/pages-1.img"] = {
+      .bytes = 1, .write = [](const auto&) { return absl::CancelledError("enough"); }};
   EXPECT_TRUE(absl::IsCancelled(WriteArchive(description_, parts_, Archive()).status()));
   EXPECT_FALSE(FileExists(Archive()));
 }

@@ -2,6 +2,8 @@
 #include "agent/checkpoint/take.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,10 +19,12 @@
 #include "agent/checkpoint/checkpoints.h"
 #include "agent/criu/images.h"
 #include "agent/criu/pagemap.h"
+#include "agent/files/layer.h"
 #include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/agent/checkpoint/fake_memory.h"
+#include "tests/unit/agent/files/describe.h"
 
 namespace godwit::checkpoint {
 namespace {
@@ -69,6 +73,9 @@ class TakeTest : public ::testing::Test {
     Put("/proc/77/mountinfo",
         "25 24 0:22 / / rw,relatime - overlay overlay rw,lowerdir=/lower,upperdir=/upper,workdir=/w\n");
     Put("/host/upper/written", "by the pod");
+    Put("/host/sys/fs/cgroup/kubepods/podu1/3f2a/cgroup.procs", "77\n");
+    Put("/proc/77/maps", "");
+    EXPECT_TRUE(MakeFolders(folder_ + "/proc/77/root").ok());
     EXPECT_TRUE(MakeFolders(Archives()).ok());
     EXPECT_TRUE(MakeFolders(folder_ + "/guards").ok());
     node_.host = {.root = folder_ + "/host", .proc = folder_ + "/proc", .cgroup = "/sys/fs/cgroup"};
@@ -163,7 +170,7 @@ class TakeTest : public ::testing::Test {
   std::atomic<bool> stop_ = false;
   agent_api::GuardSpec guard_spec_;
   std::vector<std::string> events_;
-  std::function<void()> while_arming_, while_dumping_;
+  std::function<void()> while_arming_, before_freezing_, while_dumping_, thawing_;
   GuardReply thawed_{.ok = true, .reason = "Thawed", .frozen_for = absl::Milliseconds(50)};
   bool frozen_ = false;
 };
@@ -179,6 +186,7 @@ class TakeTest::FakeGuard final : public migration::Guard {
   }
   absl::StatusOr<GuardReply> Freeze() override {
     test_.events_.push_back("freeze");
+    if (test_.before_freezing_) test_.before_freezing_();
     test_.frozen_ = true;
     test_.world_.while_reading = nullptr;
     return GuardReply{.ok = true, .frozen_at = absl::FromUnixSeconds(1'700'000'000)};
@@ -197,6 +205,7 @@ class TakeTest::FakeGuard final : public migration::Guard {
   absl::StatusOr<GuardReply> Thaw(const std::string&) override {
     test_.events_.push_back("thaw");
     test_.frozen_ = false;
+    if (test_.thawing_) test_.thawing_();
     return test_.thawed_;
   }
   absl::StatusOr<GuardReply> Cede() override { return absl::InternalError("a checkpoint cedes nothing"); }
@@ -236,6 +245,63 @@ TEST_F(TakeTest, TheArchiveHoldsEveryPageAsItWasAtTheFreeze) {
   ASSERT_EQ(status.archives.size(), 1u);
   EXPECT_EQ(PagesIn(status.archives[0]), at_the_freeze);
   EXPECT_EQ(status.memory_bytes, static_cast<int64_t>(at_the_freeze.size() * kPage));
+}
+
+TEST_F(TakeTest, TheArchiveHoldsTheFilesAsTheyWereAtTheFreeze) {
+  const std::string upper = folder_ + "/host/upper";
+  const std::string cache = "/host/kubelet/pods/u1/volumes/kubernetes.io~empty-dir/cache";
+  Put("/host/run/containerd/io.containerd.runtime.v2.task/k8s.io/3f2a/config.json",
+      R"({"annotations": {"io.kubernetes.cri.container-type": "container",
+      "io.kubernetes.cri.container-name": "app", "io.kubernetes.cri.sandbox-uid": "u1"},
+      "mounts": [{"destination": "/cache", "type": "bind",
+        "source": "/kubelet/pods/u1/volumes/kubernetes.io~empty-dir/cache"}],
+      "linux": {"cgroupsPath": "/kubepods/podu1/3f2a"}})");
+  spec_.empty_dirs = {"cache"};
+  for (const char* name : {"kept", "gone", "old", "grows", "folder/inner"})
+    Put(absl::StrCat("/host/upper/", name), name);
+  Put(cache + "/entry", "first");
+  while_arming_ = [&] {
+    Put("/host/upper/written", "while it was armed");
+    ASSERT_EQ(rename((upper + "/old").c_str(), (upper + "/folder/new").c_str()), 0);
+    Put(cache + "/entry", "second");
+  };
+  before_freezing_ = [&] {
+    ASSERT_EQ(unlink((upper + "/gone").c_str()), 0);
+    Put("/host/upper/grows", "grows and grows");
+    ASSERT_EQ(link((upper + "/grows").c_str(), (upper + "/also").c_str()), 0);
+    Put(cache + "/entry", "third");
+  };
+  std::string layer, volume;
+  while_dumping_ = [&] {
+    layer = files::Describe(upper);
+    volume = files::Describe(folder_ + cache);
+  };
+  thawing_ = [&] {
+    for (const char* name : {"written", "kept", "grows"}) Put(absl::StrCat("/host/upper/", name), "later");
+    Put(cache + "/entry", "later");
+  };
+  const CheckpointStatus status = Taken();
+  ASSERT_EQ(status.state, CheckpointState::kReady) << status.reason << ": " << status.message;
+  const auto parts = ExtractArchive(status.archives.at(0), status.archives[0].path, folder_ + "/out");
+  ASSERT_TRUE(parts.ok()) << parts.status();
+  for (const auto& [tar, expected] :
+       {std::pair(parts->rootfs_diff, layer), std::pair(parts->volumes.at("cache"), volume)}) {
+    const std::string back = folder_ + "/back";
+    ASSERT_TRUE(MakeFolders(back).ok());
+    const absl::Status applied = files::Apply(tar, back, files::Layout::kOverlay);
+    ASSERT_TRUE(applied.ok()) << applied;
+    EXPECT_EQ(files::Describe(back), expected);
+    ASSERT_TRUE(RemoveTree(back).ok());
+  }
+}
+
+TEST_F(TakeTest, AFileThatCannotBeTakenAlongIsToldWithoutAFreeze) {
+  ASSERT_EQ(mknod((folder_ + "/host/upper/device").c_str(), S_IFCHR | 0600, makedev(1, 3)), 0);
+  const CheckpointStatus status = Taken();
+  EXPECT_EQ(status.state, CheckpointState::kFailed);
+  EXPECT_EQ(status.reason, "FilesNotReadable");
+  EXPECT_THAT(status.message, HasSubstr("device"));
+  EXPECT_EQ(Events(), "");
 }
 
 TEST_F(TakeTest, TheGuardIsToldWhatItNeedsForAShortFreeze) {

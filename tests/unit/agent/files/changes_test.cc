@@ -11,10 +11,12 @@
 #include <atomic>
 #include <cstdlib>
 #include <fstream>
+#include <set>
 #include <thread>
 
 #include "absl/time/clock.h"
 #include "agent/files/change_mark.h"
+#include "agent/files/merged_tar.h"
 #include "agent/files/tar.h"
 #include "gmock/gmock.h"
 #include "tests/unit/agent/files/describe.h"
@@ -76,6 +78,36 @@ class ChangesTest : public testing::Test {
     for (int i = 0; i < rounds_; ++i) {
       const absl::Status applied = Apply(TarOf(i), to_, i == 0 ? layout_ : Layout::kChanges);
       ASSERT_TRUE(applied.ok()) << i << ": " << applied;
+    }
+  }
+  // One tar of all rounds, applied to an empty folder (or the lower layer alone) and read by tar(1).
+  void ApplyMerged(const std::string& to) {
+    std::vector<std::string> tars;
+    for (int i = 0; i < rounds_; ++i) tars.push_back(TarOf(i));
+    const std::string extra = absl::StrCat(base_, "/extra.tar");
+    const absl::StatusOr<MergedTar> merged = MergedTar::Plan(tars, layout_, snapshot_, extra);
+    ASSERT_TRUE(merged.ok()) << merged.status();
+    const std::string path = absl::StrCat(base_, "/merged.tar");
+    std::ofstream out(path, std::ios::binary | std::ios::trunc);
+    ASSERT_TRUE(merged
+                    ->Write([&out](absl::string_view bytes) {
+                      out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+                      return absl::OkStatus();
+                    })
+                    .ok());
+    out.close();
+    struct stat info{};
+    ASSERT_EQ(stat(path.c_str(), &info), 0);
+    EXPECT_EQ(info.st_size, merged->bytes());
+    ASSERT_EQ(unlink(extra.c_str()), rounds_ > 1 ? 0 : -1);
+    const absl::Status applied = Apply(path, to, layout_);
+    ASSERT_TRUE(applied.ok()) << applied;
+    std::set<std::string> names;
+    absl::StatusOr<TarReader> reader = TarReader::Open(path);
+    ASSERT_TRUE(reader.ok());
+    for (auto entry = reader->Next(); entry.ok() && *entry != nullptr; entry = reader->Next()) {
+      const std::string name = archive_entry_pathname(*entry);
+      EXPECT_TRUE(names.insert(name).second) << name << " comes twice";
     }
   }
   bool MountOverlay(const std::string& lower, const std::string& name, std::string& upper,
@@ -348,6 +380,48 @@ TEST_F(ChangesTest, WhereMappedFilesAreNotKnownAllAreSuspected) {
   EXPECT_TRUE(MappedFiles{.any_linked = true}.MayHold(info));
 }
 
+// --- one tar of all
+
+TEST_F(ChangesTest, OneTarOfAllHasEachFileOnceAndUnpatchedOnesAsTheyWere) {
+  Put(from_ + "/a", "a");
+  Put(from_ + "/gone", "gone");
+  Put(from_ + "/log", std::string(200'000, 'l'));
+  Round();
+  ASSERT_EQ(unlink((from_ + "/gone").c_str()), 0);
+  std::ofstream(from_ + "/log", std::ios::app) << "more";
+  ASSERT_EQ(mkdir((from_ + "/folder").c_str(), 0755), 0);
+  ASSERT_EQ(rename((from_ + "/a").c_str(), (from_ + "/folder/b").c_str()), 0);
+  ASSERT_EQ(link((from_ + "/folder/b").c_str(), (from_ + "/0").c_str()), 0);
+  Round();
+  const std::string merged = MakeFolder("merged");
+  ApplyMerged(merged);
+  EXPECT_EQ(Describe(merged), Describe(from_));
+}
+
+TEST_F(ChangesTest, OneTarOfABaseAloneIsTheBase) {
+  Put(from_ + "/a", "a");
+  Round({.begun = absl::Now(), .last = true});
+  const std::string merged = MakeFolder("merged");
+  ApplyMerged(merged);
+  EXPECT_EQ(Describe(merged), Describe(from_));
+}
+
+TEST_F(ChangesTest, TarsThatDoNotBelongTogetherAreNotMerged) {
+  Put(from_ + "/a", "a");
+  Round();
+  std::ofstream(from_ + "/a", std::ios::app) << "more";
+  Round();
+  const absl::StatusOr<MergedTar> merged =
+      MergedTar::Plan({TarOf(1), TarOf(1)}, layout_, snapshot_, base_ + "/extra.tar");
+  EXPECT_TRUE(merged.ok()) << "a mark means nothing in a base";
+  Put(from_ + "/b", "b");
+  Round();
+  std::ofstream(from_ + "/b", std::ios::app) << "more";
+  Round();
+  EXPECT_EQ(MergedTar::Plan({TarOf(0), TarOf(3)}, layout_, snapshot_, base_ + "/extra2.tar").status().code(),
+            absl::StatusCode::kDataLoss);
+}
+
 // --- random trees
 
 class RandomChangesTest : public ChangesTest, public testing::WithParamInterface<int> {};
@@ -361,6 +435,9 @@ TEST_P(RandomChangesTest, BaseAndChangesGiveTheTree) {
   }
   ApplyAll();
   EXPECT_EQ(Describe(to_), Describe(from_));
+  const std::string merged = MakeFolder("merged");
+  ApplyMerged(merged);
+  EXPECT_EQ(Describe(merged), Describe(from_));
 }
 
 TEST_P(RandomChangesTest, AnOverlaysBaseAndChangesGiveTheTree) {
@@ -381,6 +458,10 @@ TEST_P(RandomChangesTest, AnOverlaysBaseAndChangesGiveTheTree) {
   }
   ApplyAll();
   EXPECT_EQ(Describe(to_), Describe(source));
+  std::string merged_upper, merged;
+  ASSERT_TRUE(MountOverlay(lower, "one", merged_upper, merged));
+  ApplyMerged(merged);
+  EXPECT_EQ(Describe(merged), Describe(source));
 }
 
 TEST_P(RandomChangesTest, RoundsOverATreeInMotionAndOneAfterItGiveTheTree) {
@@ -398,6 +479,9 @@ TEST_P(RandomChangesTest, RoundsOverATreeInMotionAndOneAfterItGiveTheTree) {
   ASSERT_FALSE(HasFatalFailure());
   Round({.begun = absl::Now(), .last = true, .mapped = {.any = true}});
   EXPECT_EQ(Describe(to_), Describe(from_));
+  const std::string merged = MakeFolder("merged");
+  ApplyMerged(merged);
+  EXPECT_EQ(Describe(merged), Describe(from_));
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomChangesTest, testing::Range(0, 8));
