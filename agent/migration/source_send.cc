@@ -180,6 +180,7 @@ absl::Status Source::SendContainer(size_t index) {
   const std::string& name = pod_.parts[index].container.name;
   FileSender& sender = *senders_[index];
   sender.SetDeadline(FreezeDeadline() + kTellLimit);
+  sender.SendTogether();
   if (pre_copy_ != nullptr) GODWIT_RETURN_IF_ERROR(HideOwned(index));
   if (node_.write_smaps) GODWIT_RETURN_IF_ERROR(WriteSmaps(index));
   const absl::Time begin = SteadyNow();

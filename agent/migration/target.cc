@@ -14,6 +14,7 @@
 #include "agent/criu/gate.h"
 #include "agent/memory/shared_key.h"
 #include "agent/migration/reasons.h"
+#include "agent/runtime/quick_breakpoints.h"
 #include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/file.h"
@@ -372,6 +373,7 @@ absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& cl
     ended.Notify();
   });
   absl::Time opened;
+  const runtime::QuickBreakpoints quick_breakpoints;
   std::optional<runtime::QuickMoves> quick_moves;
   auto open = [&]() -> absl::Status {
     absl::StatusOr<UniqueFd> gate = absl::UnavailableError("not reached");

@@ -105,10 +105,14 @@ std::vector<std::string> FileReceiver::rootfs(const std::string& container) cons
 absl::StatusOr<UniqueFd> FileReceiver::Create(const std::string& path) const {
   const std::string full = absl::StrCat(rules_.folder, "/", path);
   const size_t slash = full.rfind('/');
-  GODWIT_RETURN_IF_ERROR(MakeFolders(full.substr(0, slash), 0700));
-  GODWIT_ASSIGN_OR_RETURN(UniqueFd folder,
-                          OpenFile(full.substr(0, slash), O_PATH | O_DIRECTORY | O_NOFOLLOW));
-  UniqueFd file(openat(folder.get(), full.substr(slash + 1).c_str(),
+  constexpr int kFolder = O_PATH | O_DIRECTORY | O_NOFOLLOW;
+  absl::StatusOr<UniqueFd> folder = OpenFile(full.substr(0, slash), kFolder);
+  if (absl::IsNotFound(folder.status())) {
+    GODWIT_RETURN_IF_ERROR(MakeFolders(full.substr(0, slash), 0700));
+    folder = OpenFile(full.substr(0, slash), kFolder);
+  }
+  GODWIT_RETURN_IF_ERROR(folder.status());
+  UniqueFd file(openat(folder->get(), full.substr(slash + 1).c_str(),
                        O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!file.ok()) return ErrnoStatus(absl::StrCat("cannot create ", full));
   return file;

@@ -8,11 +8,14 @@
 
 namespace godwit::transfer {
 
+absl::Status FileSender::Send(FrameType type, absl::Span<const absl::string_view> parts) {
+  return together_ ? stream_.Queue(type, parts, deadline_) : stream_.Send(type, parts, deadline_);
+}
+
 absl::StatusOr<std::unique_ptr<FileSender::File>> FileSender::Begin(FileKind kind, const std::string& name) {
   const uint32_t id = stream_.NextFileId();
-  GODWIT_RETURN_IF_ERROR(stream_.SendMessage(
-      FrameType::kFileBegin, FileBegin{.id = id, .container = container_, .kind = kind, .name = name},
-      deadline_));
+  const FileBegin begin = {.id = id, .container = container_, .kind = kind, .name = name};
+  GODWIT_RETURN_IF_ERROR(Send(FrameType::kFileBegin, {json::Encode(begin)}));
   ++files_;
   return std::unique_ptr<File>(new File(*this, id));
 }
@@ -26,8 +29,8 @@ absl::Status FileSender::File::Write(absl::string_view bytes) {
     if (sender_.cancelled()) return absl::CancelledError("the sending was given up");
     const absl::string_view piece = bytes.substr(0, kMaxDataBytes);
     const auto prefix = EncodeFileDataPrefix(id_, static_cast<uint64_t>(size_));
-    GODWIT_RETURN_IF_ERROR(sender_.stream_.Send(
-        FrameType::kFileData, {absl::string_view(prefix.data(), prefix.size()), piece}, sender_.deadline_));
+    GODWIT_RETURN_IF_ERROR(
+        sender_.Send(FrameType::kFileData, {absl::string_view(prefix.data(), prefix.size()), piece}));
     checksum_.Update(piece);
     size_ += static_cast<int64_t>(piece.size());
     sender_.bytes_ += static_cast<int64_t>(piece.size());
@@ -37,8 +40,7 @@ absl::Status FileSender::File::Write(absl::string_view bytes) {
 }
 
 absl::Status FileSender::File::Finish() {
-  return sender_.stream_.SendMessage(FrameType::kFileEnd, FileEnd{id_, size_, checksum_.Text()},
-                                     sender_.deadline_);
+  return sender_.Send(FrameType::kFileEnd, {json::Encode(FileEnd{id_, size_, checksum_.Text()})});
 }
 
 }  // namespace godwit::transfer

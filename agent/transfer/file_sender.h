@@ -50,6 +50,10 @@ class FileSender {
   // Of all frames from now on; nothing may be under way.
   void SetDeadline(absl::Time deadline) { deadline_ = deadline; }
 
+  // From now on frames may stay here until End, or until somebody else sends: many small files travel
+  // together. Nothing may be under way.
+  void SendTogether() { together_ = true; }
+
   absl::StatusOr<std::unique_ptr<File>> Begin(FileKind kind, const std::string& name);
   absl::Status End();
   // From now on every Write fails with Cancelled. Safe from any thread.
@@ -60,9 +64,12 @@ class FileSender {
   int64_t bytes() const { return bytes_; }
 
  private:
+  absl::Status Send(FrameType type, absl::Span<const absl::string_view> parts);
+
   Stream& stream_;
   const std::string container_;
   absl::Time deadline_;
+  bool together_ = false;
   std::atomic<int64_t> files_ = 0;
   std::atomic<int64_t> bytes_ = 0;
   std::atomic<bool> cancelled_ = false;

@@ -191,27 +191,39 @@ absl::Status Stream::Flush(absl::Time deadline) {
   }
 }
 
-absl::Status Stream::Send(FrameType type, absl::Span<const absl::string_view> parts, absl::Time deadline) {
+absl::Status Stream::Put(FrameType type, absl::Span<const absl::string_view> parts, absl::Time deadline) {
   const HeaderBytes header = EncodeHeader(type, parts);
   // Small parts travel with the header in one TLS record.
   std::string head(header.data(), header.size());
   size_t next = 0;
   while (next < parts.size() && parts[next].size() <= 4096) absl::StrAppend(&head, parts[next++]);
   if (GODWIT_CORRUPTS(absl::StrCat("stream.", FrameTypeName(type)), "any")) head.back() ^= 1;
-  absl::MutexLock lock(&send_mutex_);
-  absl::Status status = Write(head, deadline);
+  GODWIT_RETURN_IF_ERROR(Write(head, deadline));
   int64_t sent = static_cast<int64_t>(head.size());
-  for (; status.ok() && next < parts.size(); ++next) {
-    status = Write(parts[next], deadline);
+  for (; next < parts.size(); ++next) {
+    GODWIT_RETURN_IF_ERROR(Write(parts[next], deadline));
     sent += static_cast<int64_t>(parts[next].size());
-  }
-  if (status.ok()) status = Flush(deadline);
-  if (!status.ok()) {
-    Shutdown();  // half a frame may be out: nothing that follows could be understood
-    return Annotate(status, absl::StrCat("cannot send ", FrameTypeName(type)));
   }
   bytes_sent_ += sent;
   return absl::OkStatus();
+}
+
+absl::Status Stream::Fail(FrameType type, const absl::Status& status) {
+  Shutdown();
+  return Annotate(status, absl::StrCat("cannot send ", FrameTypeName(type)));
+}
+
+absl::Status Stream::Send(FrameType type, absl::Span<const absl::string_view> parts, absl::Time deadline) {
+  absl::MutexLock lock(&send_mutex_);
+  absl::Status status = Put(type, parts, deadline);
+  if (status.ok()) status = Flush(deadline);
+  return status.ok() ? status : Fail(type, status);
+}
+
+absl::Status Stream::Queue(FrameType type, absl::Span<const absl::string_view> parts, absl::Time deadline) {
+  absl::MutexLock lock(&send_mutex_);
+  const absl::Status status = Put(type, parts, deadline);
+  return status.ok() ? status : Fail(type, status);
 }
 
 absl::Status Stream::Fill(char* to, size_t size, size_t& filled, absl::Time deadline) {

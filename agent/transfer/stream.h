@@ -47,6 +47,8 @@ class Stream {
   absl::Status SendMessage(FrameType type, const Message& message, absl::Time deadline) {
     return Send(type, {json::Encode(message)}, deadline);
   }
+  // The same, but the frame may stay here until the next Send, so that many small ones travel together.
+  absl::Status Queue(FrameType type, absl::Span<const absl::string_view> parts, absl::Time deadline);
 
   // The next frame that is not a PING. DeadlineExceeded may be followed by another Receive; Unavailable: the
   // connection ended; InvalidArgument and DataLoss: the peer sent nonsense. After these the stream is
@@ -81,6 +83,11 @@ class Stream {
   absl::Status Handshake(absl::Time deadline);
   absl::Status Fill(char* to, size_t size, size_t& filled, absl::Time deadline);
   absl::Status Write(absl::string_view bytes, absl::Time deadline);
+  // Writes a frame into the buffer, which goes to the socket when it is full.
+  absl::Status Put(FrameType type, absl::Span<const absl::string_view> parts, absl::Time deadline)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+  // A frame that could not be sent: half of it may be out, and nothing that follows could be understood.
+  absl::Status Fail(FrameType type, const absl::Status& status);
   // One call of an SSL_* function under the lock; then, where it could not go on, waits for the socket.
   absl::Status Step(const std::function<int(SSL*)>& call, Direction direction, absl::Time deadline,
                     bool& done);

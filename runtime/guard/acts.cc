@@ -228,6 +228,7 @@ absl::Status HostActs::Journal(SourceState state, absl::string_view reason, absl
 
 absl::Status HostActs::Arm() {
   const absl::Time deadline = SteadyNow() + kArmLimit;
+  if (!quick_breakpoints_.has_value()) quick_breakpoints_.emplace();
   const auto arm = [&]() -> absl::Status {
     for (const agent_api::GuardContainer& container : spec_.containers) {
       std::unique_ptr<Dump>& dump = armed_[container.name];

@@ -15,6 +15,7 @@
 #include "agent/journal/journal.h"
 #include "agent/runtime/fence.h"
 #include "agent/runtime/freezer.h"
+#include "agent/runtime/quick_breakpoints.h"
 #include "base/clock.h"
 #include "runtime/guard/dump.h"
 #include "runtime/guard/guard.h"
@@ -72,7 +73,8 @@ class HostActs final : public Acts {
   std::optional<runtime::Fence> fence_;
   absl::Status fence_status_;
   runtime::FrozenCgroups frozen_;
-  std::map<std::string, std::unique_ptr<Dump>> armed_;  // held at their gates
+  std::optional<runtime::QuickBreakpoints> quick_breakpoints_;  // from Arm on
+  std::map<std::string, std::unique_ptr<Dump>> armed_;          // held at their gates
   std::unique_ptr<Dump> dump_;
   std::vector<std::unique_ptr<Dump>> ending_;  // succeeded; runc and CRIU are about to end
 };

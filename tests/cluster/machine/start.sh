@@ -8,7 +8,7 @@
 start_machine() {
   local name=$1 dir=$STATE/machines/$1 cgroup2
   ! machine_pid "$name" >/dev/null || return 0
-  mkdir -p "$dir"/{upper,work,root,log} "$dir"/disk/{containerd,kubelet,etcd}
+  mkdir -p "$dir"/{upper,work,root,log} "$dir"/disk/{containerd,kubelet,etcd,godwit}
   rm -f "$dir/booted"
   fill_machine "$name" "$dir/upper" amd64
   cgroup2=$(cgroup2_root)

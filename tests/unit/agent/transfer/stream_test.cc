@@ -30,6 +30,26 @@ TEST(StreamTest, BothEndsKnowEachOtherAndFramesArrive) {
   EXPECT_EQ(pair.b->bytes_received(), static_cast<int64_t>(kFrameHeaderBytes) + 5);
 }
 
+TEST(StreamTest, QueuedFramesTravelWithTheNextThatIsSent) {
+  StreamPair pair;
+  ASSERT_TRUE(pair.a->Queue(FrameType::kFileBegin, {"first"}, Soon()).ok());
+  ASSERT_TRUE(pair.a->Queue(FrameType::kFileEnd, {"second"}, Soon()).ok());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(pair.b->Receive(absl::Now() + absl::Milliseconds(50)).status()));
+  ASSERT_TRUE(pair.a->Send(FrameType::kContainerEnd, {}, Soon()).ok());
+  EXPECT_EQ(*pair.b->Receive(Soon()), (Frame{FrameType::kFileBegin, "first"}));
+  EXPECT_EQ(*pair.b->Receive(Soon()), (Frame{FrameType::kFileEnd, "second"}));
+  EXPECT_EQ(pair.b->Receive(Soon())->type, FrameType::kContainerEnd);
+}
+
+// More than the buffer holds: nobody need wait for the next frame that is sent.
+TEST(StreamTest, QueuedFramesDoNotPileUp) {
+  StreamPair pair;
+  const std::string data(200'000, 'x');
+  ASSERT_TRUE(pair.a->Queue(FrameType::kFileData, {"twelve bytes", data}, Soon()).ok());
+  ASSERT_TRUE(pair.a->Queue(FrameType::kFileData, {"twelve bytes", data}, Soon()).ok());
+  EXPECT_EQ(pair.b->Receive(Soon())->payload.size(), 200'012u);
+}
+
 TEST(StreamTest, PingsAreNotSeen) {
   StreamPair pair;
   ASSERT_TRUE(pair.a->Send(FrameType::kPing, {}, Soon()).ok());
