@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # The test cluster: a real multi-node Kubernetes on this machine (tests/cluster/README.md).
-.PHONY: cluster-up cluster-down cluster-status demo chaos chaos-lost-agent soak
+.PHONY: cluster-up cluster-down cluster-status demo chaos chaos-lost-agent chaos-uncertain soak
 NODES ?= 2
 ARM64 ?= 0
 
@@ -22,6 +22,9 @@ chaos: ## faults at every step of the hand-over, on the running test cluster (TI
 
 chaos-lost-agent: ## how long a frozen pod stands still when its agent is killed for good (RUNS=10)
 	@tests/cluster/chaos/run lost_agent.py --runs $(or $(RUNS),10)
+
+chaos-uncertain: ## the target's machine dies in the moment in which nobody can know which copy runs (ONLY=fence|word|return)
+	@tests/cluster/chaos/run uncertain.py $(if $(ONLY),--only $(ONLY))
 
 soak: ## a pod moved back and forth under load, and what grows by it, on what is deployed (RUNS=200)
 	@tests/cluster/chaos/soak.py --runs $(or $(RUNS),200)

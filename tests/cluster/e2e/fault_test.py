@@ -56,7 +56,8 @@ class FaultTest(ClusterTest):
     def test_a_cancelled_migration_leaves_the_pod_and_stays_to_be_read(self):
         """Held in Copying by a narrow link; and at any moment, when it may be too late."""
         a, b = self.nodes[:2]
-        self.start(self.pod("wavering", a, self.container(env={"MIB": 256})))
+        # What compresses would be over before it is cancelled.
+        self.start(self.pod("wavering", a, self.container(program="import os; noise = os.urandom(64 << 20)\n" + COUNTER)))
         for i, (limit, delay) in enumerate([({"bandwidthLimit": "1Mi"}, 5)] + [({}, random.uniform(0, 4)) for _ in range(3)]):
             pod = self.assertRunsOnce("wavering")
             name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]

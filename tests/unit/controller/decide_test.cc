@@ -2,6 +2,7 @@
 // Pending, Preflight and Preparing: what each finding leads to.
 #include <functional>
 
+#include "controller/migration/draft.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/controller/observed.h"
@@ -37,7 +38,7 @@ TEST_P(RefusedTest, FailsWithTheReason) {
   } else {
     EXPECT_EQ(decision.status.phase, MigrationPhase::kFailed);
     ASSERT_EQ(decision.tells.size(), 1u);
-    EXPECT_TRUE(decision.tells[0].warning);
+    EXPECT_EQ(decision.tells[0].warning, !Wished(GetParam().reason));
     EXPECT_EQ(decision.tells[0].reason, GetParam().reason);
     EXPECT_TRUE(k8s::IsConditionTrue(decision.status.conditions, crds::kCleanedUp));
   }

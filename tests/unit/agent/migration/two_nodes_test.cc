@@ -783,6 +783,7 @@ TEST_F(GoneForGoodTest, ASourceIsGivenUpThoughNobodyHasSaidThatTheTargetRuns) {
   PartAfterTheDecision();
   EXPECT_EQ(source_->Finish(absl::Seconds(1), {.abandon = true}).code(),
             absl::StatusCode::kFailedPrecondition);
+  world_.GiveUpSource();
   EXPECT_TRUE(source_->Finish(absl::Seconds(20), {.unconfirmed = true}).ok());
   EXPECT_TRUE(world_.source_killed());
   EXPECT_EQ(source_->status().state, SourceState::kDone);
