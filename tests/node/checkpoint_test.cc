@@ -203,31 +203,6 @@ TEST_F(CheckpointTest, ContainersOfOnePodComeBackEachWithItsMemory) {
   ASSERT_NO_FATAL_FAILURE(ExpectComesBack(status.archives[1], two_back, 250));
 }
 
-TEST_F(CheckpointTest, TheThreeContainersOfAPodAreDumpedSideBySide) {
-  Container one("one", here_, {"rewrite", "16"}), two("two", here_, {"rewrite", "48"}),
-      three("three", here_, {"pair"});
-  for (Container* container : {&one, &two, &three}) {
-    container->Start();
-    ASSERT_TRUE(container->output().WaitLines(50));
-  }
-  const CheckpointStatus status = Take({&one, &two, &three});
-  ASSERT_EQ(status.archives.size(), 3u);
-  absl::Duration last_begin, first_end = absl::InfiniteDuration();
-  int dumps = 0;
-  for (const agent_api::FreezeStep& step : status.steps) {
-    if (step.name != "dump") continue;
-    ++dumps;
-    last_begin = std::max(last_begin, step.offset);
-    first_end = std::min(first_end, step.offset + step.duration);
-  }
-  EXPECT_EQ(dumps, 3);
-  EXPECT_LT(last_begin, first_end) << "each was begun before one had ended";
-  ExpectGoesOn(one);
-  ExpectGoesOn(two);
-  Container two_back("two-back", there_, {"rewrite", "48"});
-  ASSERT_NO_FATAL_FAILURE(ExpectComesBack(status.archives[1], two_back, 250));
-}
-
 // The pod writes, replaces and removes files all the time, and knows in its memory what each holds.
 TEST_F(CheckpointTest, FilesAreOfTheSameMomentAsTheMemory) {
   Container source("source", here_, {"files", "3000"});

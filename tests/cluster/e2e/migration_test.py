@@ -131,9 +131,10 @@ class MigrationTest(ClusterTest):
             pod = target["metadata"]["name"]
             verified = wait("all pages to be compared", lambda: re.findall(r"verified (\d+) wrong (\d+)", self.log(pod, "app")))
             self.assertTrue(all(found == ("65536", "0") for found in verified), verified)
-            dump = sum(seconds(s["duration"]) for s in migration["status"]["freeze"]["steps"] if s["name"] == "dump")
-            self.assertLess(dump, 0.25, migration["status"]["freeze"])
-            self.assertGreater(migration["status"]["transfer"]["memoryBytes"], 256 << 20)
+            sent = migration["status"]["transfer"]["memoryBytes"]
+            print(f"    {sent >> 20} MiB sent")
+            self.assertGreater(sent, 256 << 20)
+            self.assertLess(sent, 448 << 20, "CRIU has dumped what was pre-copied")
 
     def test_two_containers_move_as_one(self):
         a, b = self.nodes[:2]
