@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "agent/criu/protobuf.h"
 #include "agent/install/grpc_call.h"
 #include "base/json.h"
@@ -17,6 +18,10 @@ namespace {
 // .runtime_handlers = 3, with RuntimeHandler.name = 1.
 constexpr char kMethod[] = "/runtime.v1.RuntimeService/Status";
 constexpr absl::string_view kVerbose("\x08\x01", 2);
+// runtime.v1: ContainerStatusRequest.container_id = 1; ContainerStatusResponse.status = 1, in it state = 3, a
+// ContainerState, of which CONTAINER_CREATED, 0, is not written.
+constexpr char kContainerMethod[] = "/runtime.v1.RuntimeService/ContainerStatus";
+constexpr uint64_t kRunning = 1;
 
 // info["config"] of containerd, as JSON.
 struct CriConfig {
@@ -61,6 +66,33 @@ absl::StatusOr<std::vector<std::string>> HandlersInStatus(absl::string_view resp
   if (!fields.ok()) return absl::InternalError("the container runtime's status cannot be read");
   handlers.erase("");
   return std::vector<std::string>(handlers.begin(), handlers.end());
+}
+
+absl::Status IsStartedIn(absl::string_view response) {
+  const auto broken = absl::InternalError("the container's status cannot be read");
+  uint64_t state = 0;
+  criu::ProtobufFields fields(response);
+  while (fields.Next()) {
+    if (!fields.is_bytes() || fields.number() != 1) continue;
+    criu::ProtobufFields status(fields.bytes());
+    while (status.Next()) {
+      if (!status.is_bytes() && status.number() == 3) state = status.value();
+    }
+    if (!status.ok()) return broken;
+  }
+  if (!fields.ok()) return broken;
+  if (state <= kRunning) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "the container runtime has given up starting the container: kubelet, or the runtime, was restarted");
+}
+
+absl::Status ContainerIsStarted(const std::string& socket, const std::string& container_id,
+                                absl::Duration limit) {
+  if (container_id.size() > 127) return absl::InvalidArgumentError("the container's id is too long");
+  const std::string request =
+      absl::StrCat("\x0a", std::string(1, static_cast<char>(container_id.size())), container_id);
+  absl::StatusOr<std::string> response = CallGrpc(socket, kContainerMethod, request, limit);
+  return response.ok() ? IsStartedIn(*response) : response.status();
 }
 
 absl::StatusOr<std::vector<std::string>> RuntimeHandlers(const std::string& socket, absl::Duration limit) {

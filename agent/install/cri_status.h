@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which runtime handlers the container runtime knows at this moment, asked over its CRI socket: a
-// configuration file says only what it will know after its next restart.
+// What the container runtime knows at this moment, asked over its CRI socket: its runtime handlers (a
+// configuration file says only what it will know after its next restart), and whether it still means to start
+// a container.
 #pragma once
 
 #include <string>
@@ -19,5 +20,14 @@ absl::StatusOr<std::vector<std::string>> RuntimeHandlers(const std::string& sock
 // The handlers in the bytes of a StatusResponse (k8s.io/cri-api, runtime.v1): those of its field
 // runtime_handlers (since Kubernetes 1.30) and those in the verbose "config" that older containerds give.
 absl::StatusOr<std::vector<std::string>> HandlersInStatus(absl::string_view response);
+
+// OK while the runtime starts the container, or has started it. FailedPrecondition: it has given that up, as
+// when the caller of StartContainer is gone (kubelet was restarted), and nobody would know of a process that
+// came to be nevertheless. Unavailable when nobody answers.
+absl::Status ContainerIsStarted(const std::string& socket, const std::string& container_id,
+                                absl::Duration limit);
+
+// The same, by the bytes of a ContainerStatusResponse (k8s.io/cri-api, runtime.v1).
+absl::Status IsStartedIn(absl::string_view response);
 
 }  // namespace godwit::install

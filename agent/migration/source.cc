@@ -446,6 +446,7 @@ SourceEvent Source::Commit() {
 void Source::NoteRunning(const transfer::Timings& timings, absl::Time begin) {
   {
     absl::MutexLock lock(&mutex_);
+    reclaim_.reset();
     if (std::exchange(status_.target_running, true)) return;
   }
   AddStep("commit", "", begin);
@@ -465,7 +466,8 @@ SourceEvent Source::AskTarget() {
   SourceEvent event;
   {
     absl::MutexLock lock(&mutex_);
-    event = AfterAskingTarget(status.ok() ? std::optional(answer.state) : std::nullopt, reclaim_.has_value());
+    event = AfterAskingTarget(status.ok() ? std::optional(answer.state) : std::nullopt,
+                              reclaim_.has_value() && !status_.target_running);
     if (event == SourceEvent::kTargetAborted) {
       status_.reason = status.ok() ? answer.reason : reclaim_->reason;
       status_.message = status.ok() ? answer.message : reclaim_->message;

@@ -339,6 +339,8 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
     const absl::Time standing = SteadyNow();
     GODWIT_FAILPOINT("target.restored", request_.uid);
     GODWIT_RETURN_IF_ERROR(node_.permits->Confirm(request_.uid, container, kConfirmLimit));
+    // Whoever called for it may be gone, and with it kubelet's knowledge of what would run here.
+    GODWIT_RETURN_IF_ERROR(node_.is_started(restored->claim.container_id));
     AddStep("confirm", container, standing);
     GODWIT_FAILPOINT("target.confirmed", request_.uid);
     copies_.push_back({.container = container,
@@ -415,6 +417,7 @@ absl::Status Target::MakeReady(const permits::Claim& claim, const FilesToApply& 
   if (!before.rootfs.paths.empty() || !before.volumes.empty())
     GODWIT_RETURN_IF_ERROR(node_.apply_files(claim, request_.pod.uid, before));
   GODWIT_RETURN_IF_ERROR(WriteCopies(claim));
+  GODWIT_RETURN_IF_ERROR(node_.is_started(claim.container_id));
   TellAtGate(claim.container);
   GODWIT_FAILPOINT("target.at-gate", request_.uid);
   if (!node_.cgroup_procs.empty()) quick_moves.emplace(node_.cgroup_procs);

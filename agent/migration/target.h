@@ -54,6 +54,8 @@ struct TargetNode {
   std::string node;
   permits::PermitTable* permits = nullptr;
   std::function<absl::Status(const std::string& images)> check_images;
+  // OK while the container runtime means to start this container, as far as it can be asked.
+  std::function<absl::Status(const std::string& container_id)> is_started;
   // criu::AddLazyPages.
   std::function<absl::StatusOr<memory::Ranges>(const std::string& images, pid_t task, const memory::Ranges&)>
       add_pages;

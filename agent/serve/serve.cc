@@ -20,6 +20,7 @@
 #include "agent/checkpoint/checkpoints.h"
 #include "agent/criu/images.h"
 #include "agent/criu/pagemap.h"
+#include "agent/install/cri_status.h"
 #include "agent/memory/page_server.h"
 #include "agent/memory/pagers.h"
 #include "agent/memory/short_smaps.h"
@@ -53,6 +54,7 @@ namespace {
 constexpr absl::Duration kHelloLimit = absl::Seconds(10);
 constexpr absl::Duration kFetchLimit = absl::Minutes(10);
 constexpr absl::Duration kKillLimit = absl::Seconds(15);
+constexpr absl::Duration kCriLimit = absl::Seconds(2);
 constexpr absl::Duration kHousekeeping = absl::Seconds(30);
 constexpr double kPagesShare = 0.8;
 
@@ -337,6 +339,12 @@ class Agent {
     migration::TargetNode node{.node = options_.node, .permits = permits_.get()};
     node.cgroup_procs = OwnCgroupProcs();
     node.check_images = [](const std::string& images) { return criu::CheckImages(images); };
+    node.is_started = [this](const std::string& container_id) {
+      const absl::Status started =
+          install::ContainerIsStarted(host_.At(options_.cri_socket), container_id, kCriLimit);
+      // Slow is not gone.
+      return absl::IsDeadlineExceeded(started) ? absl::OkStatus() : started;
+    };
     node.add_pages = criu::AddLazyPages;
     node.memory_for_pages = [this] { return MemoryForPages(); };
     node.apply_files = [this](const permits::Claim& claim, const std::string& pod_uid,

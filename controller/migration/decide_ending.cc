@@ -30,6 +30,13 @@ std::optional<MigrationDecision> Remove(Draft& draft, std::optional<Failure>& in
   // A target that was given up says what it last knew, when its node is back; the pod's object is gone.
   const bool runs =
       target_known && seen.target_side->state == TargetState::kRunning && (why.reason != kTargetLost || ours);
+  // Nobody on its node would see a deletion that waits for the pod's end.
+  if (ours && !target_known && why.reason == kTargetLost &&
+      (!seen.target->metadata.terminating() || seen.target->metadata.finalizers.empty())) {
+    MigrationDecision decision = draft.Do(MigrationStep::kRemoveTargetPod);
+    decision.again = absl::Seconds(1);
+    return decision;
+  }
   if (ours && !runs && !seen.target->metadata.terminating()) return draft.Do(MigrationStep::kDeleteTargetPod);
   if (runs) {
     in_the_way = Failure{"TargetRuns", absl::StrCat("the agent of node ", seen.target_node.name,
@@ -65,6 +72,12 @@ MigrationDecision DecideEnded(Draft& draft) {
                         !k8s::IsConditionTrue(draft.status.conditions, crds::kSwitched);
     auto step = failed ? Remove(draft, in_the_way) : ForgetSides(draft, in_the_way);
     if (step) return *std::move(step);
+    // Its node was given up, and is back: it hears from the target that the pod runs there.
+    if (!failed && draft.seen.source_side.ok() && draft.seen.source_side->state == SourceState::kCeded) {
+      MigrationDecision decision = draft.Do(MigrationStep::kFinishSource);
+      decision.again = absl::Seconds(1);
+      return decision;
+    }
     if (in_the_way) {
       draft.Condition(crds::kCleanedUp, "False", in_the_way->reason, in_the_way->message);
       return draft.Wait("", "", absl::Seconds(15));

@@ -45,6 +45,16 @@ bool IsOwned(const HandOver& hand_over) {
                      [](const k8s::OwnerReference& owner) { return owner.controller; });
 }
 
+bool TargetRuns(const Draft& draft) {
+  return draft.seen.target_side.ok() && draft.seen.target_side->state == TargetState::kRunning;
+}
+
+// A person has given the source up, and nobody has said since that the target runs.
+bool Abandoned(const Draft& draft) {
+  const k8s::Condition* switched = k8s::FindCondition(draft.status.conditions, crds::kSwitched);
+  return switched != nullptr && switched->reason == kSourceAbandoned;
+}
+
 // What the sides say of memory that a post-copy left to be pulled.
 enum class Memory {
   kThere,    // nothing is missing, or never was
@@ -57,6 +67,7 @@ Memory MemoryOf(const Draft& draft) {
   const k8s::Condition* told = k8s::FindCondition(draft.status.conditions, crds::kMemoryArrived);
   if (told != nullptr && told->status == "True") return Memory::kThere;
   if (told != nullptr && told->reason == crds::kLost) return Memory::kLost;
+  if (Abandoned(draft)) return Memory::kThere;  // whatever there was on the source is given up with it
   const agent_api::SourceStatus* source = seen.source_side.ok() ? &*seen.source_side : nullptr;
   const agent_api::TargetStatus* target = seen.target_side.ok() ? &*seen.target_side : nullptr;
   const bool serves = source != nullptr && source->state == SourceState::kCeded && source->serving;
@@ -182,6 +193,35 @@ std::optional<MigrationDecision> FinishSource(Draft& draft) {
   return decision;
 }
 
+// The source was given up before anybody knew whether the target runs; what is known of that by now. nullopt:
+// it runs, or nothing yet, and the source goes first.
+std::optional<MigrationDecision> EndOfAbandoned(Draft& draft) {
+  const MigrationObserved& seen = draft.seen;
+  if (TargetRuns(draft)) {
+    draft.Condition(crds::kSwitched, "True", "TargetRuns", "the target's agent says that the processes run");
+    return std::nullopt;
+  }
+  // It asked the target before it was killed, and the copy had never run.
+  if (seen.source_side.ok() && seen.source_side->state == SourceState::kAborted) {
+    const Failure why = AbortedBy(*seen.source_side);
+    draft.Condition(crds::kSwitched, "False", why.reason, why.message);
+    return draft.Fail(why);
+  }
+  const bool source_gone = !seen.source_node.exists || seen.source_node.fenced() ||
+                           (seen.source_side.ok() && (seen.source_side->state == SourceState::kNone ||
+                                                      seen.source_side->state == SourceState::kDone));
+  const bool never_ran = seen.target_node.fenced() ||
+                         (seen.target_side.ok() && (seen.target_side->state == TargetState::kAborted ||
+                                                    seen.target_side->state == TargetState::kNone));
+  if (!source_gone || !never_ran) return std::nullopt;
+  const Failure why = {"StateLost",
+                       absl::StrCat("the source was given up (spec.resolveUncertain: AbandonSource), and its "
+                                    "copy on node ",
+                                    seen.target_node.name, " does not run: the pod's state is lost")};
+  draft.Condition(crds::kSwitched, "False", why.reason, why.message);
+  return draft.Fail(why);
+}
+
 }  // namespace
 
 bool ProbesPress(const Draft& draft) {
@@ -204,12 +244,15 @@ std::optional<MigrationDecision> ForgetSides(Draft& draft, std::optional<Failure
       return draft.Do(MigrationStep::kForgetSource);
     }
   }
-  if (seen.target_node.exists) {
-    if (!seen.target_side.ok()) {
-      in_the_way = AgentFailure(seen.target_node.name, seen.target_side.status());
-    } else if (seen.target_side->state != TargetState::kNone) {
-      return draft.Do(MigrationStep::kForgetTarget);
-    }
+  // A source that has ceded, or may have, asks the target how it went.
+  if (in_the_way || !seen.target_node.exists) return std::nullopt;
+  if (!seen.target_side.ok()) {
+    in_the_way = AgentFailure(seen.target_node.name, seen.target_side.status());
+  } else if (seen.target_side->state == TargetState::kPrepared &&
+             k8s::IsConditionTrue(draft.status.conditions, crds::kSwitched)) {
+    return draft.Do(MigrationStep::kTakeOver);  // nobody else is left who could tell it to run
+  } else if (seen.target_side->state != TargetState::kNone) {
+    return draft.Do(MigrationStep::kForgetTarget);
   }
   return std::nullopt;
 }
@@ -218,9 +261,12 @@ MigrationDecision DecideFinishing(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
   draft.TellTooLate();
   if (seen.source_side.ok() && seen.target_side.ok()) draft.AgentsAnswer();
+  if (Abandoned(draft)) {
+    if (auto end = EndOfAbandoned(draft)) return *std::move(end);
+  }
   if (seen.source_side.ok() && seen.source_side->state == SourceState::kCeded &&
       seen.source_side->target_running) {
-    draft.status.freeze = FreezeOf(*seen.source_side);  // in all, now
+    draft.status.freeze = FreezeOf(*seen.source_side, draft.now);  // in all, now
   }
   if (TargetThere(draft)) {
     if (!IsCommitted(*seen.target)) return draft.Do(MigrationStep::kMarkCommitted);
@@ -249,6 +295,12 @@ MigrationDecision DecideFinishing(Draft& draft) {
   if (auto step = ForgetSides(draft, in_the_way)) return *std::move(step);
   if (in_the_way && !draft.AgentSilent(*in_the_way)) {
     return draft.Wait(in_the_way->reason, in_the_way->message, absl::Seconds(2));
+  }
+  if (Abandoned(draft)) {
+    return draft.Wait(crds::kOutcomeUncertain,
+                      absl::StrCat("the source was given up; whether the processes run on node ",
+                                   seen.target_node.name, " its agent has not said yet"),
+                      absl::Seconds(2));
   }
   const k8s::Condition* memory = k8s::FindCondition(draft.status.conditions, crds::kMemoryArrived);
   const bool lost = memory != nullptr && memory->reason == crds::kLost;

@@ -98,7 +98,7 @@ MigrationDecision AwaitRunning(Draft& draft, const agent_api::SourceStatus& sour
   if (!draft.seen.target_side.ok()) return DecideWithoutTarget(draft, source);
   draft.AgentsAnswer();
   draft.NoLongerUncertain();
-  draft.status.freeze.frozen_at = source.frozen_at;
+  draft.status.freeze.frozen_at = FrozenAt(source, draft.now);
   if (ProbesPress(draft)) return draft.Do(MigrationStep::kRetireSourcePod);
   return draft.Wait("Committed",
                     absl::StrCat("the decision for node ", draft.status.target_node,
@@ -135,7 +135,7 @@ MigrationDecision DecideSwitching(Draft& draft) {
     case SourceState::kAborted: {
       draft.AgentsAnswer();
       RecordProgress(draft, source, /*last=*/true);
-      draft.status.freeze = FreezeOf(source);
+      draft.status.freeze = FreezeOf(source, draft.now);
       const Failure why = AbortedBy(source);
       draft.Condition(crds::kSwitched, "False", why.reason, why.message);
       return draft.Fail(why);

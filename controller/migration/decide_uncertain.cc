@@ -23,22 +23,44 @@ constexpr absl::string_view kWhatToDo =
     "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute once it is off, or its Node object deleted), "
     "or at once by spec.resolveUncertain, whose description explains the risk.";
 
-// A person's word, given when it was told that it is needed.
-bool Said(const Draft& draft, ResolveUncertain word) {
-  const k8s::Condition* told = k8s::FindCondition(draft.seen.migration.status.conditions, crds::kSwitched);
-  return told != nullptr && told->reason == crds::kOutcomeUncertain &&
-         draft.seen.migration.spec.resolve_uncertain == word;
+// The condition that tells exactly this, or nullptr.
+const k8s::Condition* Told(const std::vector<k8s::Condition>& conditions, const std::string& message) {
+  const k8s::Condition* told = k8s::FindCondition(conditions, crds::kSwitched);
+  const bool this_one =
+      told != nullptr && told->reason == crds::kOutcomeUncertain && told->message == message;
+  return this_one ? told : nullptr;
 }
 
+// A person's word, given after it was told that it is needed, and for this: the same word means another risk
+// when the other side is the silent one.
+bool Said(const Draft& draft, const std::string& message, ResolveUncertain word) {
+  const crds::Migration& migration = draft.seen.migration;
+  const k8s::Condition* told = Told(migration.status.conditions, message);
+  return told != nullptr && migration.spec.resolve_uncertain == word &&
+         told->observed_generation < migration.metadata.generation;
+}
+
+// Once. The condition keeps the generation of spec that it was told at.
 void TellUncertain(Draft& draft, const std::string& message) {
-  const k8s::Condition* before = k8s::FindCondition(draft.status.conditions, crds::kSwitched);
-  const bool told = before != nullptr && before->reason == crds::kOutcomeUncertain;
+  if (Told(draft.status.conditions, message) != nullptr) return;
   draft.Condition(crds::kSwitched, "Unknown", crds::kOutcomeUncertain, message);
-  if (!told) draft.Say(true, crds::kOutcomeUncertain, message);
+  draft.Say(true, crds::kOutcomeUncertain, message);
 }
 
-bool TargetObjectThere(const Draft& draft) {
-  return draft.seen.target && draft.seen.target->metadata.uid == draft.status.target_pod_uid;
+// The object of a pod whose node is given up goes, so that no kubelet starts it again; nullopt: it is gone,
+// or, as far as a fenced node is concerned, as good as gone.
+std::optional<MigrationDecision> RemovePod(Draft& draft, const k8s::ObjectMeta& pod, const NodeView& node,
+                                           MigrationStep step) {
+  if (!pod.terminating() || pod.finalizers.empty()) {
+    MigrationDecision decision = draft.Do(step);
+    decision.again = absl::Seconds(1);
+    return decision;
+  }
+  if (node.fenced()) return std::nullopt;
+  return draft.Wait("RemovingPod",
+                    absl::StrCat("pod ", pod.name,
+                                 " is deleted, and a finalizer holds its object: ", pod.finalizers.front()),
+                    absl::Seconds(1));
 }
 
 // Nobody answers.
@@ -57,18 +79,23 @@ MigrationDecision WithoutBoth(Draft& draft, const Failure& why, bool silent) {
 
 // The target's copy stands restored, and only the source's node knows whether it was handed over.
 MigrationDecision TargetIsReady(Draft& draft) {
+  const NodeView& node = draft.seen.source_node;
   const std::string message = absl::StrCat(
       "the copy of the pod on node ", draft.status.target_node, " stands ready, and the agent of node ",
       draft.status.source_node,
       ", which alone knows whether the source was handed over or goes on there, does not answer.");
-  TellUncertain(draft, absl::StrCat(message, kWhatToDo));
-  if (Said(draft, ResolveUncertain::kKeepSource)) {
+  const std::string told = absl::StrCat(message, kWhatToDo);
+  TellUncertain(draft, told);
+  if (Said(draft, told, ResolveUncertain::kKeepSource)) {
     return draft.Abort(MigrationStep::kAbortTarget,
                        {"SourceKept", "spec.resolveUncertain keeps the source, whatever has become of it"});
   }
-  if (draft.seen.source_node.fenced() || Said(draft, ResolveUncertain::kAbandonSource)) {
-    // Its kubelet, should it come back, is not to start it again.
-    if (draft.SourceThere()) return draft.Do(MigrationStep::kRemoveSourcePod);
+  if (node.fenced() || Said(draft, told, ResolveUncertain::kAbandonSource)) {
+    if (draft.SourceThere()) {
+      if (auto removing =
+              RemovePod(draft, draft.seen.source->view.metadata, node, MigrationStep::kRemoveSourcePod))
+        return *std::move(removing);
+    }
     MigrationDecision decision = draft.Do(MigrationStep::kTakeOver);
     decision.again = draft.settings.switching_poll;
     return decision;
@@ -80,7 +107,7 @@ MigrationDecision TargetIsReady(Draft& draft) {
 
 MigrationDecision DecideWithoutTarget(Draft& draft, const agent_api::SourceStatus& source) {
   const MigrationObserved& seen = draft.seen;
-  draft.status.freeze.frozen_at = source.frozen_at;
+  draft.status.freeze.frozen_at = FrozenAt(source, draft.now);
   const Failure why = AgentFailure(seen.target_node.name, seen.target_side.status());
   const bool silent = draft.AgentSilent(why);
   const bool fenced = seen.target_node.fenced();
@@ -88,16 +115,18 @@ MigrationDecision DecideWithoutTarget(Draft& draft, const agent_api::SourceStatu
       "the source on node ", draft.status.source_node, " was handed over to node ", draft.status.target_node,
       ", whose agent does not answer: nobody can know whether the processes run there. The source "
       "stands still and keeps its state.");
-  if (silent || fenced) TellUncertain(draft, absl::StrCat(message, kWhatToDo));
-  if (Said(draft, ResolveUncertain::kAbandonSource)) {
+  const std::string told = absl::StrCat(message, kWhatToDo);
+  if (silent || fenced) TellUncertain(draft, told);
+  if (Said(draft, told, ResolveUncertain::kAbandonSource)) {
     return EnterFinishing(draft, &source,
-                          Why{"SourceAbandoned",
+                          Why{kSourceAbandoned,
                               "spec.resolveUncertain abandons the source, whether or not the "
                               "processes run on the target"});
   }
-  const bool keeps = Said(draft, ResolveUncertain::kKeepSource);
+  const bool keeps = Said(draft, told, ResolveUncertain::kKeepSource);
   if (fenced || keeps) {
-    if (TargetObjectThere(draft)) return draft.Do(MigrationStep::kRemoveTargetPod);
+    // First the source, which asks the target once more: should it answer that it runs, nothing was touched.
+    // The target pod's object goes when the source has taken back.
     MigrationDecision decision = draft.Abort(
         MigrationStep::kReclaimSource,
         {kTargetLost,
@@ -125,7 +154,11 @@ MigrationDecision DecideWithoutSource(Draft& draft) {
   switch (seen.target_side->state) {
     case TargetState::kRunning: return EnterFinishing(draft, nullptr);
     case TargetState::kAborted:
-      if (silent || draft.WhyUnwanted()) return draft.Fail(draft.WhyUnwanted().value_or(why));
+      if (silent || draft.WhyUnwanted()) {
+        const Failure aborted = AbortedBy(*seen.target_side);
+        draft.Condition(crds::kSwitched, "False", aborted.reason, aborted.message);
+        return draft.Fail(draft.WhyUnwanted().value_or(aborted));
+      }
       break;
     case TargetState::kOpen:
       // A target that has not prepared may abort by its own right; after that it refuses every commit.

@@ -45,6 +45,8 @@ absl::string_view StepName(MigrationStep step);
 
 // The reason with which a source is reclaimed, because the target is given up, and with which it says so.
 inline constexpr char kTargetLost[] = "TargetLost";
+// The reason in Switched while nobody has said that the target runs, and a person has given the source up.
+inline constexpr char kSourceAbandoned[] = "SourceAbandoned";
 
 // When `status` differs from the Migration's, that is the write, and the step waits for the next look; else
 // the step is.

@@ -362,7 +362,7 @@ MigrationDecision EnterFinishing(Draft& draft, const agent_api::SourceStatus* so
   if (source != nullptr) {
     RecordProgress(draft, *source, /*last=*/true);
     if (source->pull_bytes > 0) draft.status.strategy = crds::Strategy::kPostCopy;
-    draft.status.freeze = FreezeOf(*source);
+    draft.status.freeze = FreezeOf(*source, draft.now);
     draft.status.transfer = {.memory_bytes = source->memory_bytes,
                              .file_bytes = source->file_bytes,
                              .wire_bytes = source->wire_bytes};
@@ -381,8 +381,12 @@ MigrationDecision EnterFinishing(Draft& draft, const agent_api::SourceStatus* so
                    absl::FormatDuration(draft.status.freeze.duration), "; removing the source pod"));
 }
 
-crds::Freeze FreezeOf(const agent_api::SourceStatus& source) {
-  crds::Freeze freeze{.duration = crds::Readable(source.freeze), .frozen_at = source.frozen_at};
+absl::Time FrozenAt(const agent_api::SourceStatus& source, absl::Time now) {
+  return std::min(source.frozen_at, now - source.freeze);
+}
+
+crds::Freeze FreezeOf(const agent_api::SourceStatus& source, absl::Time now) {
+  crds::Freeze freeze{.duration = crds::Readable(source.freeze), .frozen_at = FrozenAt(source, now)};
   for (const agent_api::FreezeStep& step : source.steps) {
     freeze.steps.push_back(
         {.name = step.name, .container = step.container, .offset = step.offset, .duration = step.duration});

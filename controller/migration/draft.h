@@ -124,7 +124,10 @@ Failure AbortedBy(const agent_api::TargetStatus& target);
 MigrationDecision AwaitAgent(Draft& draft, const Failure& why);
 
 // What the source says of its freeze.
-crds::Freeze FreezeOf(const agent_api::SourceStatus& source);
+// By its node's clock, unless that is ahead of `now`, the controller's: probes are not to be waited for too
+// long.
+absl::Time FrozenAt(const agent_api::SourceStatus& source, absl::Time now);
+crds::Freeze FreezeOf(const agent_api::SourceStatus& source, absl::Time now);
 
 // Takes over what the source says of its pre-copy: at most once a second, or, at its end, at once.
 void RecordProgress(Draft& draft, const agent_api::SourceStatus& source, bool last);

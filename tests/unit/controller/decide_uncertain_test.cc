@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "controller/migration/draft.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/controller/observed.h"
@@ -194,16 +195,30 @@ TEST(UncertainTest, ATargetThatAnswersAgainResolvesIt) {
   EXPECT_EQ(Decide(seen, kSettings, kLater).status.phase, MigrationPhase::kFinishing);
 }
 
-// First the pod's object goes, so that no kubelet starts it there again; then the other copy goes on.
+// A word of a person, after what was told.
+MigrationObserved Says(MigrationObserved seen, ResolveUncertain word) {
+  seen.migration.spec.resolve_uncertain = word;
+  ++seen.migration.metadata.generation;
+  return seen;
+}
+
+// First the source is asked, which asks the target once more; when it has taken back, the target pod's object
+// goes.
 void ExpectReclaims(MigrationObserved seen, absl::string_view why) {
+  MigrationDecision decision = Decide(seen, kSettings, kLater);
+  if (decision.step == MigrationStep::kNothing) decision = Decide(After(seen, decision), kSettings, kLater);
+  EXPECT_EQ(decision.step, MigrationStep::kReclaimSource) << why;
+  EXPECT_EQ(decision.why.reason, "TargetLost") << why;
+  seen.source_side = SourceStatus{.state = SourceState::kAborted, .reason = kTargetLost, .message = "gone"};
+  decision = Decide(seen, kSettings, kLater);
+  EXPECT_TRUE(Failing(decision)) << why;
+  seen = After(seen, decision);
   EXPECT_EQ(Decide(seen, kSettings, kLater).step, MigrationStep::kRemoveTargetPod) << why;
   seen.target->metadata.deletion_timestamp = kLater;
   EXPECT_EQ(Decide(seen, kSettings, kLater).step, MigrationStep::kRemoveTargetPod)
       << why << ": it must be gone";
   seen.target.reset();
-  const MigrationDecision decision = Decide(seen, kSettings, kLater);
-  EXPECT_EQ(decision.step, MigrationStep::kReclaimSource) << why;
-  EXPECT_EQ(decision.why.reason, "TargetLost") << why;
+  EXPECT_EQ(Decide(seen, kSettings, kLater).step, MigrationStep::kForgetSource) << why;
 }
 
 TEST(UncertainTest, AFencedTargetNodeOrAPersonsWordGivesThePodBackToTheSource) {
@@ -213,9 +228,7 @@ TEST(UncertainTest, AFencedTargetNodeOrAPersonsWordGivesThePodBackToTheSource) {
   MigrationObserved deleted = WithoutTarget();
   deleted.target_node = NodeView{.name = "node-b"};
   ExpectReclaims(Told(deleted), "deleted");
-  MigrationObserved kept = Told(WithoutTarget());
-  kept.migration.spec.resolve_uncertain = ResolveUncertain::kKeepSource;
-  ExpectReclaims(kept, "a person's word");
+  ExpectReclaims(Says(Told(WithoutTarget()), ResolveUncertain::kKeepSource), "a person's word");
 }
 
 TEST(UncertainTest, AWordThatWasGivenBeforeItWasNeededCountsForNothing) {
@@ -225,6 +238,18 @@ TEST(UncertainTest, AWordThatWasGivenBeforeItWasNeededCountsForNothing) {
   MigrationObserved answers = seen;
   answers.target_side = TargetStatus{.state = TargetState::kPrepared};
   EXPECT_EQ(Decide(Told(answers), kSettings, kLater).step, MigrationStep::kNothing);
+  seen = Told(seen);
+  EXPECT_EQ(ReasonOf(Decide(seen, kSettings, kLater)), "OutcomeUncertain");
+  EXPECT_EQ(Decide(seen, kSettings, kLater).step, MigrationStep::kNothing) << "nobody was asked before";
+}
+
+// The same word means another risk then.
+TEST(UncertainTest, AWordForTheOneSideCountsForNothingWhenItIsTheOtherThatIsSilent) {
+  MigrationObserved seen = Says(Told(WithoutSource()), ResolveUncertain::kKeepSource);
+  seen.source_side = SourceStatus{.state = SourceState::kCeded, .frozen_at = kNow};
+  seen.target_side = kSilent;
+  seen = After(seen, Decide(seen, kSettings, kLater));
+  EXPECT_EQ(Decide(seen, kSettings, kLater).step, MigrationStep::kNothing);
 }
 
 TEST(UncertainTest, AReclaimedSourceEndsTheMigrationAndWhatTheTargetSaysLaterChangesNothing) {
@@ -241,11 +266,101 @@ TEST(UncertainTest, AReclaimedSourceEndsTheMigrationAndWhatTheTargetSaysLaterCha
 }
 
 TEST(UncertainTest, AnAbandonedSourceGoesTheWayOfOneWhoseTargetRuns) {
-  MigrationObserved seen = Told(WithoutTarget());
-  seen.migration.spec.resolve_uncertain = ResolveUncertain::kAbandonSource;
+  const MigrationObserved seen = Says(Told(WithoutTarget()), ResolveUncertain::kAbandonSource);
   const MigrationDecision decision = Decide(seen, kSettings, kLater);
   EXPECT_EQ(decision.status.phase, MigrationPhase::kFinishing);
-  EXPECT_EQ(Find(decision, crds::kSwitched)->reason, "SourceAbandoned");
+  EXPECT_EQ(Find(decision, crds::kSwitched)->reason, kSourceAbandoned);
+}
+
+// The source was given up and is gone, and so is its pod; nobody has said that the target runs.
+MigrationObserved Abandoned() {
+  MigrationObserved seen = Says(Told(WithoutTarget()), ResolveUncertain::kAbandonSource);
+  seen = After(seen, Decide(seen, kSettings, kLater));
+  const HandOver hand_over = HandOverOf(seen.source->view.metadata);
+  seen.target = GoodObserved(MigrationPhase::kFinishing).target;
+  seen.target->metadata.labels.insert(hand_over.labels.begin(), hand_over.labels.end());
+  seen.target->metadata.owner_references = hand_over.owners;
+  seen.source.reset();
+  seen.source_side = SourceStatus{};
+  return seen;
+}
+
+TEST(UncertainTest, AnAbandonedSourceIsNoSuccessBeforeTheTargetRuns) {
+  MigrationObserved seen = Abandoned();
+  for (int i = 0; i < 8; ++i) seen = After(seen, Decide(seen, kSettings, kLater + absl::Hours(1)));
+  EXPECT_EQ(seen.migration.status.phase, MigrationPhase::kFinishing) << "its agent is silent";
+  seen.target_side = TargetStatus{.state = TargetState::kPrepared};
+  MigrationDecision decision = Decide(seen, kSettings, kLater);
+  for (int i = 0; i < 8 && decision.step == MigrationStep::kNothing; ++i)
+    decision = Decide(seen = After(seen, decision), kSettings, kLater);
+  EXPECT_EQ(decision.step, MigrationStep::kTakeOver) << "nobody else is left who could tell it to run";
+  seen.target_side = TargetStatus{.state = TargetState::kRunning};
+  decision = Decide(seen, kSettings, kLater);
+  EXPECT_EQ(Find(decision, crds::kSwitched)->reason, "TargetRuns");
+}
+
+TEST(UncertainTest, ACopyThatNeverRanEndsWhatWasAbandonedAsAFailure) {
+  MigrationObserved seen = Abandoned();
+  seen.target_side = TargetStatus{.state = TargetState::kAborted};
+  EXPECT_TRUE(Failing(Decide(seen, kSettings, kLater)));
+  EXPECT_EQ(ReasonOf(Decide(seen, kSettings, kLater)), "StateLost");
+  seen = Abandoned();
+  seen.target_side = TargetStatus{.state = TargetState::kAborted};
+  seen.source_side = SourceStatus{.state = SourceState::kAborted, .reason = "CopyDied"};
+  EXPECT_EQ(ReasonOf(Decide(seen, kSettings, kLater)), "CopyDied") << "the source has taken back";
+}
+
+// What the target's agent knows is all that a source that has ceded can ever hear.
+TEST(UncertainTest, AnAbortedTargetIsNotForgottenBeforeTheSourceHasHeardOfIt) {
+  MigrationObserved seen = Says(Told(WithoutSource()), ResolveUncertain::kKeepSource);
+  EXPECT_EQ(Decide(seen, kSettings, kLater).step, MigrationStep::kAbortTarget);
+  seen.target_side = TargetStatus{.state = TargetState::kAborted, .reason = "SourceKept"};
+  MigrationDecision decision = Decide(seen, kSettings, kLater);
+  EXPECT_EQ(ReasonOf(decision), "SourceKept");
+  EXPECT_EQ(Find(decision, crds::kSwitched)->status, "False");
+  seen = After(seen, decision);
+  seen.target.reset();
+  const absl::Time much_later = kLater + absl::Hours(1);
+  for (int i = 0; i < 4; ++i) {
+    decision = Decide(seen, kSettings, much_later);
+    EXPECT_EQ(decision.step, MigrationStep::kNothing);
+    seen = After(seen, decision);
+  }
+  EXPECT_EQ(seen.migration.status.phase, MigrationPhase::kFailed);
+  seen.source_side = SourceStatus{.state = SourceState::kCeded};
+  EXPECT_EQ(Decide(seen, kSettings, much_later).step, MigrationStep::kNothing);
+  seen.source_side = SourceStatus{.state = SourceState::kAborted};
+  EXPECT_EQ(Decide(seen, kSettings, much_later).step, MigrationStep::kForgetSource);
+  seen.source_side = SourceStatus{};
+  EXPECT_EQ(Decide(seen, kSettings, much_later).step, MigrationStep::kForgetTarget);
+}
+
+TEST(UncertainTest, AGivenUpSourceThatComesBackIsRemovedAfterAll) {
+  MigrationObserved seen = GoodObserved(MigrationPhase::kSucceeded);
+  k8s::SetCondition(seen.migration.status.conditions,
+                    {.type = crds::kSwitched, .status = "True", .reason = "TargetRuns"}, kNow);
+  seen.source_side = SourceStatus{.state = SourceState::kCeded};
+  seen.target_side = TargetStatus{.state = TargetState::kRunning};
+  EXPECT_EQ(Decide(seen, kSettings, kLater).step, MigrationStep::kFinishSource);
+}
+
+TEST(UncertainTest, APodThatAFinalizerHoldsIsNotDeletedAgainAndAgain) {
+  MigrationObserved seen = Says(Told(WithoutSource()), ResolveUncertain::kAbandonSource);
+  seen.source->view.metadata.deletion_timestamp = kLater;
+  seen.source->view.metadata.finalizers = {"kueue.x-k8s.io/managed"};
+  const MigrationDecision waits = Decide(seen, kSettings, kLater);
+  EXPECT_EQ(waits.step, MigrationStep::kNothing);
+  EXPECT_THAT(MessageOf(waits), HasSubstr("kueue.x-k8s.io/managed"));
+  seen.source_node.out_of_service = true;
+  EXPECT_EQ(Decide(seen, kSettings, kLater).step, MigrationStep::kTakeOver) << "no kubelet starts it there";
+}
+
+TEST(UncertainTest, AClockThatIsAheadDoesNotMakeAProbeWaitLonger) {
+  SourceStatus source{.frozen_at = kNow + absl::Hours(1)};
+  source.freeze = absl::Seconds(3);
+  EXPECT_EQ(FrozenAt(source, kNow), kNow - absl::Seconds(3));
+  source.frozen_at = kNow - absl::Minutes(1);
+  EXPECT_EQ(FrozenAt(source, kNow), kNow - absl::Minutes(1));
 }
 
 TEST(UncertainTest, BeforeAProbeKillsTheFrozenSourceItsPodIsRetired) {
@@ -273,11 +388,9 @@ TEST(UncertainTest, APreparedTargetTakesOverFromAFencedSourceAndFromNoOther) {
 }
 
 TEST(UncertainTest, WithASilentSourceAPersonMayKeepOrAbandonIt) {
-  MigrationObserved kept = Told(WithoutSource());
-  kept.migration.spec.resolve_uncertain = ResolveUncertain::kKeepSource;
+  const MigrationObserved kept = Says(Told(WithoutSource()), ResolveUncertain::kKeepSource);
   EXPECT_EQ(Decide(kept, kSettings, kLater).step, MigrationStep::kAbortTarget);
-  MigrationObserved abandoned = Told(WithoutSource());
-  abandoned.migration.spec.resolve_uncertain = ResolveUncertain::kAbandonSource;
+  MigrationObserved abandoned = Says(Told(WithoutSource()), ResolveUncertain::kAbandonSource);
   EXPECT_EQ(Decide(abandoned, kSettings, kLater).step, MigrationStep::kRemoveSourcePod);
   abandoned.source.reset();
   EXPECT_EQ(Decide(abandoned, kSettings, kLater).step, MigrationStep::kTakeOver);

@@ -37,6 +37,16 @@ TEST(HandlersInStatusTest, ReadsTheListAndTheOlderConfig) {
   EXPECT_FALSE(HandlersInStatus("\x1a\x7f").ok());
 }
 
+TEST(IsStartedInTest, OnlyAContainerThatWasGivenUpIsNot) {
+  const auto with_state = [](const std::string& state) { return Field(1, Field(1, "id") + state); };
+  EXPECT_TRUE(IsStartedIn(with_state("")).ok()) << "created";
+  EXPECT_TRUE(IsStartedIn(with_state("\x18\x01")).ok()) << "running";
+  EXPECT_TRUE(absl::IsFailedPrecondition(IsStartedIn(with_state("\x18\x02")))) << "exited";
+  EXPECT_TRUE(absl::IsFailedPrecondition(IsStartedIn(with_state("\x18\x03")))) << "unknown";
+  EXPECT_TRUE(absl::IsInternal(IsStartedIn("\x0a\x7f")));
+  EXPECT_TRUE(absl::IsInternal(IsStartedIn(Field(1, "\x18"))));
+}
+
 // A server that says what it is told, whatever it hears.
 class Answer {
  public:

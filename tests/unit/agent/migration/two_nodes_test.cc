@@ -58,6 +58,13 @@ class TwoNodesTest : public testing::Test {
                   return FileExists(images + "/inventory.img") ? check_images_
                                                                : absl::DataLossError("no inventory");
                 },
+            .is_started =
+                [this](const std::string&) {
+                  absl::MutexLock lock(&mutex_);
+                  return started_looks_ > 0 && --started_looks_ == 0
+                             ? absl::FailedPreconditionError("kubelet was restarted")
+                             : absl::OkStatus();
+                },
             .add_pages = [this](const std::string&, pid_t task,
                                 const memory::Ranges& pages) -> absl::StatusOr<memory::Ranges> {
               absl::MutexLock lock(&mutex_);
@@ -290,6 +297,7 @@ class TwoNodesTest : public testing::Test {
   absl::Duration create_limit_ = absl::Seconds(20);
   absl::Duration freeze_limit_ = absl::Seconds(20);
   absl::Status check_images_;
+  int started_looks_ ABSL_GUARDED_BY(mutex_) = 0;  // the last of so many says that nobody wants the copy
   std::atomic<bool> unreachable_ = false;
   std::atomic<bool> filling_ = false;
   std::atomic<bool> pager_lives_ = true;
@@ -610,6 +618,23 @@ TEST_F(TwoNodesTest, ImagesThatAreNoImagesAreNotRestored) {
   StartSource();
   EXPECT_THAT(AwaitSource(SourceState::kAborted).message, HasSubstr("four strings"));
   app.AwaitAction(RuntimeAction::kRefuse);
+  ExpectRunsOnlyOnSource();
+}
+
+// kubelet was restarted while `create` waited: what is restored nevertheless nobody would look after.
+class StartGivenUpTest : public TwoNodesTest, public ::testing::WithParamInterface<int> {};
+INSTANTIATE_TEST_SUITE_P(BeforeTheFreezeAndWhenItStandsRestored, StartGivenUpTest, ::testing::Values(1, 2));
+
+TEST_P(StartGivenUpTest, TheCopyDoesNotTakeOver) {
+  {
+    absl::MutexLock lock(&mutex_);
+    started_looks_ = GetParam();
+  }
+  StartTarget();
+  Create("app");
+  StartSource();
+  EXPECT_THAT(AwaitSource(SourceState::kAborted).message, HasSubstr("kubelet was restarted"));
+  AwaitTarget(TargetState::kAborted);
   ExpectRunsOnlyOnSource();
 }
 
