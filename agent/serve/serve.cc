@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/auxv.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "agent/api/server.h"
 #include "agent/checkpoint/checkpoints.h"
 #include "agent/criu/images.h"
@@ -55,6 +57,7 @@ constexpr absl::Duration kHelloLimit = absl::Seconds(10);
 constexpr absl::Duration kFetchLimit = absl::Minutes(10);
 constexpr absl::Duration kKillLimit = absl::Seconds(15);
 constexpr absl::Duration kCriLimit = absl::Seconds(2);
+constexpr absl::Duration kGuardEnters = absl::Seconds(10);  // the cgroup that it has made
 constexpr absl::Duration kHousekeeping = absl::Seconds(30);
 constexpr double kPagesShare = 0.8;
 
@@ -212,10 +215,7 @@ class Agent {
   }
 
   absl::Status OpenWork() {
-    if (absl::Status lifted = guard::LiftFencesLeft(launch_, absl::StrCat(options_.install_folder, "/criu"));
-        !lifted.ok()) {
-      LOG(WARNING) << Log("fences of killed guards may be left").With(lifted);
-    }
+    LiftFences();
     if (auto smaps = memory::ShortSmaps::Load(); smaps.ok()) {
       smaps_.emplace(*std::move(smaps));
     } else {
@@ -540,6 +540,30 @@ class Agent {
                         .With("what", broken.message);
     }
     RemovePermits();
+    RemoveKilledGuards();
+  }
+
+  // A guard that was killed leaves its cgroup behind, and the fence that it had made ready.
+  void RemoveKilledGuards() {
+    const std::string guards = absl::StrCat(host_.At(host_.cgroup), "/godwit-guard");
+    const auto names = ListFolder(guards);
+    if (!names.ok()) return;
+    bool removed = false;
+    for (const std::string& name : *names) {
+      const std::string cgroup = absl::StrCat(guards, "/", name);
+      struct stat info{};
+      if (stat(cgroup.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) continue;
+      if (absl::Now() - absl::FromTimeT(info.st_ctime) < kGuardEnters) continue;
+      removed = rmdir(cgroup.c_str()) == 0 || removed;  // the kernel refuses while somebody is in it
+    }
+    if (removed) LiftFences();
+  }
+
+  // Those that nobody answers for.
+  void LiftFences() {
+    const absl::Status lifted =
+        guard::LiftFencesLeft(launch_, absl::StrCat(options_.install_folder, "/criu"));
+    if (!lifted.ok()) LOG(WARNING) << Log("fences of killed guards may be left").With(lifted);
   }
 
   // Spent permits go when their pods have gone.
