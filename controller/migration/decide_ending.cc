@@ -28,14 +28,11 @@ std::optional<MigrationDecision> Remove(Draft& draft, std::optional<Failure>& in
   }
   const bool ours = seen.target && seen.target->metadata.Label(kMigrationKey) == seen.migration.metadata.uid;
   // A target that was given up says what it last knew, when its node is back; the pod's object is gone.
-  const bool runs =
-      target_known && seen.target_side->state == TargetState::kRunning && (why.reason != kTargetLost || ours);
+  const bool runs = draft.TargetRuns() && (why.reason != kTargetLost || ours);
   // Nobody on its node would see a deletion that waits for the pod's end.
   if (ours && !target_known && why.reason == kTargetLost &&
       (!seen.target->metadata.terminating() || seen.target->metadata.finalizers.empty())) {
-    MigrationDecision decision = draft.Do(MigrationStep::kRemoveTargetPod);
-    decision.again = absl::Seconds(1);
-    return decision;
+    return draft.Do(MigrationStep::kRemoveTargetPod, absl::Seconds(1));
   }
   if (ours && !runs && !seen.target->metadata.terminating()) return draft.Do(MigrationStep::kDeleteTargetPod);
   if (runs) {
@@ -74,9 +71,7 @@ MigrationDecision DecideEnded(Draft& draft) {
     if (step) return *std::move(step);
     // Its node was given up, and is back: it hears from the target that the pod runs there.
     if (!failed && draft.seen.source_side.ok() && draft.seen.source_side->state == SourceState::kCeded) {
-      MigrationDecision decision = draft.Do(MigrationStep::kFinishSource);
-      decision.again = absl::Seconds(1);
-      return decision;
+      return draft.Do(MigrationStep::kFinishSource, absl::Seconds(1));
     }
     if (in_the_way) {
       draft.Condition(crds::kCleanedUp, "False", in_the_way->reason, in_the_way->message);

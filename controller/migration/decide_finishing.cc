@@ -45,10 +45,6 @@ bool IsOwned(const HandOver& hand_over) {
                      [](const k8s::OwnerReference& owner) { return owner.controller; });
 }
 
-bool TargetRuns(const Draft& draft) {
-  return draft.seen.target_side.ok() && draft.seen.target_side->state == TargetState::kRunning;
-}
-
 // A person has given the source up, and nobody has said since that the target runs.
 bool Abandoned(const Draft& draft) {
   const k8s::Condition* switched = k8s::FindCondition(draft.status.conditions, crds::kSwitched);
@@ -71,7 +67,7 @@ Memory MemoryOf(const Draft& draft) {
   const agent_api::SourceStatus* source = seen.source_side.ok() ? &*seen.source_side : nullptr;
   const agent_api::TargetStatus* target = seen.target_side.ok() ? &*seen.target_side : nullptr;
   const bool serves = source != nullptr && source->state == SourceState::kCeded && source->serving;
-  const bool runs = target != nullptr && target->state == TargetState::kRunning;
+  const bool runs = draft.TargetRuns();
   if (runs && !target->pull.pulling && !target->pull.lost.empty()) return Memory::kLost;
   if (serves || (runs && target->pull.pulling)) return Memory::kMissing;
   const crds::MigrationSpec& spec = seen.migration.spec;
@@ -187,17 +183,14 @@ std::optional<MigrationDecision> FinishSource(Draft& draft) {
                       kLook);
   }
   const bool abandoned = seen.source_side->serving && !TargetThere(draft);
-  MigrationDecision decision =
-      draft.Do(abandoned ? MigrationStep::kAbandonSource : MigrationStep::kFinishSource);
-  decision.again = kLook;
-  return decision;
+  return draft.Do(abandoned ? MigrationStep::kAbandonSource : MigrationStep::kFinishSource, kLook);
 }
 
 // The source was given up before anybody knew whether the target runs; what is known of that by now. nullopt:
 // it runs, or nothing yet, and the source goes first.
 std::optional<MigrationDecision> EndOfAbandoned(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
-  if (TargetRuns(draft)) {
+  if (draft.TargetRuns()) {
     draft.Condition(crds::kSwitched, "True", "TargetRuns", "the target's agent says that the processes run");
     return std::nullopt;
   }

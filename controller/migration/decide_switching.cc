@@ -55,9 +55,7 @@ MigrationDecision Begin(Draft& draft) {
 
 // Asks the source to abort and soon looks whether it has: only its own word ends the Migration.
 MigrationDecision AskToAbort(Draft& draft, const Failure& why) {
-  MigrationDecision decision = draft.Abort(MigrationStep::kAbortSource, why);
-  decision.again = draft.settings.switching_poll;
-  return decision;
+  return draft.Abort(MigrationStep::kAbortSource, why, draft.settings.switching_poll);
 }
 
 // The source copies, and was not told yet that the target waits.
@@ -112,10 +110,9 @@ MigrationDecision DecideSwitching(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
   if (!seen.source_side.ok()) return DecideWithoutSource(draft);
   const agent_api::SourceStatus& source = *seen.source_side;
-  const bool target_runs = seen.target_side.ok() && seen.target_side->state == TargetState::kRunning;
   switch (source.state) {
     case SourceState::kNone:
-      if (target_runs) return EnterFinishing(draft, nullptr);
+      if (draft.TargetRuns()) return EnterFinishing(draft, nullptr);
       return Begin(draft);
     case SourceState::kOpen:
       if (auto why = WhyGiveUp(draft)) return AskToAbort(draft, *why);
@@ -129,7 +126,7 @@ MigrationDecision DecideSwitching(Draft& draft) {
     case SourceState::kCeded:
     case SourceState::kDone:
       draft.TellTooLate();
-      if (source.target_running || source.state == SourceState::kDone || target_runs)
+      if (source.target_running || source.state == SourceState::kDone || draft.TargetRuns())
         return EnterFinishing(draft, &source);
       return AwaitRunning(draft, source);
     case SourceState::kAborted: {

@@ -52,9 +52,7 @@ void TellUncertain(Draft& draft, const std::string& message) {
 std::optional<MigrationDecision> RemovePod(Draft& draft, const k8s::ObjectMeta& pod, const NodeView& node,
                                            MigrationStep step) {
   if (!pod.terminating() || pod.finalizers.empty()) {
-    MigrationDecision decision = draft.Do(step);
-    decision.again = absl::Seconds(1);
-    return decision;
+    return draft.Do(step, absl::Seconds(1));
   }
   if (node.fenced()) return std::nullopt;
   return draft.Wait("RemovingPod",
@@ -96,9 +94,7 @@ MigrationDecision TargetIsReady(Draft& draft) {
               RemovePod(draft, draft.seen.source->view.metadata, node, MigrationStep::kRemoveSourcePod))
         return *std::move(removing);
     }
-    MigrationDecision decision = draft.Do(MigrationStep::kTakeOver);
-    decision.again = draft.settings.switching_poll;
-    return decision;
+    return draft.Do(MigrationStep::kTakeOver, draft.settings.switching_poll);
   }
   return draft.Wait(crds::kOutcomeUncertain, message, kLook);
 }
@@ -127,15 +123,14 @@ MigrationDecision DecideWithoutTarget(Draft& draft, const agent_api::SourceStatu
   if (fenced || keeps) {
     // First the source, which asks the target once more: should it answer that it runs, nothing was touched.
     // The target pod's object goes when the source has taken back.
-    MigrationDecision decision = draft.Abort(
+    return draft.Abort(
         MigrationStep::kReclaimSource,
         {kTargetLost,
          absl::StrCat("node ", draft.status.target_node, fenced ? " is gone" : " is given up",
                       keeps ? " (spec.resolveUncertain: KeepSource)" : "",
                       "; the pod goes on where it stood still, and what its copy there may have done "
-                      "is lost")});
-    decision.again = absl::Seconds(1);
-    return decision;
+                      "is lost")},
+        absl::Seconds(1));
   }
   // kubelet would kill the frozen processes and start a second copy. A pod that is being deleted it leaves
   // alone.

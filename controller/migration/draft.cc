@@ -91,6 +91,10 @@ bool Draft::SourceThere() const {
   return seen.source.has_value() && seen.source->view.metadata.uid == status.source_pod_uid;
 }
 
+bool Draft::TargetRuns() const {
+  return seen.target_side.ok() && seen.target_side->state == agent_api::TargetState::kRunning;
+}
+
 bool Draft::Condition(absl::string_view type, absl::string_view value, absl::string_view reason,
                       absl::string_view message) {
   if (type == crds::kComplete) {
@@ -111,8 +115,8 @@ MigrationDecision Draft::End(MigrationStep step, absl::Duration again) {
   return {.status = std::move(status), .tells = std::move(tells_), .step = step, .again = again};
 }
 
-MigrationDecision Draft::Abort(MigrationStep step, const Failure& why) {
-  MigrationDecision decision = Do(step);
+MigrationDecision Draft::Abort(MigrationStep step, const Failure& why, absl::Duration again) {
+  MigrationDecision decision = Do(step, again);
   decision.why = {.reason = why.reason, .message = why.message};
   return decision;
 }

@@ -31,6 +31,8 @@ class Draft {
   absl::Time deadline() const;
   // Nobody but the pod of that name and UID is the source.
   bool SourceThere() const;
+  // Its agent answers, and says so.
+  bool TargetRuns() const;
 
   // True when the status changed. Transition times follow the API conventions.
   bool Condition(absl::string_view type, absl::string_view status, absl::string_view reason,
@@ -38,8 +40,12 @@ class Draft {
 
   // The decisions.
   MigrationDecision Nothing() { return End(MigrationStep::kNothing, absl::InfiniteDuration()); }
-  MigrationDecision Do(MigrationStep step) { return End(step, absl::ZeroDuration()); }
-  MigrationDecision Abort(MigrationStep step, const Failure& why);
+  // `again`: how soon after it the next look is.
+  MigrationDecision Do(MigrationStep step, absl::Duration again = absl::ZeroDuration()) {
+    return End(step, again);
+  }
+  MigrationDecision Abort(MigrationStep step, const Failure& why,
+                          absl::Duration again = absl::ZeroDuration());
   // `reason` and `message` go to the Complete condition: what is waited for.
   MigrationDecision Wait(absl::string_view reason, absl::string_view message, absl::Duration again);
   MigrationDecision Enter(crds::MigrationPhase phase, absl::string_view message);

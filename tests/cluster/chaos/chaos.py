@@ -184,6 +184,15 @@ class Chaos:
             if not lane.ended_at and lane.status.get("phase") in FINAL:
                 lane.ended_at = time.monotonic()
 
+    def await_end(self, lane):
+        """Of the lane's Migration; false when END_LIMIT is over."""
+        lane.ended_at = 0.0
+
+        def ended():
+            self.look([lane])
+            return lane.ended_at
+        return wait(ended, END_LIMIT, 0.2)
+
     def strike(self, lane, act):
         try:
             mend = act()

@@ -54,12 +54,7 @@ def one(chaos, lane, step):
     machine.let_go(lane.move.uid, step)
     time.sleep(3)  # it is not coming back
     scale(chaos, None)
-    lane.ended_at = 0.0
-
-    def ended():
-        chaos.look([lane])
-        return lane.ended_at
-    wait(ended, 150, 0.2)
+    chaos.await_end(lane)
     chaos.conclude([lane])
     chaos.fresh_system()
     return thawed, heard

@@ -73,12 +73,7 @@ def one(chaos, lane, way):
         boot(chaos, target.name)
     wait(lambda: chaos.collector.last(lane.name).at > resolved, 120, 0.01)
     heard = chaos.collector.last(lane.name).at - resolved
-    lane.ended_at = 0.0
-
-    def ended():
-        chaos.look([lane])
-        return lane.ended_at
-    wait(ended, 150, 0.2)
+    chaos.await_end(lane)
     if way != "return":
         if condition(lane, "Complete").get("reason") != "TargetLost":
             wrong.append(f"ended as {lane.status.get('phase')}: {json.dumps(condition(lane, 'Complete'))}")
