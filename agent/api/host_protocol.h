@@ -156,6 +156,7 @@ struct PagerWord {
   absl::Duration fault_p99;
   bool complete = false;  // none is missing any more
   bool ended = false;     // nor needed: the container has ended
+  std::string failed;     // why the pager has killed it
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field("wanted", self.wanted);
@@ -164,6 +165,7 @@ struct PagerWord {
     field("faultP99", self.fault_p99);
     field("complete", self.complete);
     field("ended", self.ended);
+    field("failed", self.failed);
   }
 };
 struct AgentWord {
@@ -326,6 +328,8 @@ struct GuardSpec {
   absl::Duration freeze_limit;
   std::vector<GuardContainer> containers;
   std::vector<std::string> addresses;  // the pod's: fenced while it stands still; empty: no fence
+  // The folder that has all the pod's cgroups, held from the hand-over on; empty: not held.
+  std::string pod_cgroup;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("migrationUID", self.migration_uid);
@@ -337,15 +341,17 @@ struct GuardSpec {
     field.Required("freezeLimit", self.freeze_limit);
     field.Required("containers", self.containers);
     field("addresses", self.addresses);
+    field("podCgroup", self.pod_cgroup);
   }
 };
 
 // kArm: starts runc and CRIU for every container and holds them at a gate, so that their start is not in the
 // freeze; the pod runs. kFreeze: fences the pod's address, freezes all cgroups. kDump: dumps `container`
-// (opens its gate where it is armed), which stays frozen. kCede: writes CEDED; from then on it thaws only on
-// kTargetAborted. kThaw: journals ABORTED, thaws (also the ordinary end of a checkpoint). kKill: only when
-// ceded: cgroup.kill, waits until the processes are gone, writes DONE. kStatus changes nothing. After kThaw,
-// kTargetAborted and kKill it exits.
+// (opens its gate where it is armed), which stays frozen. kCede: holds the pod's cgroup, so that nothing that
+// kubelet starts in it runs, and writes CEDED; from then on it thaws only on kTargetAborted. kThaw: journals
+// ABORTED, thaws (also the ordinary end of a checkpoint). kKill: only when ceded: cgroup.kill, waits until
+// the processes are gone, writes DONE. kStatus changes nothing. After kThaw, kTargetAborted and kKill it
+// exits.
 enum class GuardOp { kArm, kFreeze, kDump, kCede, kThaw, kTargetAborted, kKill, kStatus };
 constexpr std::array<std::pair<GuardOp, absl::string_view>, 8> JsonNames(GuardOp) {
   return {{{GuardOp::kArm, "Arm"},

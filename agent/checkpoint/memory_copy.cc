@@ -154,6 +154,7 @@ absl::Status MemoryCopy::CopyLast(size_t container) {
   Part& part = parts_[container];
   absl::StatusOr<memory::Look> look = part.memory->Last();
   if (!look.ok()) return Annotate(look.status(), Of(part.container));
+  GODWIT_RETURN_IF_ERROR(Annotate(memory::CheckNoneEnded(*look, part.owned), Of(part.container)));
   for (memory::TaskPages& task : look->tasks) {
     // CRIU works in the tasks meanwhile: what it may have mapped is not theirs.
     const Ranges& owned = part.owned[task.pid];

@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agent/files/layer.h"
-#include "agent/runtime/mounts.h"
+#include "agent/runtime/layer.h"
 #include "agent/runtime/volumes.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -49,9 +49,7 @@ absl::StatusOr<Source> FindSource(const agent_api::CheckpointSpec& spec, const r
     return absl::FailedPreconditionError(absl::StrCat("container ", ref.id, " belongs to the pod with UID ",
                                                       source.container.pod_uid, ", not to ", spec.pod.uid));
   }
-  GODWIT_ASSIGN_OR_RETURN(const std::vector<runtime::Mount> mounts,
-                          runtime::ReadMounts(host.proc, source.container.init_pid));
-  GODWIT_ASSIGN_OR_RETURN(source.layer, runtime::WritableLayer(mounts));
+  GODWIT_ASSIGN_OR_RETURN(source.layer, runtime::FindWritableLayer(host, source.container));
   source.folder = absl::StrCat(work, "/", ref.name);
   source.parts.images = absl::StrCat(source.folder, "/images");
   source.parts.dump_log = absl::StrCat(source.folder, "/work/dump.log");

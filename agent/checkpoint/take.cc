@@ -122,6 +122,10 @@ class Taker {
     auto sources = FindSources(spec_, node_.host, work_);
     if (!sources.ok()) return Because("ContainerNotFound", sources.status());
     sources_ = *std::move(sources);
+    if (node_.check_addresses && !sources_.empty()) {
+      const absl::Status own = node_.check_addresses(sources_.front().container, spec_.pod_addresses);
+      if (!own.ok()) return Because("AddressNotOwn", own);
+    }
     trees_ = FindTrees(spec_, sources_);
     absl::Status made = MakeFolders(guards_, 0700);
     if (!made.ok()) return Because("StorageFailed", made);

@@ -35,6 +35,8 @@ struct Node {
   std::function<uint64_t()> memory_for_pages;
   // As of migration::SourceNode.
   std::function<absl::Status(const std::string& cgroup, const std::string& folder)> write_smaps;
+  std::function<absl::Status(const runtime::Container&, const std::vector<std::string>& addresses)>
+      check_addresses;
 };
 
 // Starts a guard for a pod (migration::RealGuards(...).start).

@@ -258,8 +258,8 @@ class Applier {
     return absl::OkStatus();
   }
 
-  // Owner, mode, attributes and time, in the order in which none undoes another. The file was made by us a
-  // moment ago in a folder that nobody else uses, and no call follows a link.
+  // Owner, mode, attributes and time, in the order in which none undoes another. No call follows a link:
+  // should somebody else use the folder after all, what was made a moment ago may have become one.
   absl::Status SetUp(archive_entry* entry, int folder, const Place& place) {
     const std::string what = absl::StrCat("cannot set up \"", absl::CHexEscape(place.text), "\"");
     const auto uid = static_cast<uid_t>(archive_entry_uid(entry));
@@ -268,8 +268,7 @@ class Applier {
     if (fchownat(folder, place.name.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW | empty) != 0)
       return ErrnoStatus(what);
     const bool link = archive_entry_filetype(entry) == AE_IFLNK;
-    if (!link && chmod(Seen(folder, place.name).c_str(), archive_entry_perm(entry)) != 0)
-      return ErrnoStatus(what);
+    if (!link) GODWIT_RETURN_IF_ERROR(Annotate(SetMode(folder, place, archive_entry_perm(entry)), what));
     if (!link) GODWIT_RETURN_IF_ERROR(SetAttributes(entry, folder, place));
     const timespec time{archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)};
     if (archive_entry_filetype(entry) == AE_IFDIR) {
@@ -280,6 +279,18 @@ class Applier {
     }
     const timespec times[] = {time, time};
     if (utimensat(folder, place.name.c_str(), times, AT_SYMLINK_NOFOLLOW) != 0) return ErrnoStatus(what);
+    return absl::OkStatus();
+  }
+
+  // By its descriptor: chmod(2) would follow a link, and fchmodat(2) minds its flag from Linux 6.6 on only.
+  static absl::Status SetMode(int folder, const Place& place, mode_t mode) {
+    const std::string name = place.name.empty() ? "." : place.name;
+    const UniqueFd fd(openat(folder, name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    if (!fd.ok()) return ErrnoStatus("cannot open it");
+    struct stat status;
+    if (fstat(fd.get(), &status) != 0) return ErrnoStatus("cannot stat it");
+    if (S_ISLNK(status.st_mode)) return absl::AbortedError("it has become a link");
+    if (chmod(absl::StrCat("/proc/self/fd/", fd.get()).c_str(), mode) != 0) return ErrnoStatus("chmod");
     return absl::OkStatus();
   }
 

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/install/cri_status.h"
 
+#include <arpa/inet.h>
+
+#include <algorithm>
 #include <map>
 #include <set>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "agent/criu/protobuf.h"
 #include "agent/install/grpc_call.h"
@@ -22,6 +26,34 @@ constexpr absl::string_view kVerbose("\x08\x01", 2);
 // ContainerState, of which CONTAINER_CREATED, 0, is not written.
 constexpr char kContainerMethod[] = "/runtime.v1.RuntimeService/ContainerStatus";
 constexpr uint64_t kRunning = 1;
+// runtime.v1: PodSandboxStatusRequest.pod_sandbox_id = 1; PodSandboxStatusResponse.status = 1, in it network
+// = 5, a PodSandboxNetworkStatus: ip = 1, additional_ips = 2, each a PodIP: ip = 1.
+constexpr char kSandboxMethod[] = "/runtime.v1.RuntimeService/PodSandboxStatus";
+
+// A message whose field 1 is this string.
+absl::StatusOr<std::string> IdRequest(const std::string& id) {
+  if (id.size() > 127) return absl::InvalidArgumentError("the id is too long");
+  return absl::StrCat("\x0a", std::string(1, static_cast<char>(id.size())), id);
+}
+
+// The fields of this number that are bytes; InternalError when the message is broken.
+absl::StatusOr<std::vector<std::string>> BytesOf(absl::string_view message, uint32_t number) {
+  std::vector<std::string> found;
+  criu::ProtobufFields fields(message);
+  while (fields.Next()) {
+    if (fields.is_bytes() && fields.number() == number) found.emplace_back(fields.bytes());
+  }
+  if (!fields.ok()) return absl::InternalError("the container runtime's answer cannot be read");
+  return found;
+}
+
+// In its shortest form, of 4 or 16 bytes; empty when it is no address.
+std::string Binary(const std::string& address) {
+  char bytes[16];
+  if (inet_pton(AF_INET, address.c_str(), bytes) == 1) return std::string(bytes, 4);
+  if (inet_pton(AF_INET6, address.c_str(), bytes) == 1) return std::string(bytes, 16);
+  return "";
+}
 
 // info["config"] of containerd, as JSON.
 struct CriConfig {
@@ -88,11 +120,47 @@ absl::Status IsStartedIn(absl::string_view response) {
 
 absl::Status ContainerIsStarted(const std::string& socket, const std::string& container_id,
                                 absl::Duration limit) {
-  if (container_id.size() > 127) return absl::InvalidArgumentError("the container's id is too long");
-  const std::string request =
-      absl::StrCat("\x0a", std::string(1, static_cast<char>(container_id.size())), container_id);
+  GODWIT_ASSIGN_OR_RETURN(const std::string request, IdRequest(container_id));
   absl::StatusOr<std::string> response = CallGrpc(socket, kContainerMethod, request, limit);
   return response.ok() ? IsStartedIn(*response) : response.status();
+}
+
+absl::StatusOr<std::vector<std::string>> AddressesIn(absl::string_view response) {
+  std::vector<std::string> addresses;
+  GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> statuses, BytesOf(response, 1));
+  for (const std::string& status : statuses) {
+    GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> networks, BytesOf(status, 5));
+    for (const std::string& network : networks) {
+      GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> first, BytesOf(network, 1));
+      addresses.insert(addresses.end(), first.begin(), first.end());
+      GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> more, BytesOf(network, 2));
+      for (const std::string& one : more) {
+        GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> ip, BytesOf(one, 1));
+        addresses.insert(addresses.end(), ip.begin(), ip.end());
+      }
+    }
+  }
+  return addresses;
+}
+
+absl::StatusOr<std::vector<std::string>> PodAddresses(const std::string& socket,
+                                                      const std::string& sandbox_id, absl::Duration limit) {
+  GODWIT_ASSIGN_OR_RETURN(const std::string request, IdRequest(sandbox_id));
+  GODWIT_ASSIGN_OR_RETURN(const std::string response, CallGrpc(socket, kSandboxMethod, request, limit));
+  return AddressesIn(response);
+}
+
+absl::Status CheckAddresses(const std::vector<std::string>& asked, const std::vector<std::string>& own) {
+  for (const std::string& address : asked) {
+    const std::string binary = Binary(address);
+    const bool found = !binary.empty() && std::any_of(own.begin(), own.end(), [&](const std::string& one) {
+      return Binary(one) == binary;
+    });
+    if (!found)
+      return absl::InvalidArgumentError(absl::StrCat("the container runtime gave the pod no address ",
+                                                     absl::CHexEscape(address), ", as its status says"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<std::string>> RuntimeHandlers(const std::string& socket, absl::Duration limit) {

@@ -21,6 +21,17 @@ absl::StatusOr<std::vector<std::string>> RuntimeHandlers(const std::string& sock
 // runtime_handlers (since Kubernetes 1.30) and those in the verbose "config" that older containerds give.
 absl::StatusOr<std::vector<std::string>> HandlersInStatus(absl::string_view response);
 
+// A pod's addresses as the runtime, which gave it them, knows them; none for a pod in the host's network.
+// Unavailable when nobody answers, NotFound when there is no such sandbox.
+absl::StatusOr<std::vector<std::string>> PodAddresses(const std::string& socket,
+                                                      const std::string& sandbox_id, absl::Duration limit);
+
+// The same, by the bytes of a PodSandboxStatusResponse (k8s.io/cri-api, runtime.v1).
+absl::StatusOr<std::vector<std::string>> AddressesIn(absl::string_view response);
+
+// InvalidArgument when one of `asked` is none of `own`, however each is written.
+absl::Status CheckAddresses(const std::vector<std::string>& asked, const std::vector<std::string>& own);
+
 // OK while the runtime starts the container, or has started it. FailedPrecondition: it has given that up, as
 // when the caller of StartContainer is gone (kubelet was restarted), and nobody would know of a process that
 // came to be nevertheless. Unavailable when nobody answers.

@@ -4,6 +4,12 @@
 // Only pages with content are ever looked at: present or swapped, and neither the zero page nor a guard page
 // (MADV_GUARD_INSTALL, known from 6.15 on). What was dropped by MADV_DONTNEED is therefore not found, whether
 // or not its page table is left, and no markers are put into empty page tables.
+//
+// To tell all that costs some 4 ms a GiB. The kernel has a short way for one question alone, which pages are
+// not write-protected, 0.6 ms a GiB (fs/proc/task_mmu.c, pagemap_scan_pmd_entry): so Look and ArmWritten ask
+// that first, and the rest only of what it names. To this question entries of page tables that are empty
+// count as not protected, page tables that are not there do not. Hence, where it names nothing of a page
+// table's span, that is either full of protected pages or not there at all, which its first page tells.
 #pragma once
 
 #include <sys/types.h>
@@ -40,7 +46,14 @@ class PagemapScan {
 
  private:
   explicit PagemapScan(UniqueFd pagemap) : pagemap_(std::move(pagemap)) {}
-  absl::Status Scan(Range range, uint64_t flags, uint64_t required, Pages& pages) const;
+  struct Question;
+  static Question ShortQuestion();
+  static bool HasShortWay();
+  absl::Status Ask(const Question& question, Range range, Pages& pages) const;
+  absl::StatusOr<Ranges> NotProtected(Range range) const;
+  absl::StatusOr<uint64_t> FirstPopulated(Range range) const;
+  absl::Status LookWhereAllIsProtected(Range range, Ranges& populated) const;
+  absl::Status LookAtEach(Range range, Pages& pages) const;
 
   UniqueFd pagemap_;
 };

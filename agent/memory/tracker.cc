@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 
 #include "absl/log/log.h"
 #include "agent/memory/pagemap_scan.h"
@@ -37,6 +38,18 @@ bool ShareMemory(pid_t a, pid_t b) { return syscall(SYS_kcmp, a, b, KCMP_VM, 0, 
 absl::Status CheckTrackerSupport() {
   GODWIT_RETURN_IF_ERROR(PagemapScan::CheckSupport());
   return WriteProtection::CheckSupport();
+}
+
+absl::Status CheckNoneEnded(const Look& last, const std::map<pid_t, Ranges>& left_out) {
+  std::set<pid_t> seen;
+  for (const TaskPages& task : last.tasks) seen.insert(task.pid);
+  for (const TaskPages& object : last.shared) seen.insert(object.pid);
+  for (const auto& [pid, pages] : left_out) {
+    if (pages.empty() || seen.contains(pid)) continue;
+    return absl::DataLossError(
+        absl::StrCat("process ", pid, " ended while the pod stood still: it was killed"));
+  }
+  return absl::OkStatus();
 }
 
 uint64_t Look::dirty_bytes() const {

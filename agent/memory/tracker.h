@@ -53,6 +53,10 @@ struct Look {
   absl::Duration took;
 };
 
+// Frozen tasks can be killed. OK when the last look tells of all whose memory CRIU was told to leave out (by
+// pid, or an object's key); DataLoss names one that has ended: nobody has its memory.
+absl::Status CheckNoneEnded(const Look& last, const std::map<pid_t, Ranges>& left_out);
+
 // Why a container's memory cannot be tracked though the kernel could (pinned memory defeats write protection:
 // O_DIRECT descriptors, AIO rings, io_uring, RDMA). Empty: nothing found.
 struct Pinned {

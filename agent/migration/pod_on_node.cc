@@ -10,7 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "agent/migration/mapped_files.h"
 #include "agent/runtime/cgroup.h"
-#include "agent/runtime/mounts.h"
+#include "agent/runtime/layer.h"
 #include "base/json.h"
 #include "base/status.h"
 
@@ -85,9 +85,7 @@ absl::StatusOr<PodOnNode::Part> FindPart(const runtime::HostView& host, const ag
         absl::StrCat(what, ": the container ", ref.id, " is container ", container->name, " of pod ",
                      container->pod_namespace, "/", container->pod_name, " with UID ", container->pod_uid));
   }
-  absl::StatusOr<std::vector<runtime::Mount>> mounts = runtime::ReadMounts(host.proc, container->init_pid);
-  if (!mounts.ok()) return Annotate(mounts.status(), what);
-  absl::StatusOr<std::string> layer = runtime::WritableLayer(*mounts);
+  absl::StatusOr<std::string> layer = runtime::FindWritableLayer(host, *container);
   if (!layer.ok()) return Annotate(layer.status(), what);
   return PodOnNode::Part{*std::move(container), *std::move(layer)};
 }

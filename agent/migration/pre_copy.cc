@@ -137,6 +137,8 @@ absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
     if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
     figures.memory_bytes += static_cast<int64_t>(look->owned_bytes());
     figures.dirty_bytes += static_cast<int64_t>(look->dirty_bytes());
+    // The tracker tells of them once: where the stream is cut at one task, those of the others are not lost.
+    for (const memory::TaskPages& task : look->tasks) part.sender->Owe(task.container_pid, task.dirty);
     if (again_) GODWIT_RETURN_IF_ERROR(SendAgain(part, *look, deadline));
     GODWIT_RETURN_IF_ERROR(SendLook(part, *look, deadline));
     GODWIT_ASSIGN_OR_RETURN(const Compared compared, SendShared(part, look->shared, deadline));
@@ -231,6 +233,9 @@ absl::StatusOr<int64_t> PreCopy::SendLast(size_t container, bool leave, absl::Ti
   Part& part = parts_[container];
   absl::StatusOr<memory::Look> look = part.memory->Last();
   if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
+  GODWIT_RETURN_IF_ERROR(
+      Annotate(memory::CheckNoneEnded(*look, part.owned), absl::StrCat("container ", part.container.name)));
+  part.sender->ExpectAll();
   // CRIU works in the tasks meanwhile: what it may have mapped is not theirs.
   for (memory::TaskPages& task : look->tasks) {
     const memory::Ranges& owned = part.owned[task.pid];

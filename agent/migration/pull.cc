@@ -148,6 +148,7 @@ absl::Status Pull::Hear(const std::string& line) {
     faults_ = {word.faults, word.fault_p50, word.fault_p99};
     complete_ = complete_ || word.complete;
     over_ = over_ || word.complete || word.ended;
+    if (failed_.empty()) failed_ = word.failed;
   }
   for (const PageSpan& span : word.wanted) {
     GODWIT_ASSIGN_OR_RETURN(const transfer::TaskRanges pages, RangesOf(container_, span));
@@ -204,6 +205,11 @@ bool Pull::known() const {
 bool Pull::complete() const {
   absl::MutexLock lock(&mutex_);
   return complete_;
+}
+
+std::string Pull::failed() const {
+  absl::MutexLock lock(&mutex_);
+  return failed_;
 }
 
 bool Pull::over() const {

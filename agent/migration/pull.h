@@ -46,6 +46,8 @@ class Pull {
   // The pager has all; or that, or its container has ended.
   bool complete() const ABSL_LOCKS_EXCLUDED(mutex_);
   bool over() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Why the pager has killed the container; empty: it has not.
+  std::string failed() const ABSL_LOCKS_EXCLUDED(mutex_);
   // Since when no pager is connected; InfiniteFuture while one is.
   absl::Time alone_since() const ABSL_LOCKS_EXCLUDED(mutex_);
   // What processes wait for and has not come yet: to be asked for anew over another stream.
@@ -75,6 +77,7 @@ class Pull {
   bool complete_ ABSL_GUARDED_BY(mutex_) = false;
   bool over_ ABSL_GUARDED_BY(mutex_) = false;
   std::string lost_ ABSL_GUARDED_BY(mutex_);
+  std::string failed_ ABSL_GUARDED_BY(mutex_);
   Faults faults_ ABSL_GUARDED_BY(mutex_);
   std::map<pid_t, memory::Ranges> told_ ABSL_GUARDED_BY(mutex_);  // missing, in the maps of the last Open
   std::map<pid_t, memory::PageSet> wanted_ ABSL_GUARDED_BY(mutex_);

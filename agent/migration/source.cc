@@ -253,6 +253,7 @@ void Source::Run() {
     stage_ = *next;
   }
   StopListening();
+  pre_copy_.reset();  // its trackers would stand in the way of the pod's next move
   if (!worked) return;
   const agent_api::SourceStatus last = status();
   if (last.state == SourceState::kAborted) TellAbort();

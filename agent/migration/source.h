@@ -62,6 +62,9 @@ struct SourceNode {
   std::function<absl::Status(const std::string& cgroup, const std::string& folder)> write_smaps;
   // Whether the memory of these containers is still being filled after an earlier move.
   std::function<bool(const std::vector<std::string>& container_ids)> filling;
+  // Whether the container's pod has these addresses: what is fenced must be its own. Empty: not asked.
+  std::function<absl::Status(const runtime::Container&, const std::vector<std::string>& addresses)>
+      check_addresses;
   std::string holds;  // folder (permits/source_hold.h); empty: kubelet is not kept from anything
   Guards guards;
   std::function<absl::StatusOr<std::unique_ptr<transfer::Stream>>(

@@ -8,6 +8,7 @@
 #include "agent/migration/reasons.h"
 #include "agent/migration/source.h"
 #include "agent/permits/source_hold.h"
+#include "agent/runtime/cgroup.h"
 #include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/file.h"
@@ -95,7 +96,8 @@ absl::Status Source::CopyInRounds() {
   for (const PodOnNode::Part& part : pod_.parts)
     containers.push_back({part.container.name, node_.cgroup_here(part.container.cgroup)});
   auto pre_copy = std::make_unique<PreCopy>(std::move(containers), node_.memory, &bucket_);
-  if (absl::Status attached = pre_copy->Attach(); absl::IsFailedPrecondition(attached)) {
+  if (absl::Status attached = pre_copy->Attach();
+      absl::IsFailedPrecondition(attached) || absl::IsDeadlineExceeded(attached)) {
     LOG(WARNING) << Log("memory is not pre-copied").With("migration", spec_.migration.uid).With(attached);
     {
       absl::MutexLock lock(&mutex_);
@@ -126,10 +128,14 @@ absl::Status Source::CopyInRounds() {
     absl::StatusOr<RoundFigures> round = SendRound(number);
     if (!round.ok()) {
       const absl::Status wanted = StillWanted();
-      if (!absl::IsUnavailable(wanted) || armed) return wanted.ok() ? round.status() : wanted;
+      // Whoever notices first: who sends, or who listens.
+      const bool cut = absl::IsUnavailable(wanted) || (wanted.ok() && stream_->down());
+      if (!cut || armed) return wanted.ok() ? round.status() : wanted;
       GODWIT_RETURN_IF_ERROR(Reconnect());
       continue;
     }
+    // What was opened with O_DIRECT since the first look has been written to behind the tracker's back.
+    if (!armed) GODWIT_RETURN_IF_ERROR(pre_copy_->CheckPinned());
     convergence.Add(*round);
     bool pull_when_not = false;
     {
@@ -157,7 +163,6 @@ absl::Status Source::CopyInRounds() {
         continue;
       return absl::OkStatus();
     }
-    GODWIT_RETURN_IF_ERROR(pre_copy_->CheckPinned());
     GODWIT_RETURN_IF_ERROR(SendFileRound());
     GODWIT_RETURN_IF_ERROR(Arm());
     GODWIT_RETURN_IF_ERROR(AwaitGate());
@@ -201,8 +206,8 @@ absl::StatusOr<RoundFigures> Source::SendRound(int64_t number) {
 void Source::MakeSenders() {
   senders_.clear();
   for (const PodOnNode::Part& part : pod_.parts) {
-    senders_.push_back(
-        std::make_unique<transfer::FileSender>(*stream_, part.container.name, SteadyNow() + kRoundLimit));
+    senders_.push_back(std::make_unique<transfer::FileSender>(*stream_, part.container.name,
+                                                              SteadyNow() + kRoundLimit, &bucket_));
   }
 }
 
@@ -300,6 +305,11 @@ absl::Status Source::StartGuard() {
                                 .hidden = pre_copy_ == nullptr ? "" : absl::StrCat(folder, "/hidden"),
                                 .smaps = node_.write_smaps ? absl::StrCat(folder, "/smaps") : ""});
   }
+  if (node_.check_addresses && !pod_.parts.empty())
+    GODWIT_RETURN_IF_ERROR(node_.check_addresses(pod_.parts.front().container, guard.addresses));
+  // Whatever runtime would start them: godwit-runtime looks at the hold below, runc at nothing.
+  if (!guard.containers.empty())
+    guard.pod_cgroup = runtime::PodCgroup(guard.containers.front().cgroup, spec_.pod.uid);
   guard_spec_ = guard;
   if (!node_.holds.empty()) {
     GODWIT_RETURN_IF_ERROR(permits::WriteSourceHold(

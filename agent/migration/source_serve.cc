@@ -136,8 +136,11 @@ std::optional<SourceEvent> Source::LookAround(bool idle) {
 absl::Status Source::HearMissing(const transfer::Frame& frame) {
   switch (frame.type) {
     case FrameType::kMissing: {
-      if (heard_.missing.size() == kMostListed)
-        return absl::ResourceExhaustedError("the target lists more missing pages than there can be");
+      // As many as the target has tasks, and more: it waits while these are dealt with.
+      auto room = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+        return heard_.missing.size() < kMostListed || stop_ || stream_->down();
+      };
+      mutex_.Await(absl::Condition(&room));
       GODWIT_ASSIGN_OR_RETURN(transfer::TaskRanges pages, transfer::DecodeTaskRanges(frame.payload));
       heard_.missing.push_back(std::move(pages));
       return absl::OkStatus();

@@ -191,7 +191,7 @@ class Target {
   std::string WhyLost() const ABSL_LOCKS_EXCLUDED(mutex_);
   void LosePages(const std::string& why) ABSL_LOCKS_EXCLUDED(mutex_);
   bool KillLost();
-  void EndPulling(const std::string& why) ABSL_LOCKS_EXCLUDED(mutex_);
+  void EndPulling(std::string why) ABSL_LOCKS_EXCLUDED(mutex_);
   void List() ABSL_LOCKS_EXCLUDED(mutex_);
   void SendWanted(const transfer::TaskRanges& pages) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status TakeArriving(const transfer::Frame& frame, transfer::PageReceiver& receiver);

@@ -138,13 +138,18 @@ bool Target::KillLost() {
   return status.ok();
 }
 
-void Target::EndPulling(const std::string& why) {
+void Target::EndPulling(std::string why) {
   agent_api::PullStatus end = PullNow();
   end.pulling = false;
   const std::set<std::string> pulled = Pulled();
-  const bool all = std::all_of(pulled.begin(), pulled.end(), [this](const std::string& container) {
-    return pulls_.at(container)->complete();
-  });
+  bool all = true;
+  for (const std::string& container : pulled) {
+    const Pull& pull = *pulls_.at(container);
+    if (pull.complete()) continue;
+    all = false;
+    if (why.empty()) why = pull.failed();
+  }
+  // Where there is no reason the container has ended by itself, and needs none of it.
   end.lost = why.empty() || all ? "" : absl::StrCat(end.missing_bytes, " bytes of memory are lost: ", why);
   std::shared_ptr<transfer::Stream> stream;
   if (!pulled.empty()) {

@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "agent/preflight/finding.h"
 #include "agent/preflight/inspect.h"
+#include "agent/runtime/layer.h"
 #include "agent/runtime/mounts.h"
 
 namespace godwit::preflight {
@@ -125,12 +126,17 @@ std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& ho
   InspectMounts(container, findings);
   InspectNamespaces(host, container, findings);
 
+  const absl::StatusOr<std::string> layer = runtime::FindWritableLayer(host, container);
+  if (!layer.ok()) findings.Add("NoWritableLayer", layer.status().message(), container.rootfs);
   const absl::StatusOr<std::vector<runtime::Mount>> mounts =
       runtime::ReadMounts(host.proc, container.init_pid);
   if (!mounts.ok()) return findings.Take();
-  const absl::StatusOr<std::string> layer = runtime::WritableLayer(*mounts);
-  if (!layer.ok()) findings.Add("NoWritableLayer", layer.status().message(), MountInfo(host, container));
   for (const runtime::Mount& mount : *mounts) {
+    if (mount.type == "overlay" && mount.point != "/") {
+      findings.Add("UnsupportedMount",
+                   absl::StrCat("container ", container.name, " has mounted an overlay at ", mount.point),
+                   absl::StrCat(MountInfo(host, container), ": overlay at ", mount.point));
+    }
     for (const char* type : {"fuse", "nfs", "cifs", "ceph", "9p", "virtiofs", "autofs"}) {
       if (!absl::StartsWith(mount.type, type)) continue;
       findings.Add(

@@ -15,7 +15,7 @@
 #include "agent/criu/plan.h"
 #include "agent/preflight/finding.h"
 #include "agent/preflight/parse.h"
-#include "agent/runtime/mounts.h"
+#include "agent/runtime/layer.h"
 #include "agent/runtime/processes.h"
 #include "agent/runtime/volumes.h"
 #include "agent/runtime/weight.h"
@@ -87,13 +87,6 @@ absl::StatusOr<runtime::Container> Find(const runtime::HostView& host, const age
         absl::StrCat(what, ": ", ref.id, " belongs to another pod (UID ", container->pod_uid, ")"));
   }
   return container;
-}
-
-// Host path of what the container has written to its root file system; empty when nobody knows.
-std::string WritableLayerOf(const runtime::HostView& host, const runtime::Container& container) {
-  const absl::StatusOr<std::vector<runtime::Mount>> mounts =
-      runtime::ReadMounts(host.proc, container.init_pid);
-  return mounts.ok() ? runtime::WritableLayer(*mounts).value_or("") : "";
 }
 
 // What is private to a process, and its share of what it shares, also what was swapped out: kB in
@@ -215,7 +208,7 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
     }
     report.weight += runtime::Weigh(host.proc, pids);
     Append(report.findings, InspectProcesses(host, container, pids));
-    if (const std::string layer = WritableLayerOf(host, container); !layer.empty())
+    if (const std::string layer = runtime::FindWritableLayer(host, container).value_or(""); !layer.empty())
       measure(ref.name, absl::StrCat("the file system of container ", ref.name), layer, true);
     mounts.insert(mounts.end(), container.mounts.begin(), container.mounts.end());
   }

@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/file.h"
@@ -103,6 +104,17 @@ absl::StatusOr<std::string> CgroupOfProcess(const std::string& proc, pid_t pid) 
   }
   return absl::FailedPreconditionError(
       absl::StrCat("process ", pid, " has no cgroup v2: Godwit needs cgroup v2 on the node"));
+}
+
+std::string PodCgroup(absl::string_view container_cgroup, absl::string_view pod_uid) {
+  const size_t end = container_cgroup.rfind('/');
+  if (pod_uid.empty() || end == absl::string_view::npos) return "";
+  const absl::string_view folder = container_cgroup.substr(0, end);
+  const absl::string_view name = folder.substr(folder.rfind('/') + 1);
+  const bool is_pods =
+      name == absl::StrCat("pod", pod_uid) ||
+      absl::EndsWith(name, absl::StrCat("-pod", absl::StrReplaceAll(pod_uid, {{"-", "_"}}), ".slice"));
+  return is_pods ? std::string(folder) : "";
 }
 
 absl::StatusOr<std::vector<pid_t>> ProcessesInCgroup(const std::string& folder) {

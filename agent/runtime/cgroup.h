@@ -24,6 +24,11 @@ absl::StatusOr<std::string> ResolveCgroupsPath(absl::string_view cgroups_path);
 // FailedPrecondition when it lies outside of the reader's cgroup namespace, where its path means nothing.
 absl::StatusOr<std::string> CgroupOfProcess(const std::string& proc, pid_t pid);
 
+// The folder of the pod that a container's cgroup folder lies in, as kubelet names it: ".../podUID", by
+// systemd
+// "...-podUID.slice" with '_' for '-'. Empty when it is another folder.
+std::string PodCgroup(absl::string_view container_cgroup, absl::string_view pod_uid);
+
 // Processes in the cgroup2 folder and the folders below it, sorted.
 absl::StatusOr<std::vector<pid_t>> ProcessesInCgroup(const std::string& folder);
 

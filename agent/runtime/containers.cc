@@ -64,13 +64,22 @@ struct Config {
       field("devices", self.devices);
     }
   };
+  struct Root {
+    std::string path;
+    template <class Self, class V>
+    static void Fields(Self& self, V& field) {
+      field("path", self.path);
+    }
+  };
   Process process;
+  Root root;
   std::vector<Mount> mounts;
   Linux linux_part;
   std::map<std::string, std::string> annotations;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field("process", self.process);
+    field("root", self.root);
     field("mounts", self.mounts);
     field("linux", self.linux_part);
     field("annotations", self.annotations);
@@ -83,7 +92,7 @@ struct Layout {
   std::string below_id;      // from <bundles>/<id> to the bundle
   std::string pid_file;      // in the bundle
   std::string runtime_root;  // runc --root
-  std::string type_key, container_type, name_key, uid_key, pod_key, namespace_key;
+  std::string type_key, container_type, name_key, uid_key, pod_key, namespace_key, sandbox_key;
 };
 
 bool IsContainerId(absl::string_view id) {
@@ -113,6 +122,9 @@ class FromFiles final : public ContainerRuntime {
     Container container = FromConfig(*config);
     container.id = id;
     container.bundle = bundle;
+    container.rootfs = absl::StartsWith(config->root.path, "/")
+                           ? config->root.path
+                           : absl::StrCat(bundle, "/", config->root.path);
     container.runtime_root = layout_.runtime_root;
     if (Annotation(*config, layout_.type_key) != layout_.container_type) {
       return absl::FailedPreconditionError(
@@ -135,6 +147,7 @@ class FromFiles final : public ContainerRuntime {
     container.pod_uid = Annotation(config, layout_.uid_key);
     container.pod_name = Annotation(config, layout_.pod_key);
     container.pod_namespace = Annotation(config, layout_.namespace_key);
+    container.sandbox_id = Annotation(config, layout_.sandbox_key);
     container.terminal = config.process.terminal;
     for (const Config::Mount& mount : config.mounts) {
       container.mounts.push_back({mount.destination, mount.source, mount.type, mount.options});
@@ -198,7 +211,8 @@ std::unique_ptr<ContainerRuntime> Containerd(HostView host) {
                                             .name_key = "io.kubernetes.cri.container-name",
                                             .uid_key = "io.kubernetes.cri.sandbox-uid",
                                             .pod_key = "io.kubernetes.cri.sandbox-name",
-                                            .namespace_key = "io.kubernetes.cri.sandbox-namespace"});
+                                            .namespace_key = "io.kubernetes.cri.sandbox-namespace",
+                                            .sandbox_key = "io.kubernetes.cri.sandbox-id"});
 }
 
 std::unique_ptr<ContainerRuntime> CriO(HostView host) {
@@ -213,7 +227,8 @@ std::unique_ptr<ContainerRuntime> CriO(HostView host) {
                                             .name_key = "io.kubernetes.container.name",
                                             .uid_key = "io.kubernetes.pod.uid",
                                             .pod_key = "io.kubernetes.pod.name",
-                                            .namespace_key = "io.kubernetes.pod.namespace"});
+                                            .namespace_key = "io.kubernetes.pod.namespace",
+                                            .sandbox_key = "io.kubernetes.cri-o.SandboxID"});
 }
 
 absl::StatusOr<Container> FindContainer(const HostView& host, absl::string_view container_id) {

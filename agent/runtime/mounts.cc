@@ -39,6 +39,7 @@ absl::StatusOr<Mount> ParseLine(absl::string_view line) {
       !absl::SimpleAtoi(words[0], &mount.id) || !absl::SimpleAtoi(words[1], &mount.parent)) {
     return absl::InvalidArgumentError(absl::StrCat("no line of mountinfo: ", line.substr(0, 200)));
   }
+  mount.device = std::string(words[2]);
   mount.root = Unescape(words[3]);
   mount.point = Unescape(words[4]);
   mount.options = std::string(words[5]);
@@ -64,13 +65,12 @@ absl::StatusOr<std::vector<Mount>> ReadMounts(const std::string& proc, pid_t pid
   return ParseMountInfo(text);
 }
 
-absl::StatusOr<std::string> WritableLayer(const std::vector<Mount>& mounts) {
-  // The last one mounted at "/" is the one that is seen.
-  const auto root =
-      std::find_if(mounts.rbegin(), mounts.rend(), [](const Mount& mount) { return mount.point == "/"; });
-  if (root == mounts.rend() || root->type != "overlay") {
+absl::StatusOr<std::string> WritableLayer(const std::vector<Mount>& mounts, absl::string_view device) {
+  const auto root = std::find_if(mounts.begin(), mounts.end(),
+                                 [device](const Mount& mount) { return mount.device == device; });
+  if (root == mounts.end() || root->type != "overlay") {
     return absl::FailedPreconditionError(absl::StrCat(
-        "the container's root file system is ", root == mounts.rend() ? "unknown" : root->type,
+        "the container's root file system is ", root == mounts.end() ? "unknown" : root->type,
         ", not overlay: its writable layer cannot be found (the node's container runtime needs the overlayfs "
         "snapshotter)"));
   }

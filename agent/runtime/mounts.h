@@ -16,9 +16,10 @@ namespace godwit::runtime {
 struct Mount {
   int id = 0;
   int parent = 0;
-  std::string root;   // within its file system
-  std::string point;  // as the process sees it
-  std::string type;   // "overlay", "tmpfs", ...
+  std::string device;  // "major:minor": st_dev of its files (of its folders, for an overlay)
+  std::string root;    // within its file system
+  std::string point;   // as the process sees it
+  std::string type;    // "overlay", "tmpfs", ...
   std::string source;
   std::string options;        // of the mount
   std::string super_options;  // of the file system
@@ -27,8 +28,8 @@ struct Mount {
 absl::StatusOr<std::vector<Mount>> ParseMountInfo(absl::string_view text);
 absl::StatusOr<std::vector<Mount>> ReadMounts(const std::string& proc, pid_t pid);
 
-// The folder on the host that holds what the container wrote to its root file system: upperdir of the overlay
-// at "/". FailedPrecondition when the root is no overlay or read-only without one (another snapshotter).
-absl::StatusOr<std::string> WritableLayer(const std::vector<Mount>& mounts);
+// upperdir of the file system with this device. FailedPrecondition when it is no overlay or read-only without
+// one. What a container sees is its own word: see layer.h.
+absl::StatusOr<std::string> WritableLayer(const std::vector<Mount>& mounts, absl::string_view device);
 
 }  // namespace godwit::runtime

@@ -222,14 +222,17 @@ class Agent {
       LOG(WARNING) << Log("freezes are longer, by some 10 ms for each GiB of memory").With(smaps.status());
     }
     malloc_trim(0);  // the kernel's BTF took 20 MiB
-    checkpoint::Node node{.host = host_,
-                          .runtime = facts_->runtime().runtime,
-                          .criu_folder = absl::StrCat(options_.install_folder, "/criu"),
-                          .guards_folder = absl::StrCat(options_.run_folder, "/guards"),
-                          .criu_version = facts_->Info().criu_version,
-                          .memory = TrackedMemory({}),  // shared memory is in CRIU's images, as they are kept
-                          .memory_for_pages = [this] { return MemoryForPages(); },
-                          .write_smaps = SmapsWriter()};
+    checkpoint::Node node{
+        .host = host_,
+        .runtime = facts_->runtime().runtime,
+        .criu_folder = absl::StrCat(options_.install_folder, "/criu"),
+        .guards_folder = absl::StrCat(options_.run_folder, "/guards"),
+        .criu_version = facts_->Info().criu_version,
+        .memory = TrackedMemory({}),  // shared memory is in CRIU's images, as they are kept
+        .memory_for_pages = [this] { return MemoryForPages(); },
+        .write_smaps = SmapsWriter(),
+        .check_addresses = [this](const auto& container,
+                                  const auto& addresses) { return CheckAddresses(container, addresses); }};
     GODWIT_ASSIGN_OR_RETURN(checkpoints_, checkpoint::Checkpoints::Open(
                                               absl::StrCat(options_.state_folder, "/checkpoints"), node,
                                               migration::RealGuards(launch_).start,
@@ -305,6 +308,10 @@ class Agent {
     node.filling = [this](const std::vector<std::string>& ids) {
       return memory::StillFilled(host_.At(agent_api::kPagersFolder), ids);
     };
+    node.check_addresses = [this](const runtime::Container& container,
+                                  const std::vector<std::string>& addresses) {
+      return CheckAddresses(container, addresses);
+    };
     node.holds = absl::StrCat(options_.state_folder, agent_api::kHoldsFolder);
     node.cgroup_here = [this](const std::string& cgroup) { return host_.At(cgroup); };
     node.round = [this](const auto& before, const auto& now) { Rounded(before, now); };
@@ -321,6 +328,16 @@ class Agent {
       PreCopied(status);
     };
     return node;
+  }
+
+  // The pod's status may be written by whoever may write it.
+  absl::Status CheckAddresses(const runtime::Container& container,
+                              const std::vector<std::string>& addresses) {
+    if (addresses.empty()) return absl::OkStatus();
+    GODWIT_ASSIGN_OR_RETURN(
+        const std::vector<std::string> own,
+        install::PodAddresses(host_.At(options_.cri_socket), container.sandbox_id, kCriLimit));
+    return install::CheckAddresses(addresses, own);
   }
 
   // A container of its own cgroup namespace finds itself at its root; the agent's, privileged, is in the

@@ -28,6 +28,8 @@ absl::Status FileSender::File::Write(absl::string_view bytes) {
   while (!bytes.empty()) {
     if (sender_.cancelled()) return absl::CancelledError("the sending was given up");
     const absl::string_view piece = bytes.substr(0, kMaxDataBytes);
+    if (sender_.bucket_ != nullptr)
+      sender_.bucket_->Take(static_cast<int64_t>(piece.size()), sender_.deadline_);
     const auto prefix = EncodeFileDataPrefix(id_, static_cast<uint64_t>(size_));
     GODWIT_RETURN_IF_ERROR(
         sender_.Send(FrameType::kFileData, {absl::string_view(prefix.data(), prefix.size()), piece}));

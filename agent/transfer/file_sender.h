@@ -20,6 +20,7 @@
 #include "agent/transfer/checksum.h"
 #include "agent/transfer/messages.h"
 #include "agent/transfer/stream.h"
+#include "agent/transfer/token_bucket.h"
 
 namespace godwit::transfer {
 
@@ -42,10 +43,10 @@ class FileSender {
     int64_t size_ = 0;
   };
 
-  // `stream` must outlive it. `deadline` is that of every frame sent, until it is set anew, while no file is
-  // open.
-  FileSender(Stream& stream, std::string container, absl::Time deadline)
-      : stream_(stream), container_(std::move(container)), deadline_(deadline) {}
+  // `stream` must outlive it, and `bucket` too, which is waited for before the files' content; nullptr: no
+  // limit. `deadline` is that of every frame sent, until it is set anew, while no file is open.
+  FileSender(Stream& stream, std::string container, absl::Time deadline, TokenBucket* bucket = nullptr)
+      : stream_(stream), container_(std::move(container)), deadline_(deadline), bucket_(bucket) {}
 
   // Of all frames from now on; nothing may be under way.
   void SetDeadline(absl::Time deadline) { deadline_ = deadline; }
@@ -69,6 +70,7 @@ class FileSender {
   Stream& stream_;
   const std::string container_;
   absl::Time deadline_;
+  TokenBucket* const bucket_;
   bool together_ = false;
   std::atomic<int64_t> files_ = 0;
   std::atomic<int64_t> bytes_ = 0;

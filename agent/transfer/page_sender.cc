@@ -81,6 +81,14 @@ class PageSender::Impl {
     for (auto& [pid, task] : tasks_) ForgetAll(task.known, task.unacknowledged);
   }
 
+  void Owe(pid_t container_pid, const Ranges& pages) {
+    if (pages.empty()) return;
+    Task& task = tasks_[container_pid];
+    task.owed = memory::Union(task.owed, pages);
+  }
+
+  void ExpectAll() { expect_all_ = true; }
+
   absl::Status Send(pid_t pid, pid_t container_pid, const Ranges& pages, absl::Time deadline,
                     PageTotals* totals) {
     Task& task = tasks_[container_pid];
@@ -91,11 +99,16 @@ class PageSender::Impl {
     if (absl::IsNotFound(status)) {
       frame_ = {};
       Forget(container_pid);
-      return absl::OkStatus();
+      if (!expect_all_) return absl::OkStatus();
+      return absl::DataLossError(absl::StrCat("task ", container_pid, " of container ", container_,
+                                              " ended while the pod stood still: it was killed"));
     }
     const Ranges sent = memory::Difference(pages, unchanged_);
     task.unacknowledged = memory::Union(task.unacknowledged, sent);
-    if (status.ok()) return status;
+    if (status.ok()) {
+      task.owed = memory::Difference(task.owed, pages);
+      return status;
+    }
     frame_ = {};
     ForgetAll(task.known, sent);
     return Annotate(status,
@@ -171,7 +184,8 @@ class PageSender::Impl {
   std::vector<std::pair<pid_t, Ranges>> Unacknowledged() const {
     std::vector<std::pair<pid_t, Ranges>> list;
     for (const auto& [pid, task] : tasks_) {
-      if (!task.unacknowledged.empty()) list.emplace_back(pid, task.unacknowledged);
+      Ranges pages = memory::Union(task.unacknowledged, task.owed);
+      if (!pages.empty()) list.emplace_back(pid, std::move(pages));
     }
     return list;
   }
@@ -182,6 +196,7 @@ class PageSender::Impl {
   struct Task {
     KnownPages known;
     Ranges unacknowledged;
+    Ranges owed;
   };
   // The frame that is being filled; its content is in buffer_.
   struct Filling {
@@ -206,6 +221,8 @@ class PageSender::Impl {
         GODWIT_ASSIGN_OR_RETURN(size_t got, read_(pid, at, to, size));
         got -= got % page_;
         if (got == 0) {  // the first page has gone
+          if (expect_all_)
+            return absl::DataLossError(absl::StrFormat("the page at 0x%x cannot be read any more", at));
           memset(to, 0, page_);
           got = page_;
         }
@@ -317,6 +334,7 @@ class PageSender::Impl {
   EncodingChoice choice_;
   LinkUse link_use_;
   int64_t frames_ = 0;  // with content
+  bool expect_all_ = false;
 
   // Of the Send that is under way.
   absl::Time deadline_;
@@ -328,6 +346,8 @@ PageSender::PageSender(std::string container, Read read, TokenBucket* bucket)
     : impl_(std::make_unique<Impl>(std::move(container), std::move(read), bucket)) {}
 PageSender::~PageSender() = default;
 void PageSender::SetStream(Stream* stream) { impl_->SetStream(stream); }
+void PageSender::Owe(pid_t container_pid, const Ranges& pages) { impl_->Owe(container_pid, pages); }
+void PageSender::ExpectAll() { impl_->ExpectAll(); }
 absl::Status PageSender::Send(pid_t task, pid_t container_pid, const Ranges& pages, absl::Time deadline,
                               PageTotals* totals) {
   return impl_->Send(task, container_pid, pages, deadline, totals);

@@ -46,6 +46,14 @@ class PageSender {
   // since the last Acknowledge is forgotten: it must be given to Send again (Unacknowledged).
   void SetStream(Stream* stream);
 
+  // These will be given to Send, whatever comes between: until one that holds them succeeds they count as not
+  // acknowledged.
+  void Owe(pid_t container_pid, const memory::Ranges& pages);
+
+  // From now on the tasks stand still: nothing of them goes away, and where something is gone all the same
+  // (killed, or not to be read), Send fails with DataLoss.
+  void ExpectAll();
+
   // Sends what of `pages` the target lacks. `task` is read from, `container_pid` names it to the target.
   // Pages that have gone meanwhile are sent as zeros; a task that has gone is forgotten, which is no error.
   // Each page is read: `pages` must not hold what was only reserved. An error is the stream's or the
@@ -70,8 +78,9 @@ class PageSender {
 
   // Everything sent so far has arrived.
   void Acknowledge();
-  // Pages given to Send, not known to be at the target and not acknowledged, by container_pid: to be sent
-  // again over another stream. After a Send that failed, all pages it was given and did not find unchanged.
+  // Pages given to Send, not known to be at the target and not acknowledged, and those that are owed, by
+  // container_pid: to be sent again over another stream. After a Send that failed, all pages it was given and
+  // did not find unchanged.
   std::vector<std::pair<pid_t, memory::Ranges>> Unacknowledged() const;
   // Forgets a task that is gone.
   void Forget(pid_t container_pid);

@@ -72,6 +72,8 @@ class Stream {
   uint32_t NextFileId() { return ++last_file_id_; }
 
   const std::string& peer_node() const { return peer_node_; }
+  // Nothing goes over it any more: it was shut down, or a Send has failed.
+  bool down() const { return shut_down_; }
   int64_t bytes_sent() const { return bytes_sent_; }
   int64_t bytes_received() const { return bytes_received_; }
   LinkUse link_use() const { return LinkUseOf(socket_.get()); }

@@ -26,7 +26,7 @@ std::optional<MigrationDecision> Remove(Draft& draft, std::optional<Failure>& in
       (seen.target_side->state == TargetState::kOpen || seen.target_side->state == TargetState::kPrepared)) {
     return draft.Abort(MigrationStep::kAbortTarget, {why.reason, why.message});
   }
-  const bool ours = seen.target && seen.target->metadata.Label(kMigrationKey) == seen.migration.metadata.uid;
+  const bool ours = seen.target && MadeBy(seen.migration.metadata, seen.target->metadata);
   // A target that was given up says what it last knew, when its node is back; the pod's object is gone.
   const bool runs = draft.TargetRuns() && (why.reason != kTargetLost || ours);
   // Nobody on its node would see a deletion that waits for the pod's end.

@@ -25,7 +25,7 @@ std::optional<Failure> WhyTargetPodFails(const Draft& draft) {
                    absl::StrCat("target pod ", name, " was deleted before it could take over")};
   }
   const k8s::Pod& target = *seen.target;
-  if (target.metadata.Label(kMigrationKey) != seen.migration.metadata.uid) {
+  if (!MadeBy(seen.migration.metadata, target.metadata)) {
     return Failure{"TargetPodNameTaken",
                    absl::StrCat("a pod of the name ", name, " exists that is not this Migration's")};
   }

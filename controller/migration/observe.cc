@@ -95,8 +95,8 @@ absl::Status ObserveOwner(const Cluster& cluster, MigrationObserved& seen) {
                           cluster.ReadReplicaSet({seen.migration.metadata.name_space, owner->name}));
   for (k8s::Pod& pod : cluster.PodsOwnedBy(owner->uid)) {
     const bool active = !pod.finished() && !pod.metadata.terminating();
-    const bool ours = pod.metadata.uid == seen.source->view.metadata.uid ||
-                      pod.metadata.Label(kMigrationKey) == seen.migration.metadata.uid;
+    const bool ours =
+        pod.metadata.uid == seen.source->view.metadata.uid || MadeBy(seen.migration.metadata, pod.metadata);
     if (active && !ours) seen.siblings.push_back(std::move(pod));
   }
   return absl::OkStatus();

@@ -26,6 +26,12 @@ Finding Blocking(agent_api::FindingId id, std::string message, absl::string_view
           .remedy = std::string(remedy)};
 }
 
+// Other tenants' pods are nobody's business.
+std::string Whose(const k8s::Pod& other, const k8s::Pod& reader) {
+  if (other.metadata.name_space != reader.metadata.name_space) return "a pod of another namespace";
+  return absl::StrCat("pod ", other.metadata.object_name().ToString());
+}
+
 std::string StateOf(const k8s::ContainerStatus* status) {
   if (status == nullptr) return "has no status yet";
   if (status->state.waiting) return absl::StrCat("waits (", status->state.waiting->reason, ")");
@@ -252,11 +258,10 @@ std::optional<Finding> HostPortTaken(const k8s::Pod& pod, const std::vector<k8s:
         for (const k8s::Container& theirs : other.spec.containers) {
           for (const k8s::ContainerPort& taken : theirs.ports) {
             if (taken.host_port == 0 || key(taken) != key(port)) continue;
-            return Blocking(
-                "HostPortTaken",
-                absl::StrCat("host port ", key(port), " of container ", container.name, " is in use on node ",
-                             node, " by pod ", other.metadata.object_name().ToString()),
-                "Choose another node.", container.name);
+            return Blocking("HostPortTaken",
+                            absl::StrCat("host port ", key(port), " of container ", container.name,
+                                         " is in use on node ", node, " by ", Whose(other, pod)),
+                            "Choose another node.", container.name);
           }
         }
       }

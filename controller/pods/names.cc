@@ -24,6 +24,12 @@ uint64_t StableHash(absl::string_view text) {
 
 }  // namespace
 
+bool MadeBy(const k8s::ObjectMeta& owner, const k8s::ObjectMeta& pod) {
+  if (owner.uid.empty() || pod.Label(kMigrationKey) != owner.uid) return false;
+  return !owner.creation_timestamp || !pod.creation_timestamp ||
+         *pod.creation_timestamp >= *owner.creation_timestamp;
+}
+
 std::string Suffix(absl::string_view uid) {
   uint64_t hash = StableHash(uid);
   std::string suffix;

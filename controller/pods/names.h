@@ -29,6 +29,11 @@ inline constexpr char kDeletionCost[] = "controller.kubernetes.io/pod-deletion-c
 inline constexpr char kLowestDeletionCost[] = "-2147483648";
 inline constexpr char kPodTemplateHash[] = "pod-template-hash";
 
+// Whether a Migration or Restore made the pod: its label says so, and it is not older. Nobody but the
+// controller may write the label (policy godwit-pods); a pod that somebody had made before is never taken for
+// one.
+bool MadeBy(const k8s::ObjectMeta& owner, const k8s::ObjectMeta& pod);
+
 inline bool IsGodwitKey(absl::string_view key) { return key.substr(0, 10) == "godwit.io/"; }
 
 // Five characters that follow from `uid` alone, from the alphabet that Kubernetes uses for generated names.

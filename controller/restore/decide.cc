@@ -47,9 +47,7 @@ class RestoreDraft {
   std::vector<Tell> tells;
 
   bool terminating() const { return seen.restore.metadata.terminating(); }
-  bool ours() const {
-    return seen.pod && seen.pod->metadata.Label(kMigrationKey) == seen.restore.metadata.uid;
-  }
+  bool ours() const { return seen.pod && MadeBy(seen.restore.metadata, seen.pod->metadata); }
 
  private:
   std::optional<Failure> WhyCheckpointUnfit() const;

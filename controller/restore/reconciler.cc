@@ -158,7 +158,7 @@ absl::Status RestoreReconciler::WriteStatus(const RestoreObserved& seen,
   for (const Tell& tell : decision.tells) {
     const absl::string_view type = tell.warning ? k8s::kEventWarning : k8s::kEventNormal;
     events_->Record(seen.restore, type, tell.reason, tell.message);
-    if (seen.pod && seen.pod->metadata.Label(kMigrationKey) == after.metadata.uid) {
+    if (seen.pod && MadeBy(after.metadata, seen.pod->metadata)) {
       events_->Record(*seen.pod, type, tell.reason,
                       absl::StrCat("Restore ", after.metadata.name, ": ", tell.message));
     }

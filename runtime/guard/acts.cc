@@ -10,6 +10,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "agent/runtime/cgroup.h"
+#include "agent/runtime/layer.h"
 #include "agent/runtime/processes.h"
 #include "base/clock.h"
 #include "base/failpoint.h"
@@ -41,7 +43,9 @@ absl::StatusOr<std::unique_ptr<HostActs>> HostActs::Make(const GuardSpec& spec, 
 HostActs::~HostActs() {
   Disarm();
   const bool known = journal_.has_value();
-  if (!ThawsAsItEnds(known ? std::optional(journaled()) : std::nullopt)) frozen_.Release();
+  if (ThawsAsItEnds(known ? std::optional(journaled()) : std::nullopt)) return;
+  frozen_.Release();
+  held_.Release();
 }
 
 // Everything that can be done before anything stands still.
@@ -63,8 +67,10 @@ absl::Status HostActs::Prepare() {
     plans_[container.name] = plan;
   }
   if (journaled() == SourceState::kFrozen || journaled() == SourceState::kCeded ||
-      journaled() == SourceState::kAborted)
+      journaled() == SourceState::kAborted) {
     frozen_ = runtime::AdoptFrozen(Cgroups());
+    if (!spec_.pod_cgroup.empty()) held_ = runtime::AdoptFrozen({spec_.pod_cgroup});
+  }
   return absl::OkStatus();
 }
 
@@ -131,6 +137,10 @@ std::optional<Refusal> HostActs::Check(bool* exec_in_flight) const {
                      absl::StrCat(what, " is being ended: SIGTERM or SIGKILL is pending for ",
                                   runtime::Describe(ended))};
     }
+    if (const absl::Status mounts =
+            runtime::CheckNoInnerOverlay(proc_, static_cast<pid_t>(container.init_pid));
+        !mounts.ok())
+      return Refusal{"UnsupportedMount", absl::StrCat("in ", what, ": ", mounts.message())};
     const std::vector<runtime::Process> outside =
         runtime::OutsideTree(*processes, static_cast<pid_t>(container.init_pid));
     if (!outside.empty()) {
@@ -167,6 +177,7 @@ std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& bef
       refusal = Check(&exec_in_flight);
       if (!refusal.has_value()) {
         frozen_ = *std::move(frozen);
+        stood_still_ = Processes();
         moment->still = clock_.Monotonic();
         GODWIT_FAILPOINT("guard.frozen", spec_.migration_uid);
         return std::nullopt;
@@ -181,14 +192,33 @@ std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& bef
 
 absl::Status HostActs::Thaw() {
   GODWIT_FAILPOINT("guard.thawing", spec_.migration_uid);
-  absl::Status thawed = frozen_.Thaw();
+  absl::Status thawed = held_.Thaw();
+  thawed.Update(frozen_.Thaw());
   LowerFence();
   return thawed;
 }
 
 absl::Status HostActs::StillFrozen() {
   for (const std::string& cgroup : Cgroups()) GODWIT_RETURN_IF_ERROR(runtime::CheckStandsStill(cgroup));
+  // SIGKILL reaches those that stand still, too, and an empty cgroup is frozen as any other.
+  if (Processes() != stood_still_) return absl::NotFoundError("a process of it was killed");
   return absl::OkStatus();
+}
+
+// By container, sorted; none where that is gone.
+std::vector<std::vector<pid_t>> HostActs::Processes() const {
+  std::vector<std::vector<pid_t>> processes;
+  for (const std::string& cgroup : Cgroups())
+    processes.push_back(runtime::ProcessesInCgroup(cgroup).value_or(std::vector<pid_t>()));
+  return processes;
+}
+
+// Not waited for: what is there stands still already but for the sandbox's own process, and what is put there
+// from now on stands still before it runs.
+absl::Status HostActs::HoldPod() {
+  if (spec_.pod_cgroup.empty()) return absl::OkStatus();
+  held_ = runtime::AdoptFrozen({spec_.pod_cgroup});
+  return WriteKernelFile(absl::StrCat(spec_.pod_cgroup, "/cgroup.freeze"), "1");
 }
 
 absl::Status HostActs::Kill() {
@@ -197,9 +227,12 @@ absl::Status HostActs::Kill() {
   // Before: so that the pod's peers hear that its connections end.
   LowerFence();
   for (const std::string& cgroup : Cgroups()) first.Update(runtime::KillCgroup(cgroup, kKillLimit));
+  if (!spec_.pod_cgroup.empty()) first.Update(runtime::KillCgroup(spec_.pod_cgroup, kKillLimit));
   if (!first.ok()) return first;
   // An empty cgroup that stays frozen would freeze whatever a container runtime put there next.
-  return frozen_.Thaw();
+  first.Update(held_.Thaw());
+  first.Update(frozen_.Thaw());
+  return first;
 }
 
 absl::Status HostActs::Journal(SourceState state, absl::string_view reason, absl::string_view message,

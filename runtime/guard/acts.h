@@ -43,6 +43,7 @@ class HostActs final : public Acts {
                                 FreezeMoment* moment) override;
   absl::Status Thaw() override;
   absl::Status StillFrozen() override;
+  absl::Status HoldPod() override;
   absl::Status Kill() override;
   absl::Status Journal(SourceState state, absl::string_view reason, absl::string_view message,
                        SourceState* now) override;
@@ -62,6 +63,7 @@ class HostActs final : public Acts {
   // May the pod be frozen now? `exec_in_flight` tells whether waiting a little could help.
   std::optional<Refusal> Check(bool* exec_in_flight) const;
   std::vector<std::string> Cgroups() const;
+  std::vector<std::vector<pid_t>> Processes() const;
 
   const GuardSpec& spec_;
   const std::string proc_;
@@ -72,7 +74,9 @@ class HostActs final : public Acts {
   std::map<std::string, criu::Plan> plans_;  // by container name
   std::optional<runtime::Fence> fence_;
   absl::Status fence_status_;
-  runtime::FrozenCgroups frozen_;
+  runtime::FrozenCgroups frozen_;                               // the containers'
+  std::vector<std::vector<pid_t>> stood_still_;                 // their processes, in this guard's freeze
+  runtime::FrozenCgroups held_;                                 // the pod's
   std::optional<runtime::QuickBreakpoints> quick_breakpoints_;  // from Arm on
   std::map<std::string, std::unique_ptr<Dump>> armed_;          // held at their gates
   std::unique_ptr<Dump> dump_;

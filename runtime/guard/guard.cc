@@ -152,7 +152,15 @@ GuardReply Guard::Cede(absl::Duration now) {
   }
   // Somebody else may have thawed it (a person, another tool): it has gone on, and what was sent is old.
   if (const absl::Status frozen = acts_.StillFrozen(); !frozen.ok()) {
-    Abort("Thawed", absl::StrCat("the pod does not stand still any more: ", frozen.message()), now);
+    const bool ended = absl::IsNotFound(frozen);
+    Abort(ended ? "ContainerGone" : "Thawed",
+          absl::StrCat(ended ? "the pod cannot be handed over: " : "the pod does not stand still any more: ",
+                       frozen.message()),
+          now);
+    return Status(now);
+  }
+  if (const absl::Status held = acts_.HoldPod(); !held.ok()) {
+    Abort("HoldFailed", absl::StrCat("kubelet could start the pod a second time: ", held.message()), now);
     return Status(now);
   }
   return WriteCeded(now);

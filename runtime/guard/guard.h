@@ -51,8 +51,11 @@ class Acts {
   virtual std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze,
                                         FreezeMoment* moment) = 0;
   virtual absl::Status Thaw() = 0;
-  // OK while all containers stand still.
+  // OK while all containers stand still; NotFound when of a process that did nothing is left.
   virtual absl::Status StillFrozen() = 0;
+  // From here on nothing runs that is put into the pod's cgroup, whoever starts it, until Thaw or Kill.
+  virtual absl::Status HoldPod() = 0;
+  // Also what was started in the pod while it was held.
   virtual absl::Status Kill() = 0;
   // Appends to the journal and returns when it is on the disk. With an error the record may be there or not;
   // the state that the journal is in then, read again from the disk, is in `*now` (kNone: it cannot be read).

@@ -51,6 +51,11 @@ absl::Status PullLink::Start(std::optional<LineChannel> channel) {
   return absl::OkStatus();
 }
 
+void PullLink::Killed(const absl::Status& why) {
+  absl::MutexLock lock(&mutex_);
+  killed_ = why;
+}
+
 void PullLink::Wake() {
   if (wake_.ok()) eventfd_write(wake_.get(), 1);
 }
@@ -164,11 +169,15 @@ absl::Status PullLink::Ask(LineChannel& channel, bool again) {
 // The last word.
 absl::Status PullLink::Say(LineChannel& channel, bool ended) {
   GODWIT_ASSIGN_OR_RETURN(const Progress progress, pager_.GetProgress());
-  const PagerWord word = {.faults = progress.pulled_faults,
-                          .fault_p50 = progress.pulled_p50,
-                          .fault_p99 = progress.pulled_p99,
-                          .complete = !pager_.missing(),
-                          .ended = ended};
+  PagerWord word = {.faults = progress.pulled_faults,
+                    .fault_p50 = progress.pulled_p50,
+                    .fault_p99 = progress.pulled_p99,
+                    .complete = !pager_.missing(),
+                    .ended = ended};
+  {
+    absl::MutexLock lock(&mutex_);
+    word.failed = std::string(killed_.message());
+  }
   return channel.WriteLine(json::Encode(word), kWriteLimit);
 }
 

@@ -27,6 +27,8 @@ class PullLink {
 
   // `channel`: the connection over which the stores came; else one is made.
   absl::Status Start(std::optional<LineChannel> channel);
+  // The container was killed: the agent hears why when this goes.
+  void Killed(const absl::Status& why) ABSL_LOCKS_EXCLUDED(mutex_);
   // There is something to ask for. Does not wait.
   void Wake();
   // Readable once it has failed: the missing pages will not come.
@@ -49,6 +51,7 @@ class PullLink {
   std::atomic<bool> ending_{false};
   mutable absl::Mutex mutex_;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  absl::Status killed_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

@@ -79,7 +79,10 @@ absl::Status Server::Run() {
   absl::StatusOr<bool> more = Begin();
   while (more.ok() && *more) more = Step();
   StopThreads();
-  if (!more.ok()) KillContainer(more.status());
+  if (!more.ok()) {
+    KillContainer(more.status());
+    pull_->Killed(more.status());
+  }
   pull_.reset();  // the agent hears of it while the status file is there still
   milestones_.finished = true;
   if (!milestones_.failed) unlink(spec_.status.c_str());

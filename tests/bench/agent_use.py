@@ -24,7 +24,7 @@ HELPERS = ("godwit-guard", "godwit-pager", "godwit-runtime")
 
 def _read(path):
     try:
-        return pathlib.Path(path).read_text()
+        return pathlib.Path(path).read_text(errors="replace")  # a process may call itself anything
     except OSError:  # it has ended
         return ""
 

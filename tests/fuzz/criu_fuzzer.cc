@@ -43,6 +43,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   (void)criu::VersionInLog(bytes);
   (void)preload::IsNotification(data, size, "pre-resume");
   (void)runtime::ResolveCgroupsPath(bytes);
-  if (const auto mounts = runtime::ParseMountInfo(bytes); mounts.ok()) (void)runtime::WritableLayer(*mounts);
+  if (const auto mounts = runtime::ParseMountInfo(bytes); mounts.ok())
+    (void)runtime::WritableLayer(*mounts, "0:50");
   return 0;
 }

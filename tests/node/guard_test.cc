@@ -5,8 +5,10 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -419,6 +421,94 @@ TEST_F(GuardTest, ACededPodGoesOnWhenTheTargetHasAborted) {
   ExpectOk(client.TargetAborted("kubelet killed it"));
   EXPECT_TRUE(GoesOn(container));
   EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kCeded, SourceState::kAborted));
+}
+
+// As the kernel's OOM killer or a forced deletion would, after the last page was read.
+TEST_F(GuardTest, WhatWasKilledWhileItStoodStillIsNotHandedOver) {
+  Container& container = Started({"count"});
+  const GuardSpec spec = SpecFor({&container});
+  GuardClient client = StartedGuard(spec);
+  ExpectOk(client.Freeze());
+  ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
+  ASSERT_EQ(kill(static_cast<pid_t>(spec.containers[0].init_pid), SIGKILL), 0);
+  ASSERT_TRUE(Eventually([&] { return !container.Running(); }));
+  const auto reply = client.Cede();
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_FALSE(reply->ok);
+  EXPECT_EQ(reply->reason, "ContainerGone") << reply->message;
+  EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kAborted));
+}
+
+// A process that enters this cgroup and then writes a byte: what a container runtime does that starts a pod
+// anew.
+class Starting {
+ public:
+  explicit Starting(const std::string& cgroup) {
+    int ends[2];
+    EXPECT_EQ(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+    out_ = UniqueFd(ends[0]);
+    const UniqueFd in(ends[1]);
+    const UniqueFd procs(open((cgroup + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
+    EXPECT_TRUE(procs.ok());
+    pid_ = fork();
+    if (pid_ == 0) {
+      if (write(procs.get(), "0", 1) == 1 && write(in.get(), "x", 1) == 1) pause();
+      _exit(1);
+    }
+  }
+  ~Starting() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  bool Runs() const {
+    char byte;
+    return read(out_.get(), &byte, 1) == 1;
+  }
+  bool Dead() const {
+    siginfo_t info = {};
+    return waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOWAIT | WNOHANG) == 0 &&
+           info.si_pid == pid_;
+  }
+
+ private:
+  UniqueFd out_;
+  pid_t pid_;
+};
+
+TEST_F(GuardTest, WhatIsStartedInAPodThatWasCededStandsStillAndDiesWithIt) {
+  Container& container = Started({"count"});
+  GuardSpec spec = SpecFor({&container});
+  spec.pod_cgroup = std::filesystem::path(container.cgroup()).parent_path();
+  GuardClient client = StartedGuard(spec);
+  ExpectOk(client.Freeze());
+  ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
+  ExpectOk(client.Cede());
+  const std::string fresh = spec.pod_cgroup + "/fresh";
+  ASSERT_TRUE(MakeFolders(fresh, 0755).ok());
+  {
+    const Starting starting(fresh);
+    absl::SleepFor(absl::Milliseconds(300));
+    EXPECT_FALSE(starting.Runs()) << "a second copy of the pod";
+    ExpectOk(client.Kill());
+    EXPECT_TRUE(starting.Dead());
+    EXPECT_FALSE(starting.Runs()) << "it ran once more";
+  }
+  EXPECT_EQ(ReadFile(spec.pod_cgroup + "/cgroup.freeze").value_or(""), "0\n");
+  rmdir(fresh.c_str());
+}
+
+TEST_F(GuardTest, APodThatWasHeldIsLetGoWithItsContainersWhenTheTargetHasAborted) {
+  Container& container = Started({"count"});
+  GuardSpec spec = SpecFor({&container});
+  spec.pod_cgroup = std::filesystem::path(container.cgroup()).parent_path();
+  GuardClient client = StartedGuard(spec);
+  ExpectOk(client.Freeze());
+  ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
+  ExpectOk(client.Cede());
+  EXPECT_EQ(ReadFile(spec.pod_cgroup + "/cgroup.freeze").value_or(""), "1\n");
+  ExpectOk(client.TargetAborted("kubelet killed it"));
+  EXPECT_TRUE(GoesOn(container));
+  EXPECT_EQ(ReadFile(spec.pod_cgroup + "/cgroup.freeze").value_or(""), "0\n");
 }
 
 // By SIGKILL, which no destructor sees: the next guard reads the journal.

@@ -77,6 +77,11 @@ absl::Status GuardProcess::WorldActs::StillFrozen() {
   return world_.source() == Pod::kFrozen ? absl::OkStatus() : absl::FailedPreconditionError("");
 }
 
+// What it keeps from running the simulator has the permit's rule for (agent/permits/source_hold.h).
+absl::Status GuardProcess::WorldActs::HoldPod() {
+  return process_.dead_ || world_.random.OneIn(50) ? absl::UnavailableError("") : absl::OkStatus();
+}
+
 absl::Status GuardProcess::WorldActs::Kill() {
   if (process_.dead_ || world_.random.OneIn(20)) return absl::UnavailableError("");
   world_.KillSource();

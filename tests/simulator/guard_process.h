@@ -51,6 +51,7 @@ class GuardProcess {
                                          guard::FreezeMoment* moment) override;
     absl::Status Thaw() override;
     absl::Status StillFrozen() override;
+    absl::Status HoldPod() override;
     absl::Status Kill() override;
     absl::Status Journal(SourceState state, absl::string_view reason, absl::string_view message,
                          SourceState* now) override;

@@ -275,5 +275,39 @@ TEST_F(AdmissionTest, NobodyMarksAPodOfHisOwnAsATarget) {
   EXPECT_TRUE(k8s::IsForbidden(Change<k8s::Pod>("tenant", "{metadata: {labels: {godwit.io/migration: v}}}")));
 }
 
+// Whose Role has all of a namespace's resources, subresources included.
+TEST_F(AdmissionTest, NobodyMarksAPodByItsStatusOrItsBinding) {
+  Grant("tenant", {"{apiGroups: [''], resources: [pods, pods/status, pods/binding], verbs: ['*', create]}"});
+  ASSERT_TRUE(CreatePod("tenant", "{labels: {app: a}}").ok());
+  const std::string name = last_.String("/metadata/name");
+  for (const char* mark : {"{metadata: {labels: {godwit.io/migration: u}}}",
+                           "{metadata: {annotations: {godwit.io/hand-over: '{}'}}}"}) {
+    const auto marked = k8s::Client<k8s::Unstructured>(Api("tenant"), k8s::Pod::kResource)
+                            .MergePatch(ns_, name, FromYaml(mark), {.subresource = "status"});
+    EXPECT_TRUE(k8s::IsForbidden(marked.status())) << mark << " " << marked.status();
+  }
+  const auto bound =
+      k8s::Client<k8s::Unstructured>(Api("tenant"), k8s::Pod::kResource)
+          .Create(FromYaml(absl::StrCat("{apiVersion: v1, kind: Binding, metadata: {name: ", name,
+                                        ", namespace: ", ns_,
+                                        ", annotations: {godwit.io/migration: u}}, target: "
+                                        "{apiVersion: v1, kind: Node, name: n1}}")),
+                  {.subresource = "binding"});
+  EXPECT_TRUE(k8s::IsForbidden(bound.status())) << bound.status();
+}
+
+TEST_F(AdmissionTest, TheFinalizerThatRemovesArchivesStays) {
+  const std::vector<std::string> all = {
+      "{apiGroups: [''], resources: [pods, pods/exec], verbs: ['*', create]}",
+      "{apiGroups: [godwit.io], resources: ['*'], verbs: ['*']}"};
+  Grant("tenant", all);
+  Grant(kController, all);
+  ASSERT_TRUE(Create<Checkpoint>("tenant", "{podRef: {name: web}}").ok());
+  ASSERT_TRUE(Change<Checkpoint>(kController, "{metadata: {finalizers: [godwit.io/checkpoint]}}").ok());
+  EXPECT_TRUE(k8s::IsForbidden(Change<Checkpoint>("tenant", "{metadata: {finalizers: []}}")));
+  EXPECT_TRUE(Change<Checkpoint>("tenant", "{metadata: {labels: {team: a}}}").ok());
+  EXPECT_TRUE(Change<Checkpoint>(kController, "{metadata: {finalizers: []}}").ok());
+}
+
 }  // namespace
 }  // namespace godwit::apiserver

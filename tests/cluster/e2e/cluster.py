@@ -242,6 +242,20 @@ class ClusterTest(unittest.TestCase):
         self.assertEqual(numbers, list(range(numbers[0], numbers[0] + len(numbers))))
         return after[0][1] - before[-1][1]
 
+    def left_nothing(self, migration):
+        """That the nodes have no file, cgroup or nft table of a Migration that has ended, and nothing frozen, and that no process of a move
+        runs, when this is the only one."""
+        uid, status = migration["metadata"]["uid"], migration["status"]
+        script = f"""find /var/lib/godwit /run/godwit /sys/fs/cgroup -path '*{uid}*' 2>/dev/null
+            nft list tables | grep -i {uid}
+            cat /proc/[0-9]*/comm 2>/dev/null | grep -x -e godwit-guard -e godwit-pager -e godwit-runtime
+            find /sys/fs/cgroup -path '*{status["sourcePodUID"]}*' -name cgroup.freeze -exec grep -l 1 {{}} + 2>/dev/null; true"""
+        for node in self.nodes[:2]:
+            deadline = time.monotonic() + 90
+            while (left := on_node(node, "sh", "-c", script).strip()) and time.monotonic() < deadline:
+                time.sleep(1)
+            self.assertEqual(left, "", f"left on {node}")
+
     def copies(self, name_prefix):
         """The pods of this name and those that came from it that run."""
         return [p for p in self.list("pods") if p["metadata"]["name"].startswith(name_prefix)

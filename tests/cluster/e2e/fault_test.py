@@ -128,6 +128,7 @@ class FaultTest(ClusterTest):
                 survivor = self.assertRunsOnce("linked")
                 self.assertEqual(survivor["spec"]["nodeName"] == node, for_good)
                 self.goes_on(survivor["metadata"]["name"])
+                self.left_nothing(self.get("migration", f"cut-{i}"))
 
     def agents(self, node):
         pods = json.loads(kubectl("-n", SYSTEM, "get", "pods", "-l", "app.kubernetes.io/component=agent", "-o", "json"))["items"]

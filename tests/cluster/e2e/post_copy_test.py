@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods that go on before their memory is there, and what becomes of it when something fails meanwhile."""
 
+import os
+import random
 import re
 import time
+import unittest
 
 from cluster import ClusterTest, kubectl, on_node, wait
 from fault_test import cut
@@ -76,15 +79,51 @@ class PostCopyTest(ClusterTest):
 
     def test_a_link_cut_while_memory_is_pulled(self):
         a, b = self.nodes[:2]
-        self.begin("linked", a)
-        self.apply(self.migration("two-seconds", "linked", b, strategy="PostCopy", bandwidthLimit="20Mi"))
-        self.pulling("two-seconds")
+        for i in range(int(os.environ.get("GODWIT_LINK_CUTS", "1"))):
+            name, move = f"linked-{i}", f"two-seconds-{i}"
+            self.begin(name, a)
+            self.apply(self.migration(move, name, b, strategy="PostCopy", bandwidthLimit="20Mi"))
+            self.pulling(move)
+            time.sleep(random.uniform(0, 3))
+            mend = cut(a)
+            try:
+                time.sleep(2)
+            finally:
+                mend()
+            done = self.succeeded("migration", move, 240)
+            self.arrived(done, name)
+            self.left_nothing(done)
+            kubectl("-n", self.namespace, "delete", "pod", done["status"]["targetPodName"], "--grace-period=0", "--force")
+
+    @unittest.skipUnless("GODWIT_LINK_CUTS" in os.environ, "takes the ten minutes that are waited for a link: GODWIT_LINK_CUTS=pods")
+    def test_a_link_that_stays_cut_while_memory_is_pulled_is_a_clear_failure(self):
+        """Several pods, each at another point of its pulling."""
+        a, b = self.nodes[:2]
+        pods = [f"parted-{i}" for i in range(int(os.environ["GODWIT_LINK_CUTS"]))]
+        for name in pods:
+            self.begin(name, a, mib=96, rate=20)
+        for name in pods:
+            self.apply(self.migration(f"move-{name}", name, b, strategy="PostCopy", bandwidthLimit="3Mi"))
+        for name in pods:
+            self.pulling(f"move-{name}")
+            time.sleep(random.uniform(0, 0.5))
+        pulled = [self.post_copy(f"move-{name}") for name in pods]
         mend = cut(a)
         try:
-            time.sleep(2)
+            for name, then in zip(pods, pulled):
+                reason, message = self.failed("migration", f"move-{name}", 900)
+                print(f"    cut when {then.get('missingBytes', 0) >> 20} of {then.get('totalBytes', 0) >> 20} MiB were missing: {reason} {message}")
+                self.assertEqual(reason, "StateLost")
         finally:
             mend()
-        self.arrived(self.succeeded("migration", "two-seconds", 240), "linked")
+        for name in pods:
+            done = self.get("migration", f"move-{name}")
+            target = done["status"]["targetPodName"]
+            wait("it to start afresh", lambda: self.get("pod", target)["status"]["containerStatuses"][0]["restartCount"] >= 1, 120)
+            wait("it to work", lambda: "beat 4 " in self.log(target), 120)
+            self.verified(target)
+            wait("the source's pod to go", lambda: self.get("pod", name) is None, 60)
+            self.left_nothing(done)
 
     def test_a_source_that_dies_while_memory_is_pulled_is_a_clear_failure(self):
         a, b = self.nodes[:2]

@@ -146,6 +146,18 @@ TEST(HostPortTest, ATakenPortOnTheTargetIsFoundFreeOnesAreNot) {
   EXPECT_FALSE(HostPortTaken(PodView(), {with_port("web", "node-b", "Running")}, "node-b"));
 }
 
+TEST(HostPortTest, APodOfAnotherNamespaceIsNotNamed) {
+  const auto with_port = [](const char* name_space, const char* name) {
+    return PodView({{"/metadata/name", absl::StrCat("\"", name, "\"")},
+                    {"/metadata/namespace", absl::StrCat("\"", name_space, "\"")},
+                    {"/spec/nodeName", "\"node-b\""},
+                    {"/spec/containers/0/ports", R"([{"containerPort":80,"hostPort":8080}])"}});
+  };
+  const auto taken = HostPortTaken(with_port("shop", "cache-0"), {with_port("bank", "vault")}, "node-b");
+  ASSERT_TRUE(taken);
+  EXPECT_THAT(taken->message, HasSubstr("is in use on node node-b by a pod of another namespace"));
+}
+
 TEST(FindingsTest, AllBlockingSentencesAreToldUnderTheFirstOnesId) {
   const std::vector<crds::Finding> findings = {
       {.id = "W", .severity = crds::Severity::kWarning, .message = "warn"},

@@ -73,6 +73,17 @@ TEST(KubeletSawDeletionTest, IsSaidByTheObservedGenerationOrByTime) {
   EXPECT_TRUE(KubeletSawDeletion(pod, absl::Seconds(5), asked + absl::Seconds(6)));
 }
 
+TEST(NamesTest, APodThatIsOlderIsNotTakenForTheirs) {
+  const k8s::ObjectMeta owner{.uid = "u", .creation_timestamp = absl::FromUnixSeconds(100)};
+  k8s::ObjectMeta pod{.creation_timestamp = absl::FromUnixSeconds(100), .labels = {{kMigrationKey, "u"}}};
+  EXPECT_TRUE(MadeBy(owner, pod));
+  pod.creation_timestamp = absl::FromUnixSeconds(99);
+  EXPECT_FALSE(MadeBy(owner, pod));
+  pod = {.labels = {{kMigrationKey, "another"}}};
+  EXPECT_FALSE(MadeBy(owner, pod));
+  EXPECT_FALSE(MadeBy({}, {})) << "neither of them has a UID";
+}
+
 TEST(NamesTest, ANameGrowsByOneSuffixHoweverOftenThePodMoves) {
   k8s::ObjectMeta pod{.name = "cache-0"};
   std::string name;

@@ -65,17 +65,23 @@ class TakeTest : public ::testing::Test {
     const std::string bundle = "/host/run/containerd/io.containerd.runtime.v2.task/k8s.io/3f2a";
     Put(bundle + "/config.json", R"({"annotations": {"io.kubernetes.cri.container-type": "container",
       "io.kubernetes.cri.container-name": "app", "io.kubernetes.cri.sandbox-uid": "u1"},
-      "linux": {"cgroupsPath": "/kubepods/podu1/3f2a"}})");
+      "root": {"path": "rootfs"},
+      "linux": {"cgroupsPath": "/kubepods/podu1/3f2a",
+        "namespaces": [{"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "user"}]}})");
     Put(bundle + "/init.pid", "77");
     Put("/proc/77/status", "Name:\tapp\nState:\tS (sleeping)\nPPid:\t1\n");
     Put("/proc/77/task/77/status", "SigPnd:\t0000000000000000\n");
     Put("/proc/77/cgroup", "0::/kubepods/podu1/3f2a\n");
-    Put("/proc/77/mountinfo",
-        "25 24 0:22 / / rw,relatime - overlay overlay rw,lowerdir=/lower,upperdir=/upper,workdir=/w\n");
     Put("/host/upper/written", "by the pod");
     Put("/host/sys/fs/cgroup/kubepods/podu1/3f2a/cgroup.procs", "77\n");
     Put("/proc/77/maps", "");
-    EXPECT_TRUE(MakeFolders(folder_ + "/proc/77/root").ok());
+    EXPECT_TRUE(MakeFolders(folder_ + bundle + "/rootfs").ok());
+    struct stat root;
+    EXPECT_EQ(stat((folder_ + bundle + "/rootfs").c_str(), &root), 0);
+    Put("/proc/1/mountinfo", absl::StrCat("25 24 ", major(root.st_dev), ":", minor(root.st_dev),
+                                          " / /rootfs rw,relatime - overlay overlay rw,",
+                                          "lowerdir=/lower,upperdir=/upper,workdir=/w\n"));
+    EXPECT_EQ(symlink((folder_ + bundle + "/rootfs").c_str(), (folder_ + "/proc/77/root").c_str()), 0);
     EXPECT_TRUE(MakeFolders(Archives()).ok());
     EXPECT_TRUE(MakeFolders(folder_ + "/guards").ok());
     node_.host = {.root = folder_ + "/host", .proc = folder_ + "/proc", .cgroup = "/sys/fs/cgroup"};
@@ -255,7 +261,9 @@ TEST_F(TakeTest, TheArchiveHoldsTheFilesAsTheyWereAtTheFreeze) {
       "io.kubernetes.cri.container-name": "app", "io.kubernetes.cri.sandbox-uid": "u1"},
       "mounts": [{"destination": "/cache", "type": "bind",
         "source": "/kubelet/pods/u1/volumes/kubernetes.io~empty-dir/cache"}],
-      "linux": {"cgroupsPath": "/kubepods/podu1/3f2a"}})");
+      "root": {"path": "rootfs"},
+      "linux": {"cgroupsPath": "/kubepods/podu1/3f2a",
+        "namespaces": [{"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "user"}]}})");
   spec_.empty_dirs = {"cache"};
   for (const char* name : {"kept", "gone", "old", "grows", "folder/inner"})
     Put(absl::StrCat("/host/upper/", name), name);

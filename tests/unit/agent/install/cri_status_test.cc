@@ -47,6 +47,20 @@ TEST(IsStartedInTest, OnlyAContainerThatWasGivenUpIsNot) {
   EXPECT_TRUE(absl::IsInternal(IsStartedIn(Field(1, "\x18"))));
 }
 
+TEST(PodAddressesTest, AreTheSandboxesAndNoOthersAreTakenForThem) {
+  const std::string network = Field(5, Field(1, "10.0.0.7") + Field(2, Field(1, "fd00::7")));
+  const auto own = AddressesIn(Field(1, Field(1, "sandbox") + network) + Field(2, "info"));
+  ASSERT_TRUE(own.ok()) << own.status();
+  EXPECT_THAT(*own, ElementsAre("10.0.0.7", "fd00::7"));
+  EXPECT_TRUE(CheckAddresses({"10.0.0.7", "fd00:0:0::7"}, *own).ok());
+  EXPECT_TRUE(CheckAddresses({}, *own).ok());
+  for (const char* other : {"10.0.0.8", "", "x\n"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(CheckAddresses({"10.0.0.7", other}, *own))) << other;
+  }
+  EXPECT_THAT(*AddressesIn(Field(1, Field(1, "in the host's network"))), ElementsAre());
+  EXPECT_TRUE(absl::IsInternal(AddressesIn(Field(1, Field(5, "\x0a\x7f"))).status()));
+}
+
 // A server that says what it is told, whatever it hears.
 class Answer {
  public:

@@ -499,6 +499,7 @@ class FakePager {
 
   void Want(size_t page) { Say({.wanted = {{1, Address(page), memory::PageBytes()}}, .faults = 1}); }
   void End() { Say({.ended = true}); }
+  void Kill(const std::string& why) { Say({.ended = true, .failed = why}); }
   bool Has(size_t page) {
     absl::MutexLock lock(&mutex_);
     return missing_.Missing({Address(page), Address(page) + memory::PageBytes()}) == 1;

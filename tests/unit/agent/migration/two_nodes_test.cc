@@ -1176,6 +1176,15 @@ TEST_F(PostCopyTest, AContainerThatEndsNeedsItsPagesNoMore) {
   EXPECT_TRUE(source_->Finish(absl::Seconds(20)).ok());
 }
 
+TEST_F(PostCopyTest, AContainerThatItsPagerHadToKillHasLostItsMemory) {
+  Move();
+  pager_->Kill("no memory for a page");
+  EXPECT_TRUE(pager_->Await([&] { return target()->final(); }));
+  Release();
+  AwaitSource([](const SourceStatus& status) { return !status.serving; });
+  EXPECT_THAT(target()->status().pull.lost, HasSubstr("bytes of memory are lost: no memory for a page"));
+}
+
 TEST_F(PostCopyTest, AnAbandonedSourceEndsThoughItsTargetIsGoneForGood) {
   Move();
   unreachable_ = true;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -38,14 +40,29 @@ class PreflightTest : public testing::Test {
     container_.pod_uid = "u1";
     container_.init_pid = 77;
     AddProcess(77);
-    Write("/proc/77/mountinfo",
-          "1 0 0:50 / / rw - overlay overlay rw,lowerdir=/l,upperdir=/layers/1,workdir=/w\n");
+    container_.rootfs = "/bundle/rootfs";
+    container_.namespaces = {{"network", ""}, {"ipc", ""}, {"uts", ""}};
+    Write("/proc/77/mountinfo", "1 0 0:50 / / rw - overlay overlay rw\n");
+    std::filesystem::create_directories(folder_ + "/host/bundle/rootfs");
+    Link("/proc/77/root", folder_ + "/host/bundle/rootfs");
+    Write("/proc/1/mountinfo",
+          absl::StrCat("1 0 ", Device(), " / /bundle/rootfs rw - overlay overlay rw,lowerdir=/l,",
+                       "upperdir=/layers/1,workdir=/w\n"));
+    Write("/user-namespace", "");
+    for (const char* pid : {"1", "77"})
+      Link(absl::StrCat("/proc/", pid, "/ns/user"), folder_ + "/user-namespace");
     Link("/proc/1/ns/net", "net:[1]");
     Link("/proc/1/ns/pid", "pid:[1]");
     Link("/proc/1/ns/ipc", "ipc:[1]");
   }
   ~PreflightTest() override { std::filesystem::remove_all(folder_); }
 
+  // Of the container's root.
+  std::string Device() const {
+    struct stat status;
+    EXPECT_EQ(stat((folder_ + "/host/bundle/rootfs").c_str(), &status), 0);
+    return absl::StrCat(major(status.st_dev), ":", minor(status.st_dev));
+  }
   void AddProcess(int pid, const std::string& pid_namespace = "pid:[5]", const std::string& status = "") {
     Write(absl::StrCat("/proc/", pid, "/status"),
           absl::StrCat("Name:\tserver\nState:\tS\nPPid:\t", pid == 77 ? 1 : 77, "\nRssAnon:\t  2048 kB\n",
@@ -259,7 +276,8 @@ TEST_F(PreflightTest, ConfigurationThatTiesAPodToItsNodeBlocks) {
   container_.mounts = {{"/host", "/etc", "bind", {}},
                        {"/pv", "/var/lib/kubelet/pods/u1/volumes/kubernetes.io~csi/pvc-1/mount", "bind", {}},
                        {"/other", "/var/lib/kubelet/pods/u2/volumes/kubernetes.io~empty-dir/d", "bind", {}}};
-  container_.namespaces = {{"pid", "/proc/5/ns/pid"}, {"user", ""}};
+  container_.namespaces["pid"] = "/proc/5/ns/pid";
+  container_.namespaces["user"] = "";
   EXPECT_THAT(Ids(Configuration()),
               UnorderedElementsAre("Terminal", "DeviceFile", "HostPath", "PersistentVolume", "HostPath",
                                    "SharedProcessNamespace", "UserNamespace"));
@@ -275,7 +293,11 @@ TEST_F(PreflightTest, FileSystemsThatCriuDoesNotKnowBlock) {
   Write("/proc/77/mountinfo",
         "1 0 0:50 / / rw - overlay overlay rw,upperdir=/layers/1\n2 1 0:51 / /mnt rw - fuse.sshfs x rw\n");
   EXPECT_THAT(Ids(Configuration()), ElementsAre("UnsupportedMount"));
+  Write("/proc/77/mountinfo",
+        "1 0 0:50 / / rw - overlay overlay rw\n2 1 0:51 / /mnt rw - overlay overlay rw\n");
+  EXPECT_THAT(Ids(Configuration()), ElementsAre("UnsupportedMount"));
   Write("/proc/77/mountinfo", "1 0 8:1 / / rw - ext4 /dev/vda rw\n");
+  Write("/proc/1/mountinfo", absl::StrCat("1 0 ", Device(), " / /bundle/rootfs rw - ext4 /dev/vda rw\n"));
   EXPECT_THAT(Ids(Configuration()), ElementsAre("NoWritableLayer"));
 }
 

@@ -46,6 +46,25 @@ TEST(ResolveCgroupsPath, RefusesWhatLeadsElsewhere) {
   }
 }
 
+TEST(PodCgroup, IsTheFolderThatKubeletNamedAfterThePod) {
+  const char* uid = "0f3c-12";
+  EXPECT_EQ(PodCgroup("/sys/fs/cgroup/kubepods/burstable/pod0f3c-12/abc", uid),
+            "/sys/fs/cgroup/kubepods/burstable/pod0f3c-12");
+  const std::string slice = "/sys/fs/cgroup/kubepods.slice/kubepods-pod0f3c_12.slice";
+  EXPECT_EQ(PodCgroup(slice + "/cri-containerd-abc.scope", uid), slice);
+}
+
+// What is held stands still as a whole: never a folder that others' containers are in.
+TEST(PodCgroup, IsNoOtherFolder) {
+  for (const char* cgroup :
+       {"", "abc", "/abc", "/sys/fs/cgroup/kubepods/abc", "/sys/fs/cgroup/pods/pod0f3c-123/abc",
+        "/sys/fs/cgroup/kubepods.slice/kubepods-pod0f3c_1.slice/abc.scope",
+        "/sys/fs/cgroup/pod0f3c-12/inner/abc"}) {
+    EXPECT_EQ(PodCgroup(cgroup, "0f3c-12"), "") << cgroup;
+  }
+  EXPECT_EQ(PodCgroup("/sys/fs/cgroup/kubepods/pod/abc", ""), "");
+}
+
 class CgroupFolderTest : public testing::Test {
  protected:
   CgroupFolderTest()
@@ -91,24 +110,25 @@ TEST(Mounts, FindsTheWritableLayer) {
   ASSERT_TRUE(mounts.ok()) << mounts.status();
   ASSERT_EQ(mounts->size(), 2u);
   EXPECT_EQ((*mounts)[1].type, "proc");
-  EXPECT_EQ(*WritableLayer(*mounts), "/var/lib/containerd/snap 1/fs");
+  EXPECT_EQ(*WritableLayer(*mounts, "0:50"), "/var/lib/containerd/snap 1/fs");
 }
 
 TEST(Mounts, ARootWithoutOverlayHasNoWritableLayer) {
   EXPECT_THAT(
-      std::string(WritableLayer(*ParseMountInfo("1 0 8:1 / / rw - ext4 /dev/vda rw\n")).status().message()),
+      std::string(
+          WritableLayer(*ParseMountInfo("1 0 8:1 / / rw - ext4 /dev/vda rw\n"), "8:1").status().message()),
       HasSubstr("is ext4, not overlay"));
+  EXPECT_THAT(std::string(WritableLayer(
+                              *ParseMountInfo("1 0 0:5 / / ro - overlay overlay ro,lowerdir=/a:/b\n"), "0:5")
+                              .status()
+                              .message()),
+              HasSubstr("read-only"));
   EXPECT_THAT(
-      std::string(WritableLayer(*ParseMountInfo("1 0 0:5 / / ro - overlay overlay ro,lowerdir=/a:/b\n"))
-                      .status()
-                      .message()),
-      HasSubstr("read-only"));
-  EXPECT_THAT(
-      std::string(WritableLayer(*ParseMountInfo("1 0 0:5 / / rw - overlay overlay rw,upperdir=../x\n"))
+      std::string(WritableLayer(*ParseMountInfo("1 0 0:5 / / rw - overlay overlay rw,upperdir=../x\n"), "0:5")
                       .status()
                       .message()),
       HasSubstr("not an absolute"));
-  EXPECT_FALSE(WritableLayer({}).ok());
+  EXPECT_FALSE(WritableLayer({}, "0:5").ok());
 }
 
 TEST(Mounts, NonsenseIsAnError) {

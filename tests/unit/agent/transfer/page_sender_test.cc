@@ -269,6 +269,27 @@ TEST_F(PageSenderTest, AfterACutWhatWasNotAcknowledgedGoesAgain) {
   ExpectTheSame({PageRange(0, 1100)});
 }
 
+TEST_F(PageSenderTest, WhatIsOwedCountsUntilItWasSent) {
+  task_.Fill(0, 30, 1);
+  sender_.Owe(kTask, {PageRange(0, 20)});
+  sender_.Owe(kTask, {PageRange(10, 30)});
+  sender_.Acknowledge();
+  EXPECT_THAT(sender_.Unacknowledged(), ElementsAre(Pair(kTask, ElementsAre(PageRange(0, 30)))));
+  ASSERT_TRUE(Send({PageRange(5, 30)}).ok());
+  sender_.Acknowledge();
+  EXPECT_THAT(sender_.Unacknowledged(), ElementsAre(Pair(kTask, ElementsAre(PageRange(0, 5)))));
+}
+
+TEST_F(PageSenderTest, OnceAllIsExpectedWhatHasGoneIsAnError) {
+  task_.Fill(0, 10, 1);
+  sender_.ExpectAll();
+  ASSERT_TRUE(Send({PageRange(0, 10)}).ok());
+  task_.pages.erase(4);
+  EXPECT_TRUE(absl::IsDataLoss(Send({PageRange(0, 10)})));
+  task_.error = absl::NotFoundError("gone");
+  EXPECT_TRUE(absl::IsDataLoss(Send({PageRange(0, 10)})));
+}
+
 // What was sent and did not arrive must go again, although the sender has the same content at hand.
 TEST_F(PageSenderTest, FramesLostOnTheWayAreNotTakenForArrived) {
   task_.Fill(0, 50, 1);

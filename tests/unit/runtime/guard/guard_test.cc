@@ -36,6 +36,10 @@ class FakeActs final : public Acts {
     return absl::OkStatus();
   }
   absl::Status StillFrozen() override { return still_frozen; }
+  absl::Status HoldPod() override {
+    if (hold_result.ok()) did.push_back("hold pod");
+    return hold_result;
+  }
   absl::Status Kill() override {
     did.push_back("kill");
     return kill_result;
@@ -64,7 +68,7 @@ class FakeActs final : public Acts {
   std::vector<std::string> did;
   absl::Status still_frozen;
   std::optional<Refusal> refuse_before, refuse_after;
-  absl::Status arm_result, kill_result, journal_result;
+  absl::Status arm_result, hold_result, kill_result, journal_result;
   SourceState journal_after_error = SourceState::kNone;
 };
 
@@ -105,8 +109,8 @@ TEST_F(GuardTest, TheOrdinaryHandOverJournalsBeforeEachAct) {
   Dumped();
   EXPECT_TRUE(Do(GuardOp::kCede).ok);
   EXPECT_TRUE(Do(GuardOp::kKill).ok);
-  EXPECT_THAT(acts_.did,
-              ElementsAre("journal Frozen", "freeze", "dump app", "journal Ceded", "kill", "journal Done"));
+  EXPECT_THAT(acts_.did, ElementsAre("journal Frozen", "freeze", "dump app", "hold pod", "journal Ceded",
+                                     "kill", "journal Done"));
   EXPECT_TRUE(guard_->finished());
 }
 
@@ -211,6 +215,25 @@ TEST_F(GuardTest, APodThatSomebodyElseHasThawedIsNotCeded) {
   EXPECT_THAT(acts_.did, ElementsAre("thaw", "journal Aborted"));
 }
 
+TEST_F(GuardTest, APodOfWhichAProcessWasKilledIsNotCeded) {
+  Dumped();
+  acts_.still_frozen = absl::NotFoundError("a process of it was killed");
+  const GuardReply reply = Do(GuardOp::kCede);
+  EXPECT_FALSE(reply.ok);
+  EXPECT_EQ(reply.reason, "ContainerGone");
+}
+
+TEST_F(GuardTest, APodThatCannotBeHeldIsNotCeded) {
+  Dumped();
+  acts_.did.clear();
+  acts_.hold_result = absl::UnavailableError("read-only");
+  const GuardReply reply = Do(GuardOp::kCede);
+  EXPECT_FALSE(reply.ok);
+  EXPECT_EQ(reply.reason, "HoldFailed");
+  EXPECT_THAT(reply.message, HasSubstr("read-only"));
+  EXPECT_THAT(acts_.did, ElementsAre("thaw", "journal Aborted"));
+}
+
 TEST_F(GuardTest, OnceCededNothingThawsButTheTargetsAbort) {
   Ceded();
   guard_->AgentGone(kStart);
@@ -255,7 +278,7 @@ TEST_F(GuardTest, CedingOfWhichNobodyKnowsStaysFrozen) {
   EXPECT_FALSE(reply.ok);
   EXPECT_EQ(reply.reason, "JournalFailed");
   guard_->AgentGone(kStart);
-  EXPECT_THAT(acts_.did, IsEmpty());
+  EXPECT_THAT(acts_.did, ElementsAre("hold pod"));
 }
 
 TEST_F(GuardTest, CedingOfWhichNobodyKnewIsLookedAtAgain) {
@@ -316,8 +339,8 @@ TEST_F(GuardTest, ArmedDumpsAreBegunInTheFreeze) {
   Dumped();
   EXPECT_TRUE(Do(GuardOp::kCede).ok);
   EXPECT_TRUE(Do(GuardOp::kKill).ok);
-  EXPECT_THAT(acts_.did, ElementsAre("arm", "journal Frozen", "freeze", "dump app", "journal Ceded", "kill",
-                                     "journal Done"));
+  EXPECT_THAT(acts_.did, ElementsAre("arm", "journal Frozen", "freeze", "dump app", "hold pod",
+                                     "journal Ceded", "kill", "journal Done"));
 }
 
 TEST_F(GuardTest, WhatWasArmedIsDisarmedWhenThePodIsNotDumped) {

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where on the host a container's own files are: by the host's word alone. A process with a mount namespace
+// of its own can have any path of the host as its "upperdir", which agents read and write as root.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "agent/runtime/containers.h"
+
+namespace godwit::runtime {
+
+// The folder on the host that holds what the container wrote to its root file system: upperdir of the overlay
+// that the host has mounted at container.rootfs (the same file system, whatever links lead there).
+// FailedPrecondition when there is none (another snapshotter), or when the init process does not live where
+// the container runtime has put it (CheckInPlace).
+absl::StatusOr<std::string> FindWritableLayer(const HostView& host, const Container& container);
+
+// FailedPrecondition when the container's init process has another root file system, or another user,
+// network, IPC or UTS namespace, than config.json says.
+absl::Status CheckInPlace(const HostView& host, const Container& container);
+
+// FailedPrecondition when a process has mounted an overlay somewhere else than at "/" (`mountinfo`, its own
+// file): CRIU would mount it again on the target by the same paths, which are the target node's then.
+absl::Status CheckNoInnerOverlay(const std::string& proc, pid_t pid);
+
+}  // namespace godwit::runtime
