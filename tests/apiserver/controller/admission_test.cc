@@ -286,13 +286,13 @@ TEST_F(AdmissionTest, NobodyMarksAPodByItsStatusOrItsBinding) {
                             .MergePatch(ns_, name, FromYaml(mark), {.subresource = "status"});
     EXPECT_TRUE(k8s::IsForbidden(marked.status())) << mark << " " << marked.status();
   }
-  const auto bound =
-      k8s::Client<k8s::Unstructured>(Api("tenant"), k8s::Pod::kResource)
-          .Create(FromYaml(absl::StrCat("{apiVersion: v1, kind: Binding, metadata: {name: ", name,
-                                        ", namespace: ", ns_,
-                                        ", annotations: {godwit.io/migration: u}}, target: "
-                                        "{apiVersion: v1, kind: Node, name: n1}}")),
-                  {.subresource = "binding"});
+  const k8s::Resource binding = {"", "v1", "pods", "Binding", true};
+  const auto bound = k8s::Client<k8s::Unstructured>(Api("tenant"), binding)
+                         .Create(FromYaml(absl::StrCat("{apiVersion: v1, kind: Binding, metadata: {name: ", name,
+                                                       ", namespace: ", ns_,
+                                                       ", annotations: {godwit.io/migration: u}}, target: "
+                                                       "{apiVersion: v1, kind: Node, name: n1}}")),
+                                 {.subresource = "binding"});
   EXPECT_TRUE(k8s::IsForbidden(bound.status())) << bound.status();
 }
 
