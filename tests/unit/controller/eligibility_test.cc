@@ -109,9 +109,10 @@ TEST(FreezeLimitTest, IsThatOfTheTightestProbe) {
   };
   const absl::Duration cap = absl::Seconds(90);
   EXPECT_EQ(*FreezeLimit(with(""), cap), cap);
-  EXPECT_EQ(*FreezeLimit(with(R"(,"livenessProbe":{"httpGet":{"port":80}})"), cap), absl::Seconds(20));
+  EXPECT_EQ(*FreezeLimit(with(R"(,"livenessProbe":{"httpGet":{"port":80}})"), cap),
+            absl::Milliseconds(19750));
   EXPECT_EQ(*FreezeLimit(with(R"(,"livenessProbe":{"periodSeconds":5,"failureThreshold":4})"), cap),
-            absl::Seconds(15));
+            absl::Milliseconds(14750));
   EXPECT_EQ(*FreezeLimit(with(R"(,"livenessProbe":{"periodSeconds":60,"failureThreshold":10})"), cap), cap);
   EXPECT_EQ(*FreezeLimit(with(R"(,"startupProbe":{"periodSeconds":1,"failureThreshold":2})"), cap), cap)
       << "it has started";
@@ -126,7 +127,7 @@ TEST(FreezeLimitTest, AStartupProbeCountsUntilItHasSucceeded) {
   k8s::Pod pod =
       PodView({{"/spec/containers/0/startupProbe", R"({"periodSeconds":1,"failureThreshold":3})"}});
   pod.status.container_statuses[0].started = false;
-  EXPECT_EQ(*FreezeLimit(pod, absl::Seconds(90)), absl::Seconds(2));
+  EXPECT_EQ(*FreezeLimit(pod, absl::Seconds(90)), absl::Milliseconds(1750));
 }
 
 TEST(HostPortTest, ATakenPortOnTheTargetIsFoundFreeOnesAreNot) {
