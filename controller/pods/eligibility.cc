@@ -156,8 +156,8 @@ void CheckVolumes(const k8s::Pod& pod, std::vector<Finding>& findings) {
 // For the thaw: a probe that begins just before it would be one too many.
 constexpr absl::Duration kThawMargin = absl::Milliseconds(250);
 
-// How long a container may stand still without as many probes failing one after another as kubelet kills it for.
-// Zero stands for an absent field: kubelet's defaults are period 10 s and threshold 3.
+// How long a container may stand still without as many probes failing one after another as kubelet kills it
+// for. Zero stands for an absent field: kubelet's defaults are period 10 s and threshold 3.
 absl::Duration Bearable(const k8s::Probe& probe) {
   const int period = probe.period_seconds == 0 ? 10 : probe.period_seconds;
   const int threshold = probe.failure_threshold == 0 ? 3 : probe.failure_threshold;

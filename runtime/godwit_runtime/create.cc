@@ -38,6 +38,8 @@ using agent_api::RuntimeRequest;
 
 namespace {
 
+constexpr absl::Duration kCriuLook = absl::Milliseconds(500);
+constexpr int kLooksAtDeadCriu = 4;  // runc takes note of one that has ended well at once
 constexpr absl::Duration kPagerStart = absl::Seconds(10);
 constexpr absl::Duration kAgentRestart =
     absl::Seconds(15);  // how long an agent that is being replaced is waited for
@@ -220,11 +222,19 @@ absl::Status Restore::StartPager(const std::string& work) {
 
 // Until runc has ended, while the agent may still change its mind.
 absl::Status Restore::WaitForRestore(Watcher& watcher, const criu::Plan& plan) {
+  int dead_criu = 0;  // looks one after another
   while (true) {
     const absl::Duration left = deadline_ - SteadyNow();
     if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("the restore took too long");
     pollfd sources[] = {{watcher.fd(), POLLIN, 0}, {agent_.fd(), POLLIN, 0}};
-    if (poll(sources, 2, static_cast<int>(absl::ToInt64Milliseconds(left) + 1)) <= 0) continue;
+    if (poll(sources, 2, static_cast<int>(absl::ToInt64Milliseconds(std::min(left, kCriuLook)) + 1)) <= 0) {
+      dead_criu = watcher.LeavesADeadChild() ? dead_criu + 1 : 0;
+      if (dead_criu == kLooksAtDeadCriu)
+        return absl::InternalError(
+            absl::StrCat("cannot restore the container: CRIU was killed: ", criu::PreloadSays(plan.messages),
+                         criu::ExplainFailure(plan.log_file)));
+      continue;
+    }
     if (sources[1].revents != 0) {
       GODWIT_ASSIGN_OR_RETURN(const RuntimeReply reply, agent_.Receive(deadline_));
       return absl::AbortedError(reply.message.empty() ? "godwit-agent took its word back" : reply.message);

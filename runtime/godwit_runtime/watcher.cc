@@ -22,6 +22,7 @@
 #include "absl/strings/str_split.h"
 #include "agent/permits/cgroup_end.h"
 #include "agent/runtime/mounts.h"
+#include "agent/runtime/processes.h"
 #include "base/clock.h"
 #include "base/process.h"
 #include "base/status.h"
@@ -53,12 +54,16 @@ char Receive(int socket) {
   return size == 1 ? word : '\0';
 }
 
-std::vector<pid_t> OwnChildren() {
+// Of all its threads.
+std::vector<pid_t> ChildrenOf(pid_t pid) {
   std::vector<pid_t> children;
-  absl::StatusOr<std::string> text = ReadFile(absl::StrCat("/proc/self/task/", getpid(), "/children"));
-  if (!text.ok()) return children;
-  for (absl::string_view word : absl::StrSplit(*text, ' ', absl::SkipWhitespace())) {
-    if (int pid = 0; absl::SimpleAtoi(word, &pid) && pid > 1) children.push_back(pid);
+  std::error_code error;
+  for (const auto& task : std::filesystem::directory_iterator(absl::StrCat("/proc/", pid, "/task"), error)) {
+    const absl::StatusOr<std::string> text = ReadFile(task.path().string() + "/children");
+    if (!text.ok()) continue;
+    for (absl::string_view word : absl::StrSplit(*text, ' ', absl::SkipWhitespace())) {
+      if (int child = 0; absl::SimpleAtoi(word, &child) && child > 1) children.push_back(child);
+    }
   }
   return children;
 }
@@ -66,7 +71,7 @@ std::vector<pid_t> OwnChildren() {
 // Kills and reaps until this process has no child: what a killed one leaves behind comes to this subreaper.
 bool KillAllBelow(absl::Time deadline) {
   while (SteadyNow() < deadline) {
-    for (pid_t child : OwnChildren()) kill(child, SIGKILL);
+    for (pid_t child : ChildrenOf(getpid())) kill(child, SIGKILL);
     pid_t reaped = 0;
     do {
       reaped = waitpid(-1, nullptr, WNOHANG | __WALL);
@@ -164,6 +169,16 @@ absl::StatusOr<Watcher> Watcher::Start(const Task& task) {
 
 Watcher::~Watcher() {
   if (socket_.ok()) (void)Destroy();
+}
+
+bool Watcher::LeavesADeadChild() const {
+  for (const pid_t command : ChildrenOf(pid_)) {
+    for (const pid_t child : ChildrenOf(command)) {
+      const absl::StatusOr<runtime::Process> process = runtime::ReadProcess("/proc", child);
+      if (process.ok() && process->state == 'Z') return true;
+    }
+  }
+  return false;
 }
 
 absl::Status Watcher::Ended() {

@@ -45,6 +45,9 @@ class Watcher {
   pid_t pid() const { return pid_; }
   // Readable when the command has ended, or the watcher has; for poll(2).
   int fd() const { return socket_.get(); }
+  // Whether a child of the command has ended and the command does not mind. CRIU that is killed: what it has
+  // forked holds its connection to runc open, and runc waits for a word for ever.
+  bool LeavesADeadChild() const;
   // How the command ended, after fd() became readable. Internal when it failed.
   absl::Status Ended();
   // Everything of the restore has gone when this returns OK.

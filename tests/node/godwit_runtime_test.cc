@@ -426,6 +426,45 @@ TEST_F(GodwitRuntimeTest, ARestoreWaitsAtItsGateForTheImagesAndLeavesTheMemoryTo
   EXPECT_GT(daemon.faults(), 0);
 }
 
+// With its tasks forked: they hold CRIU's connection to runc open, so that runc never hears of it.
+TEST_F(GodwitRuntimeTest, ACriuThatIsKilledInTheMiddleOfARestoreIsNoticed) {
+  ASSERT_NO_FATAL_FAILURE(MakeImages());
+  Container target("target", there_, {"count"});
+  Annotate(target, true);
+  ASSERT_TRUE(Add().ok());
+  Child create = Create(target);
+  ASSERT_TRUE(table_->WaitForClaim(kMigration, "app", kSoon).ok());
+  const std::string gate = target.work() + "/gate";
+  ASSERT_TRUE(criu::MakeGate(gate).ok());
+  std::atomic<bool> killed = false;
+  std::thread kills([&] {
+    const absl::StatusOr<UniqueFd> reached = criu::ReachGate(gate, kSoon);
+    EXPECT_TRUE(reached.ok()) << reached.status();
+    pid_t criu = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      pid_t pid = 0;
+      const std::string command = ReadFile(entry.path().string() + "/cmdline").value_or("");
+      if (absl::SimpleAtoi(entry.path().filename().string(), &pid) && absl::StrContains(command, "swrk"))
+        criu = pid;
+    }
+    ASSERT_GT(criu, 1);
+    EXPECT_TRUE(criu::OpenGate(*reached).ok());
+    for (const absl::Time end = absl::Now() + absl::Seconds(5); !target.Running() && absl::Now() < end;) {
+    }
+    killed = kill(criu, SIGKILL) == 0;
+  });
+  const absl::Time began = absl::Now();
+  const auto restored =
+      table_->Restore(kMigration, "app", source_->images(), target.work(), absl::Seconds(60), {.gate = gate});
+  kills.join();
+  EXPECT_TRUE(killed);
+  EXPECT_FALSE(restored.ok());
+  EXPECT_LT(absl::Now() - began, absl::Seconds(20)) << restored.status();
+  EXPECT_FALSE(Succeeds(create));
+  ExpectGone(target);
+  ExpectNeverRan(target);
+}
+
 TEST_F(GodwitRuntimeTest, APagerThatDoesNotStartFailsTheMigrationBeforeTheRestore) {
   ASSERT_NO_FATAL_FAILURE(MakeImages());
   Container target("target", there_, {"count"});
