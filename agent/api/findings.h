@@ -193,12 +193,14 @@ inline constexpr std::array kFindingKinds = {
                 "Pods with hostPID do not move."},
     FindingKind{"HostIPC", kBlockingKind, FoundIn::kFiles, "A container shares the node's IPC namespace.",
                 "Pods with hostIPC do not move."},
-    FindingKind{"NoWritableLayer", kBlockingKind, FoundIn::kFiles,
-                "A container's root file system is not made by overlayfs, or its first process has left it.",
-                "Use the overlayfs snapshotter on the nodes; let the first process stay in the root file system "
-                "and namespaces that it was given."},
+    FindingKind{
+        "NoWritableLayer", kBlockingKind, FoundIn::kFiles,
+        "A container's root file system is not made by overlayfs, or its first process has left it.",
+        "Use the overlayfs snapshotter on the nodes; let the first process stay in the root file system "
+        "and namespaces that it was given."},
     FindingKind{"UnsupportedMount", kBlockingKind, FoundIn::kFiles,
-                "A file system is mounted that CRIU cannot take along (FUSE, NFS, CIFS, an overlay of the container's own, ...).",
+                "A file system is mounted that CRIU cannot take along (FUSE, NFS, CIFS, an overlay of the "
+                "container's own, ...).",
                 "Unmount it, or remove the volume."},
     FindingKind{"DeviceFileWritten", kBlockingKind, FoundIn::kFiles,
                 "A device file was made in the container's file system or in an emptyDir.",

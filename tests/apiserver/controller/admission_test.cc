@@ -287,12 +287,13 @@ TEST_F(AdmissionTest, NobodyMarksAPodByItsStatusOrItsBinding) {
     EXPECT_TRUE(k8s::IsForbidden(marked.status())) << mark << " " << marked.status();
   }
   const k8s::Resource binding = {"", "v1", "pods", "Binding", true};
-  const auto bound = k8s::Client<k8s::Unstructured>(Api("tenant"), binding)
-                         .Create(FromYaml(absl::StrCat("{apiVersion: v1, kind: Binding, metadata: {name: ", name,
-                                                       ", namespace: ", ns_,
-                                                       ", annotations: {godwit.io/migration: u}}, target: "
-                                                       "{apiVersion: v1, kind: Node, name: n1}}")),
-                                 {.subresource = "binding"});
+  const auto bound =
+      k8s::Client<k8s::Unstructured>(Api("tenant"), binding)
+          .Create(FromYaml(absl::StrCat("{apiVersion: v1, kind: Binding, metadata: {name: ", name,
+                                        ", namespace: ", ns_,
+                                        ", annotations: {godwit.io/migration: u}}, target: "
+                                        "{apiVersion: v1, kind: Node, name: n1}}")),
+                  {.subresource = "binding"});
   EXPECT_TRUE(k8s::IsForbidden(bound.status())) << bound.status();
 }
 
