@@ -268,8 +268,10 @@ class Applier {
     if (fchownat(folder, place.name.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW | empty) != 0)
       return ErrnoStatus(what);
     const bool link = archive_entry_filetype(entry) == AE_IFLNK;
-    if (!link) GODWIT_RETURN_IF_ERROR(Annotate(SetMode(folder, place, archive_entry_perm(entry)), what));
-    if (!link) GODWIT_RETURN_IF_ERROR(SetAttributes(entry, folder, place));
+    if (!link) {
+      GODWIT_RETURN_IF_ERROR(Annotate(SetMode(folder, place, archive_entry_perm(entry)), what));
+      GODWIT_RETURN_IF_ERROR(SetAttributes(entry, folder, place));
+    }
     const timespec time{archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)};
     if (archive_entry_filetype(entry) == AE_IFDIR) {
       const std::string path =

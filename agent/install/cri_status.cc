@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/install/cri_status.h"
 
-#include <arpa/inet.h>
-
 #include <algorithm>
+#include <initializer_list>
 #include <map>
 #include <set>
 #include <utility>
@@ -12,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "agent/criu/protobuf.h"
 #include "agent/install/grpc_call.h"
+#include "agent/runtime/fence.h"
 #include "base/json.h"
 #include "base/status.h"
 
@@ -36,23 +36,23 @@ absl::StatusOr<std::string> IdRequest(const std::string& id) {
   return absl::StrCat("\x0a", std::string(1, static_cast<char>(id.size())), id);
 }
 
-// The fields of this number that are bytes; InternalError when the message is broken.
-absl::StatusOr<std::vector<std::string>> BytesOf(absl::string_view message, uint32_t number) {
-  std::vector<std::string> found;
-  criu::ProtobufFields fields(message);
-  while (fields.Next()) {
-    if (fields.is_bytes() && fields.number() == number) found.emplace_back(fields.bytes());
+// The fields that are bytes at the end of this path of field numbers; InternalError when a message on it is
+// broken.
+absl::StatusOr<std::vector<std::string>> BytesAt(absl::string_view message,
+                                                 std::initializer_list<uint32_t> path) {
+  std::vector<std::string> found = {std::string(message)};
+  for (const uint32_t number : path) {
+    std::vector<std::string> below;
+    for (const std::string& one : found) {
+      criu::ProtobufFields fields(one);
+      while (fields.Next()) {
+        if (fields.is_bytes() && fields.number() == number) below.emplace_back(fields.bytes());
+      }
+      if (!fields.ok()) return absl::InternalError("the container runtime's answer cannot be read");
+    }
+    found = std::move(below);
   }
-  if (!fields.ok()) return absl::InternalError("the container runtime's answer cannot be read");
   return found;
-}
-
-// In its shortest form, of 4 or 16 bytes; empty when it is no address.
-std::string Binary(const std::string& address) {
-  char bytes[16];
-  if (inet_pton(AF_INET, address.c_str(), bytes) == 1) return std::string(bytes, 4);
-  if (inet_pton(AF_INET6, address.c_str(), bytes) == 1) return std::string(bytes, 16);
-  return "";
 }
 
 // info["config"] of containerd, as JSON.
@@ -126,20 +126,9 @@ absl::Status ContainerIsStarted(const std::string& socket, const std::string& co
 }
 
 absl::StatusOr<std::vector<std::string>> AddressesIn(absl::string_view response) {
-  std::vector<std::string> addresses;
-  GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> statuses, BytesOf(response, 1));
-  for (const std::string& status : statuses) {
-    GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> networks, BytesOf(status, 5));
-    for (const std::string& network : networks) {
-      GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> first, BytesOf(network, 1));
-      addresses.insert(addresses.end(), first.begin(), first.end());
-      GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> more, BytesOf(network, 2));
-      for (const std::string& one : more) {
-        GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> ip, BytesOf(one, 1));
-        addresses.insert(addresses.end(), ip.begin(), ip.end());
-      }
-    }
-  }
+  GODWIT_ASSIGN_OR_RETURN(std::vector<std::string> addresses, BytesAt(response, {1, 5, 1}));
+  GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> more, BytesAt(response, {1, 5, 2, 1}));
+  addresses.insert(addresses.end(), more.begin(), more.end());
   return addresses;
 }
 
@@ -152,9 +141,9 @@ absl::StatusOr<std::vector<std::string>> PodAddresses(const std::string& socket,
 
 absl::Status CheckAddresses(const std::vector<std::string>& asked, const std::vector<std::string>& own) {
   for (const std::string& address : asked) {
-    const std::string binary = Binary(address);
-    const bool found = !binary.empty() && std::any_of(own.begin(), own.end(), [&](const std::string& one) {
-      return Binary(one) == binary;
+    const std::string key = runtime::AddressKey(address);
+    const bool found = !key.empty() && std::any_of(own.begin(), own.end(), [&](const std::string& one) {
+      return runtime::AddressKey(one) == key;
     });
     if (!found)
       return absl::InvalidArgumentError(absl::StrCat("the container runtime gave the pod no address ",

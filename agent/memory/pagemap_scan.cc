@@ -3,10 +3,8 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -91,9 +89,7 @@ bool PagemapScan::HasShortWay() {
     bytes[0] = bytes[2 * page] = 1;
     const uint64_t start = reinterpret_cast<uint64_t>(memory);
     const Range range{start, start + 3 * page};
-    UniqueFd uffd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
-    if (!uffd.ok()) return false;
-    const auto protection = WriteProtection::Enable(std::move(uffd));
+    const absl::StatusOr<WriteProtection> protection = WriteProtection::OfThisProcess();
     if (!protection.ok() || !protection->Register(range).ok()) return false;
     const absl::StatusOr<PagemapScan> scan = Open("/proc", getpid());
     Ranges populated;

@@ -21,12 +21,14 @@ constexpr uint64_t kUnregisterBytes = uint64_t{16} << 20;
 
 }  // namespace
 
-absl::Status WriteProtection::CheckSupport() {
+absl::Status WriteProtection::CheckSupport() { return OfThisProcess().status(); }
+
+absl::StatusOr<WriteProtection> WriteProtection::OfThisProcess() {
   UniqueFd own(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
   if (!own.ok())
     return absl::FailedPreconditionError(
         ErrnoStatus("the kernel has no userfaultfd for this process").message());
-  return Enable(std::move(own)).status();
+  return Enable(std::move(own));
 }
 
 absl::StatusOr<WriteProtection> WriteProtection::Enable(UniqueFd uffd) {

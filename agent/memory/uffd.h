@@ -17,6 +17,9 @@ class WriteProtection {
   // nothing.
   static absl::Status CheckSupport();
 
+  // Of this process' own memory. FailedPrecondition as CheckSupport says.
+  static absl::StatusOr<WriteProtection> OfThisProcess();
+
   // `uffd` is fresh from userfaultfd(2). Closing it ends the write protection of everything, at once: the
   // task waits at its next page fault or mmap until the kernel has seen each of its pages (0.2 s for 2 GiB).
   static absl::StatusOr<WriteProtection> Enable(UniqueFd uffd);

@@ -305,11 +305,12 @@ absl::Status Source::StartGuard() {
                                 .hidden = pre_copy_ == nullptr ? "" : absl::StrCat(folder, "/hidden"),
                                 .smaps = node_.write_smaps ? absl::StrCat(folder, "/smaps") : ""});
   }
-  if (node_.check_addresses && !pod_.parts.empty())
-    GODWIT_RETURN_IF_ERROR(node_.check_addresses(pod_.parts.front().container, guard.addresses));
-  // Whatever runtime would start them: godwit-runtime looks at the hold below, runc at nothing.
-  if (!guard.containers.empty())
-    guard.pod_cgroup = runtime::PodCgroup(guard.containers.front().cgroup, spec_.pod.uid);
+  if (!pod_.parts.empty()) {
+    const runtime::Container& first = pod_.parts.front().container;
+    if (node_.check_addresses) GODWIT_RETURN_IF_ERROR(node_.check_addresses(first, guard.addresses));
+    // Whatever runtime would start them: godwit-runtime looks at the hold below, runc at nothing.
+    guard.pod_cgroup = runtime::PodCgroup(first.cgroup, spec_.pod.uid);
+  }
   guard_spec_ = guard;
   if (!node_.holds.empty()) {
     GODWIT_RETURN_IF_ERROR(permits::WriteSourceHold(

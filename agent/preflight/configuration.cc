@@ -132,7 +132,7 @@ std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& ho
       runtime::ReadMounts(host.proc, container.init_pid);
   if (!mounts.ok()) return findings.Take();
   for (const runtime::Mount& mount : *mounts) {
-    if (mount.type == "overlay" && mount.point != "/") {
+    if (runtime::IsInnerOverlay(mount)) {
       findings.Add("UnsupportedMount",
                    absl::StrCat("container ", container.name, " has mounted an overlay at ", mount.point),
                    absl::StrCat(MountInfo(host, container), ": overlay at ", mount.point));

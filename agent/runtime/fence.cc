@@ -148,14 +148,6 @@ std::string AddElements(const std::string& table, const char* set, const std::ve
   return message.Finish();
 }
 
-// 4 or 16 bytes, or nothing.
-std::string KeyOf(const std::string& address) {
-  char bytes[16];
-  if (inet_pton(AF_INET, address.c_str(), bytes) == 1) return std::string(bytes, 4);
-  if (inet_pton(AF_INET6, address.c_str(), bytes) == 1) return std::string(bytes, 16);
-  return "";
-}
-
 absl::StatusOr<std::vector<std::string>> NodesOwn() {
   ifaddrs* list = nullptr;
   if (getifaddrs(&list) != 0) return ErrnoStatus("cannot list the node's addresses");
@@ -182,6 +174,13 @@ absl::Status CheckName(const std::string& name) {
 }
 
 }  // namespace
+
+std::string AddressKey(const std::string& address) {
+  char bytes[16];
+  if (inet_pton(AF_INET, address.c_str(), bytes) == 1) return std::string(bytes, 4);
+  if (inet_pton(AF_INET6, address.c_str(), bytes) == 1) return std::string(bytes, 16);
+  return "";
+}
 
 Fence::Fence(std::string table, std::vector<std::string> keys, absl::Duration limit)
     : table_(std::move(table)), keys_(std::move(keys)), limit_(limit) {}
@@ -212,7 +211,7 @@ absl::StatusOr<Fence> Fence::Make(const std::string& nft, const std::string& nam
   GODWIT_ASSIGN_OR_RETURN(const std::vector<std::string> own, NodesOwn());
   std::vector<std::string> keys;
   for (const std::string& address : addresses) {
-    keys.push_back(KeyOf(address));
+    keys.push_back(AddressKey(address));
     if (keys.back().empty())
       return absl::InvalidArgumentError(absl::StrCat("cannot fence \"", address, "\": it is no IP address"));
     if (std::find(own.begin(), own.end(), keys.back()) != own.end())

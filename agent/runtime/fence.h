@@ -16,6 +16,9 @@
 
 namespace godwit::runtime {
 
+// An IP address, however it is written, as its 4 or 16 bytes; empty when it is none.
+std::string AddressKey(const std::string& address);
+
 class Fence {
  public:
   // A fence that drops nothing yet; one of this name that an earlier process has left is lifted. `nft`: the

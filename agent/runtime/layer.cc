@@ -2,7 +2,6 @@
 #include "agent/runtime/layer.h"
 
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <vector>
@@ -51,17 +50,15 @@ absl::Status CheckInPlace(const HostView& host, const Container& container) {
 
 absl::StatusOr<std::string> FindWritableLayer(const HostView& host, const Container& container) {
   GODWIT_RETURN_IF_ERROR(CheckInPlace(host, container));
-  const std::string root = host.At(container.rootfs);
-  struct stat status;
-  if (stat(root.c_str(), &status) != 0) return ErrnoStatus(absl::StrCat("cannot stat ", root));
+  GODWIT_ASSIGN_OR_RETURN(const std::string device, DeviceOf(host.At(container.rootfs)));
   GODWIT_ASSIGN_OR_RETURN(const std::vector<Mount> mounts, ReadMounts(host.proc, 1));
-  return WritableLayer(mounts, absl::StrCat(major(status.st_dev), ":", minor(status.st_dev)));
+  return WritableLayer(mounts, device);
 }
 
 absl::Status CheckNoInnerOverlay(const std::string& proc, pid_t pid) {
   GODWIT_ASSIGN_OR_RETURN(const std::vector<Mount> mounts, ReadMounts(proc, pid));
   for (const Mount& mount : mounts) {
-    if (mount.type == "overlay" && mount.point != "/")
+    if (IsInnerOverlay(mount))
       return absl::FailedPreconditionError(absl::StrCat("an overlay is mounted at ", mount.point));
   }
   return absl::OkStatus();

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/runtime/mounts.h"
 
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
 #include <algorithm>
 
 #include "absl/strings/match.h"
@@ -63,6 +66,14 @@ absl::StatusOr<std::vector<Mount>> ParseMountInfo(absl::string_view text) {
 absl::StatusOr<std::vector<Mount>> ReadMounts(const std::string& proc, pid_t pid) {
   GODWIT_ASSIGN_OR_RETURN(const std::string text, ReadFile(absl::StrCat(proc, "/", pid, "/mountinfo")));
   return ParseMountInfo(text);
+}
+
+bool IsInnerOverlay(const Mount& mount) { return mount.type == "overlay" && mount.point != "/"; }
+
+absl::StatusOr<std::string> DeviceOf(const std::string& path) {
+  struct stat status;
+  if (stat(path.c_str(), &status) != 0) return ErrnoStatus(absl::StrCat("cannot stat ", path));
+  return absl::StrCat(major(status.st_dev), ":", minor(status.st_dev));
 }
 
 absl::StatusOr<std::string> WritableLayer(const std::vector<Mount>& mounts, absl::string_view device) {

@@ -80,6 +80,17 @@ class GuardTest : public testing::Test {
     ASSERT_TRUE(reply.ok()) << reply.status();
     EXPECT_TRUE(reply->ok) << reply->reason << ": " << reply->message;
   }
+  static void Cede(GuardClient& client, const Container& container) {
+    ExpectOk(client.Freeze());
+    ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
+    ExpectOk(client.Cede());
+  }
+  // With the folder of its container's cgroup for the pod's.
+  static GuardSpec HoldingSpecFor(Container& container) {
+    GuardSpec spec = SpecFor({&container});
+    spec.pod_cgroup = std::filesystem::path(container.cgroup()).parent_path();
+    return spec;
+  }
   static std::string LogOf(const GuardSpec& spec) { return ReadFile(spec.log).value_or("no log"); }
 
   Sandbox sandbox_;
@@ -387,9 +398,7 @@ TEST_F(GuardTest, OnceCededThePodStaysFrozenWithoutAnAgentAndANewOneMayKillIt) {
   const GuardSpec spec = SpecFor({&container}, absl::Milliseconds(1500));
   {
     GuardClient client = StartedGuard(spec);
-    ExpectOk(client.Freeze());
-    ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
-    ExpectOk(client.Cede());
+    Cede(client, container);
     const auto thaw = client.Thaw("too late");
     ASSERT_TRUE(thaw.ok());
     EXPECT_EQ(thaw->reason, "Ceded");
@@ -415,9 +424,7 @@ TEST_F(GuardTest, ACededPodGoesOnWhenTheTargetHasAborted) {
   Container& container = Started({"count"});
   const GuardSpec spec = SpecFor({&container});
   GuardClient client = StartedGuard(spec);
-  ExpectOk(client.Freeze());
-  ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
-  ExpectOk(client.Cede());
+  Cede(client, container);
   ExpectOk(client.TargetAborted("kubelet killed it"));
   EXPECT_TRUE(GoesOn(container));
   EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kCeded, SourceState::kAborted));
@@ -477,12 +484,9 @@ class Starting {
 
 TEST_F(GuardTest, WhatIsStartedInAPodThatWasCededStandsStillAndDiesWithIt) {
   Container& container = Started({"count"});
-  GuardSpec spec = SpecFor({&container});
-  spec.pod_cgroup = std::filesystem::path(container.cgroup()).parent_path();
+  const GuardSpec spec = HoldingSpecFor(container);
   GuardClient client = StartedGuard(spec);
-  ExpectOk(client.Freeze());
-  ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
-  ExpectOk(client.Cede());
+  Cede(client, container);
   const std::string fresh = spec.pod_cgroup + "/fresh";
   ASSERT_TRUE(MakeFolders(fresh, 0755).ok());
   {
@@ -499,12 +503,9 @@ TEST_F(GuardTest, WhatIsStartedInAPodThatWasCededStandsStillAndDiesWithIt) {
 
 TEST_F(GuardTest, APodThatWasHeldIsLetGoWithItsContainersWhenTheTargetHasAborted) {
   Container& container = Started({"count"});
-  GuardSpec spec = SpecFor({&container});
-  spec.pod_cgroup = std::filesystem::path(container.cgroup()).parent_path();
+  const GuardSpec spec = HoldingSpecFor(container);
   GuardClient client = StartedGuard(spec);
-  ExpectOk(client.Freeze());
-  ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
-  ExpectOk(client.Cede());
+  Cede(client, container);
   EXPECT_EQ(ReadFile(spec.pod_cgroup + "/cgroup.freeze").value_or(""), "1\n");
   ExpectOk(client.TargetAborted("kubelet killed it"));
   EXPECT_TRUE(GoesOn(container));

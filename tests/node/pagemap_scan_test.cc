@@ -2,9 +2,7 @@
 // PagemapScan at this process' own memory, against a model of what each page should be.
 #include "agent/memory/pagemap_scan.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <random>
@@ -34,8 +32,7 @@ class PagemapScanTest : public testing::Test {
     const uint64_t table = table_ * kPage;
     start_ = (reinterpret_cast<uint64_t>(mapped_) + table - 1) / table * table + 5 * kPage;
     pages_.resize(kTables * table_ - 9);
-    auto enabled = memory::WriteProtection::Enable(
-        UniqueFd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))));
+    auto enabled = memory::WriteProtection::OfThisProcess();
     EXPECT_TRUE(enabled.ok()) << enabled.status();
     protection_.emplace(*std::move(enabled));
     auto scan = PagemapScan::Open("/proc", getpid());

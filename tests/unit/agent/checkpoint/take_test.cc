@@ -20,6 +20,7 @@
 #include "agent/criu/images.h"
 #include "agent/criu/pagemap.h"
 #include "agent/files/layer.h"
+#include "agent/runtime/mounts.h"
 #include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -76,11 +77,10 @@ class TakeTest : public ::testing::Test {
     Put("/host/sys/fs/cgroup/kubepods/podu1/3f2a/cgroup.procs", "77\n");
     Put("/proc/77/maps", "");
     EXPECT_TRUE(MakeFolders(folder_ + bundle + "/rootfs").ok());
-    struct stat root;
-    EXPECT_EQ(stat((folder_ + bundle + "/rootfs").c_str(), &root), 0);
-    Put("/proc/1/mountinfo", absl::StrCat("25 24 ", major(root.st_dev), ":", minor(root.st_dev),
-                                          " / /rootfs rw,relatime - overlay overlay rw,",
-                                          "lowerdir=/lower,upperdir=/upper,workdir=/w\n"));
+    Put("/proc/1/mountinfo",
+        absl::StrCat(
+            "25 24 ", runtime::DeviceOf(folder_ + bundle + "/rootfs").value_or("none"),
+            " / /rootfs rw,relatime - overlay overlay rw,lowerdir=/lower,upperdir=/upper,workdir=/w\n"));
     EXPECT_EQ(symlink((folder_ + bundle + "/rootfs").c_str(), (folder_ + "/proc/77/root").c_str()), 0);
     EXPECT_TRUE(MakeFolders(Archives()).ok());
     EXPECT_TRUE(MakeFolders(folder_ + "/guards").ok());

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -9,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agent/preflight/inspect.h"
+#include "agent/runtime/mounts.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -58,11 +57,7 @@ class PreflightTest : public testing::Test {
   ~PreflightTest() override { std::filesystem::remove_all(folder_); }
 
   // Of the container's root.
-  std::string Device() const {
-    struct stat status;
-    EXPECT_EQ(stat((folder_ + "/host/bundle/rootfs").c_str(), &status), 0);
-    return absl::StrCat(major(status.st_dev), ":", minor(status.st_dev));
-  }
+  std::string Device() const { return runtime::DeviceOf(folder_ + "/host/bundle/rootfs").value_or("none"); }
   void AddProcess(int pid, const std::string& pid_namespace = "pid:[5]", const std::string& status = "") {
     Write(absl::StrCat("/proc/", pid, "/status"),
           absl::StrCat("Name:\tserver\nState:\tS\nPPid:\t", pid == 77 ? 1 : 77, "\nRssAnon:\t  2048 kB\n",

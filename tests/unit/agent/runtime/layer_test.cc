@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/runtime/layer.h"
 
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "agent/runtime/mounts.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -45,11 +44,7 @@ class LayerTest : public testing::Test {
   }
   ~LayerTest() override { std::filesystem::remove_all(folder_); }
   // Of the folder that stands for its root.
-  std::string Device() const {
-    struct stat status;
-    EXPECT_EQ(stat((folder_ + "/host/run/c/rootfs").c_str(), &status), 0);
-    return absl::StrCat(major(status.st_dev), ":", minor(status.st_dev));
-  }
+  std::string Device() const { return DeviceOf(folder_ + "/host/run/c/rootfs").value_or("none"); }
   void Write(const std::string& path, const std::string& text) {
     std::filesystem::create_directories(std::filesystem::path(folder_ + path).parent_path());
     std::ofstream(folder_ + path, std::ios::trunc) << text;
