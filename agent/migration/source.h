@@ -33,6 +33,7 @@
 #include "agent/migration/page_service.h"
 #include "agent/migration/pod_on_node.h"
 #include "agent/migration/pre_copy.h"
+#include "agent/runtime/memory_folder.h"
 #include "agent/transfer/file_sender.h"
 #include "agent/transfer/image_sender.h"
 #include "agent/transfer/messages.h"
@@ -60,6 +61,8 @@ struct SourceNode {
   MemoryNode memory;
   // What CRIU reads for its tasks' smaps (memory::ShortSmaps::Write). Empty: CRIU reads the kernel's.
   std::function<absl::Status(const std::string& cgroup, const std::string& folder)> write_smaps;
+  // Where CRIU's images of a pod may be whose private memory is not in them. Empty, or nullopt: on the disk.
+  std::function<std::optional<runtime::MemoryFolder>(const PodOnNode&)> image_memory;
   // Whether the memory of these containers is still being filled after an earlier move.
   std::function<bool(const std::vector<std::string>& container_ids)> filling;
   // Whether the container's pod has these addresses: what is fenced must be its own. Empty: not asked.
@@ -151,6 +154,8 @@ class Source {
   void MakeSenders();
   absl::Status SendFileRound();
   absl::Status StillWanted() ABSL_LOCKS_EXCLUDED(mutex_);
+  // What the dump of a container writes and reads lies below it.
+  std::string PlaceOf(const std::string& container) const;
   absl::Status StartGuard();
   absl::Status Arm();
   std::optional<absl::Duration> Switching() const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -215,6 +220,7 @@ class Source {
   // The thread's own.
   PodOnNode pod_;
   std::unique_ptr<PreCopy> pre_copy_;                           // nullptr: CRIU's dump has the memory
+  std::optional<runtime::MemoryFolder> image_memory_;           // PlaceOf
   bool leave_pages_ = false;                                    // the last pages, for the target to pull
   std::vector<std::unique_ptr<transfer::FileSender>> senders_;  // as pod_.parts
   std::optional<FileRounds> files_;

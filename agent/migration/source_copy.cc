@@ -33,6 +33,7 @@ constexpr absl::Duration kRoundLimit = absl::Hours(2);
 constexpr absl::Duration kRoundOkLimit = absl::Minutes(2);  // from its last byte
 constexpr absl::Duration kFillingLimit = absl::Seconds(60);
 constexpr absl::Duration kFillingLook = absl::Milliseconds(100);
+constexpr int64_t kSmallMemory = int64_t{16} << 20;       // of what CRIU has to dump
 constexpr absl::Duration kGateLimit = absl::Seconds(40);  // for the target's restore, which has 30 s for it
 
 }  // namespace
@@ -281,8 +282,14 @@ void Source::TellProgress(const Convergence& convergence, const RoundFigures& ro
   if (node_.round) node_.round(before, progress);
 }
 
+std::string Source::PlaceOf(const std::string& container) const {
+  return absl::StrCat(image_memory_.has_value() ? image_memory_->path() : folder_, "/", container);
+}
+
 // Started here and not at the beginning: a pre-copy may take minutes, and containers start anew meanwhile.
 absl::Status Source::StartGuard() {
+  // Nobody needs them once this agent has ended: the guard has thawed then, or the target has prepared.
+  if (pre_copy_ != nullptr && node_.image_memory) image_memory_ = node_.image_memory(pod_);
   agent_api::GuardSpec guard{.migration_uid = spec_.migration.uid,
                              .socket = absl::StrCat(folder_, "/guard.sock"),
                              .journal = absl::StrCat(folder_, "/journal"),
@@ -292,16 +299,17 @@ absl::Status Source::StartGuard() {
                              .freeze_limit = spec_.freeze_limit,
                              .addresses = spec_.pod_addresses};
   for (const PodOnNode::Part& part : pod_.parts) {
-    const std::string folder = absl::StrCat(folder_, "/", part.container.name);
+    const std::string folder = PlaceOf(part.container.name);
+    const std::string work = absl::StrCat(folder_, "/", part.container.name, "/work");
     GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/images"), 0700));
-    GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/work"), 0700));
+    GODWIT_RETURN_IF_ERROR(MakeFolders(work, 0700));
     guard.containers.push_back({.name = part.container.name,
                                 .id = part.container.id,
                                 .cgroup = part.container.cgroup,
                                 .runc_root = part.container.runtime_root,
                                 .init_pid = part.container.init_pid,
                                 .images = absl::StrCat(folder, "/images"),
-                                .work = absl::StrCat(folder, "/work"),
+                                .work = work,
                                 .hidden = pre_copy_ == nullptr ? "" : absl::StrCat(folder, "/hidden"),
                                 .smaps = node_.write_smaps ? absl::StrCat(folder, "/smaps") : ""});
   }
@@ -333,7 +341,8 @@ absl::Status Source::Arm() {
   GODWIT_FAILPOINT("source.armed", spec_.migration.uid);
   if (first_frame_ == absl::InfiniteFuture()) first_frame_ = SteadyNow();
   for (size_t i = 0; i < senders_.size(); ++i) {
-    const std::string images = absl::StrCat(folder_, "/", pod_.parts[i].container.name, "/images");
+    if (image_memory_.has_value()) senders_[i]->KeepImagesInMemory();
+    const std::string images = absl::StrCat(PlaceOf(pod_.parts[i].container.name), "/images");
     GODWIT_RETURN_IF_ERROR(transfer::SendImage(images, transfer::kDescriptors, *senders_[i]));
   }
   return absl::OkStatus();

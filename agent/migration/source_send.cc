@@ -192,7 +192,7 @@ absl::Status Source::SendContainer(size_t index) {
     if (!files.ok()) sender.Cancel();
   });
   const absl::Status pages = pre_copy_ == nullptr ? absl::OkStatus() : SendPages(index);
-  const std::string folder = absl::StrCat(folder_, "/", name, "/images");
+  const std::string folder = absl::StrCat(PlaceOf(name), "/images");
   absl::StatusOr<transfer::ImageTotals> images =
       pages.ok() ? transfer::SendImages(folder, progress, sender) : pages;
   if (!images.ok()) {
@@ -219,7 +219,7 @@ absl::Status Source::HideOwned(size_t index) {
   const std::string& name = pod_.parts[index].container.name;
   const absl::Time begin = SteadyNow();
   GODWIT_ASSIGN_OR_RETURN(const std::string hidden, pre_copy_->LookOwned(index));
-  const std::string path = absl::StrCat(folder_, "/", name, "/hidden");
+  const std::string path = absl::StrCat(PlaceOf(name), "/hidden");
   // Read at once, on this machine: no need to wait for the disk.
   GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
   GODWIT_RETURN_IF_ERROR(WriteAll(file.get(), hidden, path));
@@ -230,7 +230,7 @@ absl::Status Source::HideOwned(size_t index) {
 absl::Status Source::WriteSmaps(size_t index) {
   const PodOnNode::Part& part = pod_.parts[index];
   const absl::Time begin = SteadyNow();
-  const std::string folder = absl::StrCat(folder_, "/", part.container.name, "/smaps");
+  const std::string folder = absl::StrCat(PlaceOf(part.container.name), "/smaps");
   GODWIT_RETURN_IF_ERROR(node_.write_smaps(node_.cgroup_here(part.container.cgroup), folder));
   AddStep("mappings", part.container.name, begin);
   return absl::OkStatus();

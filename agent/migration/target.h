@@ -34,6 +34,7 @@
 #include "agent/migration/pod_on_node.h"
 #include "agent/migration/pull.h"
 #include "agent/permits/permit_table.h"
+#include "agent/runtime/memory_folder.h"
 #include "agent/runtime/quick_moves.h"
 #include "agent/transfer/file_receiver.h"
 #include "agent/transfer/messages.h"
@@ -54,6 +55,8 @@ struct TargetNode {
   std::string node;
   permits::PermitTable* permits = nullptr;
   std::function<absl::Status(const std::string& images)> check_images;
+  // Where images may be that the source says are small. Empty, or nullopt: on the disk.
+  std::function<std::optional<runtime::MemoryFolder>()> image_memory;
   // OK while the container runtime means to start this container, as far as it can be asked.
   std::function<absl::Status(const std::string& container_id)> is_started;
   // criu::AddLazyPages.
@@ -213,7 +216,7 @@ class Target {
   absl::Status HearVerdict(const std::shared_ptr<transfer::Stream>& stream);
   void NoteFiles() ABSL_LOCKS_EXCLUDED(mutex_);
   FilesToApply FilesOf(const std::string& container) const;
-  absl::StatusOr<transfer::ReceiveRules> Rules() const;
+  absl::StatusOr<transfer::ReceiveRules> Rules();
 
   void SetFailure(const std::string& reason, const std::string& message) ABSL_LOCKS_EXCLUDED(mutex_);
   void AddStep(const std::string& name, const std::string& container, absl::Time begin)
@@ -232,6 +235,7 @@ class Target {
   absl::Duration create_wait_;
   absl::Time commit_begin_;
   // Of the one thread that serves the stream which brings the state.
+  std::optional<runtime::MemoryFolder> image_memory_;
   std::optional<transfer::FileReceiver> files_;
   std::optional<transfer::PageReceiver> pages_;
   bool in_rounds_ = false;                                            // memory comes while the source runs

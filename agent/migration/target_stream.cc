@@ -109,11 +109,13 @@ absl::Status Target::CheckCut() const {
                    absl::FormatDuration(kResumeLimit), ": ", cut_.message()));
 }
 
-absl::StatusOr<transfer::ReceiveRules> Target::Rules() const {
+absl::StatusOr<transfer::ReceiveRules> Target::Rules() {
   GODWIT_ASSIGN_OR_RETURN(const int64_t free, FreeBytes(folder_));
   if (free <= kReserve) return absl::ResourceExhaustedError(absl::StrCat("no room for images in ", folder_));
+  if (node_.image_memory) image_memory_ = node_.image_memory();
   return transfer::ReceiveRules{
       .folder = folder_,
+      .memory_folder = image_memory_.has_value() ? image_memory_->path() : "",
       .containers = request_.containers,
       .kinds = {transfer::FileKind::kImage, transfer::FileKind::kRootfs, transfer::FileKind::kVolume},
       .max_bytes = free - kReserve};
@@ -184,12 +186,12 @@ void Target::NoteFiles() {
   if (!first_frame_.has_value()) first_frame_ = SteadyNow();
   for (const std::string& container : request_.containers) {
     if (files_->HasFile(absl::StrCat(container, "/images/", transfer::kDescriptors)))
-      armed_.try_emplace(container, ContainerState{.images = absl::StrCat(folder_, "/", container, "/images"),
-                                                   .files = FilesOf(container)});
+      armed_.try_emplace(
+          container, ContainerState{.images = files_->ImagesFolder(container), .files = FilesOf(container)});
   }
   for (const std::string& container : files_->complete()) {
     if (states_.contains(container)) continue;
-    ContainerState state{.images = absl::StrCat(folder_, "/", container, "/images")};
+    ContainerState state{.images = files_->ImagesFolder(container)};
     state.files = FilesOf(container);
     states_.emplace(container, std::move(state));
   }

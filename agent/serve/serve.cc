@@ -37,6 +37,7 @@
 #include "agent/preflight/inspect.h"
 #include "agent/runtime/cgroup.h"
 #include "agent/runtime/freezer.h"
+#include "agent/runtime/memory_folder.h"
 #include "agent/serve/node_facts.h"
 #include "agent/serve/sweep.h"
 #include "agent/tls/bootstrap.h"
@@ -59,6 +60,8 @@ constexpr absl::Duration kKillLimit = absl::Seconds(15);
 constexpr absl::Duration kCriLimit = absl::Seconds(2);
 constexpr absl::Duration kGuardEnters = absl::Seconds(10);  // the cgroup that it has made
 constexpr absl::Duration kHousekeeping = absl::Seconds(30);
+constexpr int64_t kSmallMemory = int64_t{16} << 20;   // of what CRIU itself has to dump
+constexpr int64_t kImageMemory = int64_t{128} << 20;  // of one migration
 constexpr double kPagesShare = 0.8;
 
 // Signals that end the agent, as a descriptor. Made before any thread, so that all inherit the mask.
@@ -252,6 +255,31 @@ class Agent {
     return absl::OkStatus();
   }
 
+  static std::optional<runtime::MemoryFolder> ImageMemory() {
+    absl::StatusOr<runtime::MemoryFolder> folder = runtime::MemoryFolder::Make(kImageMemory);
+    if (folder.ok()) return *std::move(folder);
+    LOG_FIRST_N(WARNING, 1)
+        << Log("freezes take some 20 ms longer: images are on the disk").With(folder.status());
+    return std::nullopt;
+  }
+
+  // Only what is sure to be small: beside private memory, which goes in rounds, shared memory is all that
+  // can be large in CRIU's images.
+  std::optional<runtime::MemoryFolder> SmallImages(const migration::PodOnNode& pod) {
+    int64_t bytes = 0;
+    for (const migration::PodOnNode::Part& part : pod.parts) {
+      const absl::StatusOr<int64_t> more =
+          runtime::SharedOrSwappedBytes(host_.proc, host_.At(part.container.cgroup));
+      if (!more.ok()) {
+        LOG(WARNING)
+            << Log("images are on the disk").With("container", part.container.name).With(more.status());
+        return std::nullopt;
+      }
+      bytes += *more;
+    }
+    return bytes <= kSmallMemory ? ImageMemory() : std::nullopt;
+  }
+
   std::function<absl::Status(const std::string&, const std::string&)> SmapsWriter() {
     if (!smaps_.has_value()) return nullptr;
     return [this](const std::string& cgroup, const std::string& folder) {
@@ -304,6 +332,7 @@ class Agent {
     };
     node.pack = [this](auto&&... arguments) { return migration::PackHostFolder(host_, arguments...); };
     node.memory = TrackedMemory({.shared_memory = true});
+    node.image_memory = [this](const migration::PodOnNode& pod) { return SmallImages(pod); };
     node.write_smaps = SmapsWriter();
     node.filling = [this](const std::vector<std::string>& ids) {
       return memory::StillFilled(host_.At(agent_api::kPagersFolder), ids);
@@ -363,6 +392,7 @@ class Agent {
       return absl::IsDeadlineExceeded(started) ? absl::OkStatus() : started;
     };
     node.add_pages = criu::AddLazyPages;
+    node.image_memory = ImageMemory;
     node.memory_for_pages = [this] { return MemoryForPages(); };
     node.apply_files = [this](const permits::Claim& claim, const std::string& pod_uid,
                               const migration::FilesToApply& files) {

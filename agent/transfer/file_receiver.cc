@@ -100,10 +100,21 @@ std::vector<std::string> FileReceiver::rootfs(const std::string& container) cons
   return found == rootfs_.end() ? std::vector<std::string>() : found->second;
 }
 
+const std::string& FileReceiver::RootOf(const FileBegin& begin) const {
+  const bool memory = begin.kind == FileKind::kImage && begin.in_memory && !rules_.memory_folder.empty();
+  return memory ? rules_.memory_folder : rules_.folder;
+}
+
+std::string FileReceiver::ImagesFolder(const std::string& container) const {
+  const auto found = counts_.find(container);
+  const bool memory = found != counts_.end() && found->second.images_in_memory.value_or(false);
+  return absl::StrCat(RootOf({.kind = FileKind::kImage, .in_memory = memory}), "/", container, "/images");
+}
+
 // The folder is ours and its names were checked, so plain paths would do; the flags are the second lock on
 // the door.
-absl::StatusOr<UniqueFd> FileReceiver::Create(const std::string& path) const {
-  const std::string full = absl::StrCat(rules_.folder, "/", path);
+absl::StatusOr<UniqueFd> FileReceiver::Create(const std::string& root, const std::string& path) const {
+  const std::string full = absl::StrCat(root, "/", path);
   const size_t slash = full.rfind('/');
   constexpr int kFolder = O_PATH | O_DIRECTORY | O_NOFOLLOW;
   absl::StatusOr<UniqueFd> folder = OpenFile(full.substr(0, slash), kFolder);
@@ -128,12 +139,15 @@ absl::Status FileReceiver::Begin(const FileBegin& begin) {
   }
   if (!used_ids_.insert(begin.id).second) return Broken(absl::StrCat("file id ", begin.id, " twice"));
   if (!begun_.insert(path).second) return Broken(absl::StrCat("the file ", path, " twice"));
-  GODWIT_ASSIGN_OR_RETURN(UniqueFd fd, Create(path));
+  Count& count = counts_[begin.container];
+  if (begin.kind == FileKind::kImage && begin.in_memory != count.images_in_memory.value_or(begin.in_memory))
+    return Broken(absl::StrCat("images of ", begin.container, " that need no disk, and others"));
+  GODWIT_ASSIGN_OR_RETURN(UniqueFd fd, Create(RootOf(begin), path));
   Incoming& incoming = open_[begin.id];
   incoming.fd = std::move(fd);
   incoming.begin = begin;
   incoming.path = path;
-  Count& count = counts_[begin.container];
+  if (begin.kind == FileKind::kImage) count.images_in_memory = begin.in_memory;
   ++count.files;
   ++count.open;
   return absl::OkStatus();
@@ -153,7 +167,7 @@ absl::Status FileReceiver::Data(const FileData& data) {
                                                      " bytes there is room for in ", rules_.folder));
   }
   GODWIT_RETURN_IF_ERROR(
-      WriteAll(incoming.fd.get(), data.bytes, absl::StrCat(rules_.folder, "/", incoming.path)));
+      WriteAll(incoming.fd.get(), data.bytes, absl::StrCat(RootOf(incoming.begin), "/", incoming.path)));
   incoming.checksum.Update(data.bytes);
   incoming.size += size;
   bytes_ += size;
@@ -189,7 +203,10 @@ absl::Status FileReceiver::End(const FileEnd& end) {
 }
 
 void FileReceiver::Clear() {
-  for (const std::string& path : begun_) unlink(absl::StrCat(rules_.folder, "/", path).c_str());
+  for (const std::string& root : {rules_.folder, rules_.memory_folder}) {
+    if (root.empty()) continue;
+    for (const std::string& path : begun_) unlink(absl::StrCat(root, "/", path).c_str());
+  }
   *this = FileReceiver(rules_);
 }
 

@@ -7,6 +7,9 @@
 //   <folder>/<container>/rootfs-<n>.tar    kRootfs, round n
 //   <folder>/volumes/<name>-<n>.tar        kVolume, round n
 //   <folder>/<container>.tar               kArchive
+//
+// Images that their sender says need no disk are in a folder of their own,
+// <memory_folder>/<container>/images.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +31,7 @@ namespace godwit::transfer {
 
 struct ReceiveRules {
   std::string folder;                   // exists, ours alone
+  std::string memory_folder;            // exists, ours alone, bounded; empty: all images go to `folder`
   std::vector<std::string> containers;  // whose files may come
   std::set<FileKind> kinds;             // what may come
   int64_t max_bytes = 0;                // of all files together
@@ -60,6 +64,8 @@ class FileReceiver {
   const std::map<std::string, std::vector<std::string>>& volumes() const { return volumes_; }
   // Files that are complete, by path below the folder.
   bool HasFile(const std::string& path) const { return finished_.contains(path); }
+  // Where the images are that have come of a container, or will.
+  std::string ImagesFolder(const std::string& container) const;
   const ReceivedTotals& totals() const { return totals_; }
 
  private:
@@ -74,6 +80,7 @@ class FileReceiver {
     int64_t files = 0;
     int64_t bytes = 0;
     int open = 0;
+    std::optional<bool> images_in_memory;  // as the first of them says
   };
 
   absl::Status Begin(const FileBegin& begin);
@@ -82,7 +89,8 @@ class FileReceiver {
   absl::Status EndContainer(const ContainerEnd& end);
   absl::StatusOr<std::string> PathFor(const FileBegin& begin) const;
   absl::StatusOr<std::string> RoundPath(const FileBegin& begin) const;
-  absl::StatusOr<UniqueFd> Create(const std::string& path) const;
+  const std::string& RootOf(const FileBegin& begin) const;
+  absl::StatusOr<UniqueFd> Create(const std::string& root, const std::string& path) const;
 
   ReceiveRules rules_;
   absl::flat_hash_map<uint32_t, Incoming> open_;

@@ -14,7 +14,11 @@ absl::Status FileSender::Send(FrameType type, absl::Span<const absl::string_view
 
 absl::StatusOr<std::unique_ptr<FileSender::File>> FileSender::Begin(FileKind kind, const std::string& name) {
   const uint32_t id = stream_.NextFileId();
-  const FileBegin begin = {.id = id, .container = container_, .kind = kind, .name = name};
+  const FileBegin begin = {.id = id,
+                           .container = container_,
+                           .kind = kind,
+                           .name = name,
+                           .in_memory = images_in_memory_ && kind == FileKind::kImage};
   GODWIT_RETURN_IF_ERROR(Send(FrameType::kFileBegin, {json::Encode(begin)}));
   ++files_;
   return std::unique_ptr<File>(new File(*this, id));

@@ -51,6 +51,9 @@ class FileSender {
   // Of all frames from now on; nothing may be under way.
   void SetDeadline(absl::Time deadline) { deadline_ = deadline; }
 
+  // Tells the receiver that the images are small and need no disk. Before the first of them.
+  void KeepImagesInMemory() { images_in_memory_ = true; }
+
   // From now on frames may stay here until End, or until somebody else sends: many small files travel
   // together. Nothing may be under way.
   void SendTogether() { together_ = true; }
@@ -72,6 +75,7 @@ class FileSender {
   absl::Time deadline_;
   TokenBucket* const bucket_;
   bool together_ = false;
+  bool images_in_memory_ = false;
   std::atomic<int64_t> files_ = 0;
   std::atomic<int64_t> bytes_ = 0;
   std::atomic<bool> cancelled_ = false;

@@ -77,12 +77,15 @@ struct FileBegin {
   // kImage: of CRIU's image file; kRootfs: the round, "0" first; kVolume: "<emptyDir>-<round>"; kArchive:
   // empty
   std::string name;
+  // kImage: the container's images are small, and nobody needs them after the restore: memory will do.
+  bool in_memory = false;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("id", self.id);
     field.Required("container", self.container);
     field.Required("kind", self.kind);
     field("name", self.name);
+    field("inMemory", self.in_memory);
   }
   bool operator==(const FileBegin&) const = default;
 };

@@ -77,6 +77,40 @@ TEST_F(FileReceiverTest, FilesLieWhereTheyBelong) {
   EXPECT_EQ(receiver_.totals().file_bytes, 3);
 }
 
+TEST_F(FileReceiverTest, ImagesThatNeedNoDiskAreInTheirOwnFolder) {
+  const auto begin = [](uint32_t id, const std::string& container, bool in_memory, const std::string& name) {
+    return MessageFrame(FrameType::kFileBegin, FileBegin{id, container, FileKind::kImage, name, in_memory});
+  };
+  const std::string memory = tls::TestFolder();
+  ReceiveRules rules = Rules(folder_);
+  rules.memory_folder = memory;
+  FileReceiver receiver(rules);
+  EXPECT_EQ(receiver.ImagesFolder("app"), folder_ + "/app/images");
+  ASSERT_TRUE(receiver.Take(begin(1, "app", true, "core-1.img")).ok());
+  ASSERT_TRUE(receiver.Take(DataFrame(1, 0, "image")).ok());
+  ASSERT_TRUE(receiver.Take(EndFrame(1, "image")).ok());
+  ASSERT_TRUE(receiver.Take(begin(2, "side", false, "core-1.img")).ok());
+  ASSERT_TRUE(receiver.Take(BeginFrame(3, "app", FileKind::kRootfs, "0")).ok());
+  EXPECT_EQ(receiver.ImagesFolder("app"), memory + "/app/images");
+  EXPECT_EQ(receiver.ImagesFolder("side"), folder_ + "/side/images");
+  EXPECT_EQ(*ReadFile(memory + "/app/images/core-1.img"), "image");
+  EXPECT_TRUE(FileExists(folder_ + "/app/rootfs-0.tar"));
+  EXPECT_TRUE(receiver.HasFile("app/images/core-1.img"));
+  const absl::Status mixed = receiver.Take(begin(4, "app", false, "mm-1.img"));
+  EXPECT_THAT(mixed.message(), HasSubstr("images of app that need no disk, and others"));
+  receiver.Clear();
+  EXPECT_FALSE(FileExists(memory + "/app/images/core-1.img"));
+  EXPECT_FALSE(FileExists(folder_ + "/side/images/core-1.img"));
+  ASSERT_TRUE(receiver.Take(begin(1, "app", false, "core-1.img")).ok());  // anew, elsewhere
+  EXPECT_EQ(receiver.ImagesFolder("app"), folder_ + "/app/images");
+}
+
+TEST_F(FileReceiverTest, ImagesGoToTheDiskWhereThereIsNoOtherPlace) {
+  FileBegin begin{1, "app", FileKind::kImage, "core-1.img", /*in_memory=*/true};
+  ASSERT_TRUE(receiver_.Take(MessageFrame(FrameType::kFileBegin, begin)).ok());
+  EXPECT_TRUE(FileExists(folder_ + "/app/images/core-1.img"));
+}
+
 TEST_F(FileReceiverTest, NamesThatCouldLeaveTheFolderAreRefused) {
   uint32_t id = 0;
   for (const char* name : {"", ".", "..", "../x", "a/b", "/etc/passwd", ".hidden", "a\nb", "a b", "\xff"}) {
