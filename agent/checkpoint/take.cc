@@ -124,7 +124,8 @@ class Taker {
     sources_ = *std::move(sources);
     if (node_.check_addresses && !sources_.empty()) {
       const absl::Status own = node_.check_addresses(sources_.front().container, spec_.pod_addresses);
-      if (!own.ok()) return Because("AddressNotOwn", own);
+      if (!own.ok())
+        return Because(absl::IsInvalidArgument(own) ? "AddressNotOwn" : "RuntimeUnavailable", own);
     }
     trees_ = FindTrees(spec_, sources_);
     absl::Status made = MakeFolders(guards_, 0700);
@@ -159,10 +160,8 @@ class Taker {
       containers.push_back({source.description.container, node_.host.At(source.container.cgroup)});
     copy_.emplace(std::move(containers), node_.memory, work_, stop_);
     absl::Status possible = copy_->Attach();
-    if (possible.ok()) {
-      if (auto failure = CopyRounds()) return failure;
-      possible = copy_->CheckPinned();
-    }
+    if (possible.ok()) possible = CopyRounds();
+    if (possible.ok()) possible = copy_->CheckPinned();  // sooner than in the freeze
     if (possible.ok()) return std::nullopt;
     if (!absl::IsFailedPrecondition(possible) && !absl::IsDeadlineExceeded(possible))
       return Because("CopyFailed", possible);
@@ -174,14 +173,13 @@ class Taker {
   }
 
   // One round at least.
-  std::optional<Failure> CopyRounds() {
+  absl::Status CopyRounds() {
     const absl::Time begin = SteadyNow();
     do {
-      const absl::StatusOr<int64_t> dirty = copy_->CopyRound();
-      if (!dirty.ok()) return Because("CopyFailed", dirty.status());
-      settling_.Add(*dirty);
+      GODWIT_ASSIGN_OR_RETURN(const int64_t dirty, copy_->CopyRound());
+      settling_.Add(dirty);
     } while (!settling_.Settled(SteadyNow() - begin));
-    return std::nullopt;
+    return absl::OkStatus();
   }
 
   agent_api::GuardSpec GuardSpecFor() const {
@@ -229,7 +227,7 @@ class Taker {
     if (auto failure = Refused((*guard)->Arm())) return failure;
     if (auto failure = CopyFilesAgain()) return failure;
     if (copy_) {  // what was written since, also while runc and CRIU came to their gates
-      if (auto failure = CopyRounds()) return failure;
+      if (const absl::Status copied = CopyRounds(); !copied.ok()) return Because("CopyFailed", copied);
       copy_->ReserveMemory(node_.memory_for_pages());
     }
     if (stop_) return Because("", absl::CancelledError());

@@ -19,16 +19,15 @@ struct Costs {
            weight.mappings * mapping;
   }
 };
-// Estimates: what CRIU's steps take in a small container (docs/design/page-engine.md), by the number of
-// things that they look at, and for descriptors less than what one pod of 2,000 files and 1,000 pipes stood
-// still for, 4.9 s. tests/node/weight_test.cc (DISABLED_Measure) measures all of them.
-constexpr Costs kDumpCosts = {.process = absl::Milliseconds(3),
-                              .thread = absl::Microseconds(200),
-                              .descriptor = absl::Microseconds(200),
-                              .mapping = absl::Microseconds(10)};
-constexpr Costs kRestoreCosts = {.process = absl::Milliseconds(2),
-                                 .thread = absl::Microseconds(100),
-                                 .descriptor = absl::Microseconds(300),
+// From tests/node/weight_test.cc (DISABLED_Measure), on two cores: what dump and restore take more for 50 and
+// 100 processes, 100 and 400 threads, 500 to 2,000 descriptors of four kinds, 1,000 and 10,000 mappings.
+constexpr Costs kDumpCosts = {.process = absl::Milliseconds(8),
+                              .thread = absl::Microseconds(1500),
+                              .descriptor = absl::Microseconds(60),
+                              .mapping = absl::Microseconds(12)};
+constexpr Costs kRestoreCosts = {.process = absl::Milliseconds(4),
+                                 .thread = absl::Microseconds(700),
+                                 .descriptor = absl::Microseconds(30),
                                  .mapping = absl::Microseconds(20)};
 // What the container of one small process has, which is in kFixedForOne.
 constexpr agent_api::Weight kSmall = {.processes = 1, .threads = 1, .descriptors = 6, .mappings = 20};

@@ -100,15 +100,17 @@ absl::Status PreCopy::Attach() {
   return status;
 }
 
+absl::Status PreCopy::CheckPinned(const Part& part) {
+  if (part.memory == nullptr) return absl::OkStatus();
+  const std::vector<memory::Pinned> pinned = part.memory->FindPinned();
+  if (pinned.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("container ", part.container.name, ": ", pinned.front().what,
+                   ": memory that the kernel writes past the page tables cannot be copied while it runs"));
+}
+
 absl::Status PreCopy::CheckPinned() const {
-  for (const Part& part : parts_) {
-    if (part.memory == nullptr) continue;
-    const std::vector<memory::Pinned> pinned = part.memory->FindPinned();
-    if (pinned.empty()) continue;
-    return absl::FailedPreconditionError(
-        absl::StrCat("container ", part.container.name, ": ", pinned.front().what,
-                     ": memory that the kernel writes past the page tables cannot be copied while it runs"));
-  }
+  for (const Part& part : parts_) GODWIT_RETURN_IF_ERROR(CheckPinned(part));
   return absl::OkStatus();
 }
 
@@ -133,12 +135,16 @@ absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
   if (looked_at_ != absl::InfinitePast()) figures.since_last = begin - looked_at_;
   looked_at_ = begin;
   for (Part& part : parts_) {
+    // What is read with O_DIRECT while the look is taken arrives behind the tracker's back: by a descriptor
+    // that was there before it, or is there after it.
+    GODWIT_RETURN_IF_ERROR(CheckPinned(part));
     absl::StatusOr<memory::Look> look = part.memory->Round();
     if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
     figures.memory_bytes += static_cast<int64_t>(look->owned_bytes());
     figures.dirty_bytes += static_cast<int64_t>(look->dirty_bytes());
     // The tracker tells of them once: where the stream is cut at one task, those of the others are not lost.
     for (const memory::TaskPages& task : look->tasks) part.sender->Owe(task.container_pid, task.dirty);
+    GODWIT_RETURN_IF_ERROR(CheckPinned(part));
     if (again_) GODWIT_RETURN_IF_ERROR(SendAgain(part, *look, deadline));
     GODWIT_RETURN_IF_ERROR(SendLook(part, *look, deadline));
     GODWIT_ASSIGN_OR_RETURN(const Compared compared, SendShared(part, look->shared, deadline));
@@ -147,6 +153,7 @@ absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
     figures.comparing += compared.took;
   }
   again_ = false;
+  owned_bytes_ = figures.memory_bytes;
   figures.took = SteadyNow() - begin;
   figures.sent_bytes = totals_.sent - sent;
   return figures;

@@ -85,6 +85,8 @@ class PreCopy {
   absl::Status CheckPinned() const;
 
   const transfer::PageTotals& totals() const { return totals_; }
+  // Of all memory that was carried at the last round.
+  int64_t owned_bytes() const { return owned_bytes_; }
 
  private:
   struct Part {
@@ -99,6 +101,7 @@ class PreCopy {
     int64_t different = 0;  // bytes
     absl::Duration took;
   };
+  static absl::Status CheckPinned(const Part& part);
   absl::Status SendLook(Part& part, const memory::Look& look, absl::Time deadline);
   absl::StatusOr<Compared> SendShared(Part& part, const std::vector<memory::TaskPages>& shared,
                                       absl::Time deadline);
@@ -111,6 +114,7 @@ class PreCopy {
   bool again_ = false;  // the stream is a new one
   absl::Time looked_at_ = absl::InfinitePast();
   transfer::PageTotals totals_;
+  int64_t owned_bytes_ = 0;
 };
 
 }  // namespace godwit::migration

@@ -61,8 +61,9 @@ struct SourceNode {
   MemoryNode memory;
   // What CRIU reads for its tasks' smaps (memory::ShortSmaps::Write). Empty: CRIU reads the kernel's.
   std::function<absl::Status(const std::string& cgroup, const std::string& folder)> write_smaps;
-  // Where CRIU's images of a pod may be whose private memory is not in them. Empty, or nullopt: on the disk.
-  std::function<std::optional<runtime::MemoryFolder>(const PodOnNode&)> image_memory;
+  // Where CRIU's images of a pod may be of whose memory so many bytes are not in them. Empty, or nullopt: on
+  // the disk.
+  std::function<std::optional<runtime::MemoryFolder>(const PodOnNode&, int64_t owned_bytes)> image_memory;
   // Whether the memory of these containers is still being filled after an earlier move.
   std::function<bool(const std::vector<std::string>& container_ids)> filling;
   // Whether the container's pod has these addresses: what is fenced must be its own. Empty: not asked.

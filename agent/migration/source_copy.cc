@@ -33,7 +33,6 @@ constexpr absl::Duration kRoundLimit = absl::Hours(2);
 constexpr absl::Duration kRoundOkLimit = absl::Minutes(2);  // from its last byte
 constexpr absl::Duration kFillingLimit = absl::Seconds(60);
 constexpr absl::Duration kFillingLook = absl::Milliseconds(100);
-constexpr int64_t kSmallMemory = int64_t{16} << 20;       // of what CRIU has to dump
 constexpr absl::Duration kGateLimit = absl::Seconds(40);  // for the target's restore, which has 30 s for it
 
 }  // namespace
@@ -135,8 +134,6 @@ absl::Status Source::CopyInRounds() {
       GODWIT_RETURN_IF_ERROR(Reconnect());
       continue;
     }
-    // What was opened with O_DIRECT since the first look has been written to behind the tracker's back.
-    if (!armed) GODWIT_RETURN_IF_ERROR(pre_copy_->CheckPinned());
     convergence.Add(*round);
     bool pull_when_not = false;
     {
@@ -288,8 +285,9 @@ std::string Source::PlaceOf(const std::string& container) const {
 
 // Started here and not at the beginning: a pre-copy may take minutes, and containers start anew meanwhile.
 absl::Status Source::StartGuard() {
-  // Nobody needs them once this agent has ended: the guard has thawed then, or the target has prepared.
-  if (pre_copy_ != nullptr && node_.image_memory) image_memory_ = node_.image_memory(pod_);
+  // Nobody dumps, or reads the images, once this agent has ended: a guard that follows ends what was begun.
+  if (pre_copy_ != nullptr && node_.image_memory)
+    image_memory_ = node_.image_memory(pod_, pre_copy_->owned_bytes());
   agent_api::GuardSpec guard{.migration_uid = spec_.migration.uid,
                              .socket = absl::StrCat(folder_, "/guard.sock"),
                              .journal = absl::StrCat(folder_, "/journal"),
@@ -318,6 +316,13 @@ absl::Status Source::StartGuard() {
     if (node_.check_addresses) GODWIT_RETURN_IF_ERROR(node_.check_addresses(first, guard.addresses));
     // Whatever runtime would start them: godwit-runtime looks at the hold below, runc at nothing.
     guard.pod_cgroup = runtime::PodCgroup(first.cgroup, spec_.pod.uid);
+    if (guard.pod_cgroup.empty()) {
+      LOG(WARNING)
+          << Log("the pod has no cgroup of its own: kubelet is not kept from starting it again once it "
+                 "was handed over")
+                 .With("migration", spec_.migration.uid)
+                 .With("cgroup", first.cgroup);
+    }
   }
   guard_spec_ = guard;
   if (!node_.holds.empty()) {

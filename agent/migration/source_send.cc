@@ -158,6 +158,7 @@ SourceEvent Source::Send() {
   bucket_.SetLimit(0);  // what goes over now is waited for
   absl::Status status;
   for (size_t i = 0; i < pod_.parts.size() && status.ok(); ++i) status = SendContainer(i);
+  image_memory_.reset();
   {
     absl::MutexLock lock(&mutex_);
     if (pre_copy_ != nullptr) status_.memory_bytes += pre_copy_->totals().sent;

@@ -264,7 +264,10 @@ TargetEvent Target::RestoreAll() {
   for (const std::string& container : request_.containers) {
     if (status.ok()) status = RestoreOne(container, container == request_.containers.front());
   }
-  if (status.ok()) return TargetEvent::kDone;
+  if (status.ok()) {
+    image_memory_.reset();  // all of it is in the processes now
+    return TargetEvent::kDone;
+  }
   SetFailure(ReasonOf(status, "RestoreFailed"), std::string(status.message()));
   return TargetEvent::kFailed;
 }

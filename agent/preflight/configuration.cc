@@ -132,11 +132,6 @@ std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& ho
       runtime::ReadMounts(host.proc, container.init_pid);
   if (!mounts.ok()) return findings.Take();
   for (const runtime::Mount& mount : *mounts) {
-    if (runtime::IsInnerOverlay(mount)) {
-      findings.Add("UnsupportedMount",
-                   absl::StrCat("container ", container.name, " has mounted an overlay at ", mount.point),
-                   absl::StrCat(MountInfo(host, container), ": overlay at ", mount.point));
-    }
     for (const char* type : {"fuse", "nfs", "cifs", "ceph", "9p", "virtiofs", "autofs"}) {
       if (!absl::StartsWith(mount.type, type)) continue;
       findings.Add(

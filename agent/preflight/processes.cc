@@ -19,6 +19,7 @@
 #include "agent/preflight/finding.h"
 #include "agent/preflight/inspect.h"
 #include "agent/preflight/parse.h"
+#include "agent/runtime/layer.h"
 #include "agent/runtime/weight.h"
 #include "base/file.h"
 
@@ -350,6 +351,12 @@ std::vector<agent_api::Finding> InspectProcesses(const runtime::HostView& host,
     InspectNamespaces(host.proc, holder, findings);
     InspectMaps(host.proc, holder, findings);
     if (pid == container.init_pid) InspectLabel(host.proc, holder, findings);
+  }
+  const auto overlays = runtime::FindInnerOverlays(host.proc, container.init_pid, processes);
+  for (const runtime::InnerOverlay& overlay : overlays.value_or(std::vector<runtime::InnerOverlay>())) {
+    findings.Add("UnsupportedMount",
+                 absl::StrCat("container ", container.name, " has mounted an overlay at ", overlay.point),
+                 absl::StrCat(host.proc, "/", overlay.pid, "/mountinfo: overlay at ", overlay.point));
   }
   InspectTree(seen, container.init_pid, container.name, findings);
   InspectConnections(host.proc, container.init_pid, findings);

@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -71,21 +70,6 @@ absl::Status Collect(const std::string& folder, int depth, std::vector<pid_t>& p
   return status;
 }
 
-// The number of the line that begins so, times `unit`.
-absl::StatusOr<int64_t> BytesOf(absl::string_view text, absl::string_view begin, int64_t unit) {
-  for (absl::string_view line : absl::StrSplit(text, '\n')) {
-    if (!absl::ConsumePrefix(&line, begin)) continue;
-    const std::pair<absl::string_view, absl::string_view> words =
-        absl::StrSplit(absl::StripAsciiWhitespace(line), absl::MaxSplits(' ', 1));
-    int64_t number = 0;
-    if (absl::SimpleAtoi(words.first, &number) && number >= 0 && number < INT64_MAX / 2 / unit)
-      return number * unit;
-    break;
-  }
-  return absl::InternalError(
-      absl::StrCat("the kernel tells no number of bytes where \"", begin, "\" should be"));
-}
-
 }  // namespace
 
 absl::StatusOr<std::string> ResolveCgroupsPath(absl::string_view cgroups_path) {
@@ -131,29 +115,6 @@ std::string PodCgroup(absl::string_view container_cgroup, absl::string_view pod_
       name == absl::StrCat("pod", pod_uid) ||
       absl::EndsWith(name, absl::StrCat("-pod", absl::StrReplaceAll(pod_uid, {{"-", "_"}}), ".slice"));
   return is_pods ? std::string(folder) : "";
-}
-
-absl::StatusOr<int64_t> SharedOrSwappedBytes(const std::string& proc, const std::string& folder) {
-  const absl::StatusOr<std::string> stat = ReadFile(absl::StrCat(folder, "/memory.stat"));
-  if (stat.ok()) {
-    GODWIT_ASSIGN_OR_RETURN(const int64_t shared, BytesOf(*stat, "shmem ", 1));
-    // Missing where the kernel has no swap.
-    const absl::StatusOr<std::string> swap = ReadFile(absl::StrCat(folder, "/memory.swap.current"));
-    if (!swap.ok()) return shared;
-    GODWIT_ASSIGN_OR_RETURN(const int64_t swapped, BytesOf(*swap, "", 1));
-    return shared + swapped;
-  }
-  GODWIT_ASSIGN_OR_RETURN(const std::vector<pid_t> processes, ProcessesInCgroup(folder));
-  int64_t bytes = 0;
-  for (const pid_t pid : processes) {
-    const absl::StatusOr<std::string> status = ReadFile(absl::StrCat(proc, "/", pid, "/status"));
-    if (!status.ok() || !absl::StrContains(*status, "\nVmSwap:")) continue;  // it has ended, or has no memory
-    for (const char* line : {"RssShmem:", "VmSwap:"}) {
-      GODWIT_ASSIGN_OR_RETURN(const int64_t more, BytesOf(*status, line, 1024));
-      bytes += more;
-    }
-  }
-  return bytes;
 }
 
 absl::StatusOr<std::vector<pid_t>> ProcessesInCgroup(const std::string& folder) {

@@ -29,11 +29,6 @@ absl::StatusOr<std::string> CgroupOfProcess(const std::string& proc, pid_t pid);
 // "...-podUID.slice" with '_' for '-'. Empty when it is another folder.
 std::string PodCgroup(absl::string_view container_cgroup, absl::string_view pod_uid);
 
-// Bytes that files in memory (tmpfs, memfd, SysV, shared mappings) and the swap have of the cgroup2 folder's
-// memory, from memory.stat and memory.swap.current. Where the machine does not count memory by cgroups, what
-// its processes have mapped and swapped, shared pages once for each.
-absl::StatusOr<int64_t> SharedOrSwappedBytes(const std::string& proc, const std::string& folder);
-
 // Processes in the cgroup2 folder and the folders below it, sorted.
 absl::StatusOr<std::vector<pid_t>> ProcessesInCgroup(const std::string& folder);
 

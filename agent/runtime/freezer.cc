@@ -67,7 +67,7 @@ FrozenCgroups::FrozenCgroups(FrozenCgroups&& other) noexcept : folders_(std::exc
 
 FrozenCgroups& FrozenCgroups::operator=(FrozenCgroups&& other) noexcept {
   if (this != &other) {
-    Thaw().IgnoreError();  // logged there
+    Thaw().IgnoreError();  // logged there; what does not thaw is not kept
     folders_ = std::exchange(other.folders_, {});
   }
   return *this;
@@ -87,6 +87,7 @@ absl::Status FrozenCgroups::Thaw() {
     if (!status.ok() && !absl::IsNotFound(status))
       status = WriteKernelFile(absl::StrCat(folders[i], "/cgroup.freeze"), "0");
     if (status.ok() || absl::IsNotFound(status)) continue;
+    folders_.push_back(folders[i]);
     LOG(ERROR) << Log("cannot thaw").With("cgroup", folders[i]).With(status);
     first.Update(Annotate(status, "cannot thaw"));
   }

@@ -20,8 +20,8 @@ class FrozenCgroups {
   FrozenCgroups& operator=(FrozenCgroups&& other) noexcept;
   ~FrozenCgroups();
 
-  // Thaws all of them, also when one fails; the first error is returned. A cgroup that is gone needs no
-  // thawing.
+  // Thaws all of them, also when one fails; the first error is returned, and those that failed can be thawed
+  // again. A cgroup that is gone needs no thawing.
   absl::Status Thaw();
   // Leaves them frozen: somebody else answers for them from here on.
   void Release() { folders_.clear(); }

@@ -3,7 +3,10 @@
 // of its own can have any path of the host as its "upperdir", which agents read and write as root.
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,8 +24,16 @@ absl::StatusOr<std::string> FindWritableLayer(const HostView& host, const Contai
 // network, IPC or UTS namespace, than config.json says.
 absl::Status CheckInPlace(const HostView& host, const Container& container);
 
-// FailedPrecondition when a process has mounted an overlay somewhere else than at "/" (`mountinfo`, its own
-// file): CRIU would mount it again on the target by the same paths, which are the target node's then.
-absl::Status CheckNoInnerOverlay(const std::string& proc, pid_t pid);
+// An overlay that these processes of a container see in one of their mount namespaces, and which is not the
+// root file system that their init process was given: CRIU would mount it again on the target by the same
+// paths, which are the target node's then.
+struct InnerOverlay {
+  pid_t pid = 0;
+  std::string point;  // as that process sees it
+};
+absl::StatusOr<std::vector<InnerOverlay>> FindInnerOverlays(const std::string& proc, pid_t init,
+                                                            const std::vector<pid_t>& processes);
+// FailedPrecondition when there is one.
+absl::Status CheckNoInnerOverlay(const std::string& proc, pid_t init, const std::vector<pid_t>& processes);
 
 }  // namespace godwit::runtime

@@ -68,8 +68,6 @@ absl::StatusOr<std::vector<Mount>> ReadMounts(const std::string& proc, pid_t pid
   return ParseMountInfo(text);
 }
 
-bool IsInnerOverlay(const Mount& mount) { return mount.type == "overlay" && mount.point != "/"; }
-
 absl::StatusOr<std::string> DeviceOf(const std::string& path) {
   struct stat status;
   if (stat(path.c_str(), &status) != 0) return ErrnoStatus(absl::StrCat("cannot stat ", path));

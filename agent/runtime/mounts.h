@@ -28,9 +28,6 @@ struct Mount {
 absl::StatusOr<std::vector<Mount>> ParseMountInfo(absl::string_view text);
 absl::StatusOr<std::vector<Mount>> ReadMounts(const std::string& proc, pid_t pid);
 
-// An overlay that the container has mounted itself: its root file system is the only one that it was given.
-bool IsInnerOverlay(const Mount& mount);
-
 // Mount::device of what is at `path`.
 absl::StatusOr<std::string> DeviceOf(const std::string& path);
 

@@ -66,6 +66,7 @@ absl::StatusOr<Process> ReadProcess(const std::string& proc, pid_t pid) {
     if (key == "TracerPid") process.tracer = static_cast<pid_t>(FirstNumber(value));
     if (key == "ShdPnd") process.pending |= Hex(value);
     if (key == "RssAnon" || key == "RssShmem") process.resident_bytes += FirstNumber(value) * 1024;
+    if (key == "VmSwap") process.swapped_bytes = FirstNumber(value) * 1024;
   });
   const absl::StatusOr<std::vector<std::string>> threads = ListFolder(absl::StrCat(folder, "/task"));
   if (!threads.ok()) return threads.status();

@@ -22,6 +22,7 @@ struct Process {
   std::string command;   // comm: at most 15 characters that the process chose
   uint64_t pending = 0;  // signals pending for the whole process or one of its threads; bit n-1 is signal n
   int64_t resident_bytes = 0;  // anonymous and shared memory (RssAnon + RssShmem)
+  int64_t swapped_bytes = 0;   // anonymous memory in the swap (VmSwap)
 };
 
 // NotFound when the process is gone.

@@ -38,6 +38,7 @@
 #include "agent/runtime/cgroup.h"
 #include "agent/runtime/freezer.h"
 #include "agent/runtime/memory_folder.h"
+#include "agent/runtime/processes.h"
 #include "agent/serve/node_facts.h"
 #include "agent/serve/sweep.h"
 #include "agent/tls/bootstrap.h"
@@ -60,8 +61,8 @@ constexpr absl::Duration kKillLimit = absl::Seconds(15);
 constexpr absl::Duration kCriLimit = absl::Seconds(2);
 constexpr absl::Duration kGuardEnters = absl::Seconds(10);  // the cgroup that it has made
 constexpr absl::Duration kHousekeeping = absl::Seconds(30);
-constexpr int64_t kSmallMemory = int64_t{16} << 20;   // of what CRIU itself has to dump
-constexpr int64_t kImageMemory = int64_t{128} << 20;  // of one migration
+constexpr int64_t kSmallMemory = int64_t{16} << 20;  // that CRIU has to dump itself
+constexpr int64_t kLeastImageMemory = int64_t{512} << 20;
 constexpr double kPagesShare = 0.8;
 
 // Signals that end the agent, as a descriptor. Made before any thread, so that all inherit the mask.
@@ -255,29 +256,28 @@ class Agent {
     return absl::OkStatus();
   }
 
-  static std::optional<runtime::MemoryFolder> ImageMemory() {
-    absl::StatusOr<runtime::MemoryFolder> folder = runtime::MemoryFolder::Make(kImageMemory);
+  // As large as need be, short of an emergency: no dump may fail for want of what the disk would have had.
+  std::optional<runtime::MemoryFolder> ImageMemory() const {
+    const int64_t bytes = MemoryAvailable(host_.proc) / 2;
+    if (bytes < kLeastImageMemory) return std::nullopt;
+    absl::StatusOr<runtime::MemoryFolder> folder = runtime::MemoryFolder::Make(bytes);
     if (folder.ok()) return *std::move(folder);
     LOG_FIRST_N(WARNING, 1)
         << Log("freezes take some 20 ms longer: images are on the disk").With(folder.status());
     return std::nullopt;
   }
 
-  // Only what is sure to be small: beside private memory, which goes in rounds, shared memory is all that
-  // can be large in CRIU's images.
-  std::optional<runtime::MemoryFolder> SmallImages(const migration::PodOnNode& pod) {
+  // Only for what is likely to be small: where the pod has little memory beside that which goes in rounds.
+  std::optional<runtime::MemoryFolder> SmallImages(const migration::PodOnNode& pod,
+                                                   int64_t owned_bytes) const {
     int64_t bytes = 0;
     for (const migration::PodOnNode::Part& part : pod.parts) {
-      const absl::StatusOr<int64_t> more =
-          runtime::SharedOrSwappedBytes(host_.proc, host_.At(part.container.cgroup));
-      if (!more.ok()) {
-        LOG(WARNING)
-            << Log("images are on the disk").With("container", part.container.name).With(more.status());
-        return std::nullopt;
-      }
-      bytes += *more;
+      const auto processes = runtime::ReadProcesses(host_.proc, host_.At(part.container.cgroup));
+      if (!processes.ok()) return std::nullopt;
+      for (const runtime::Process& process : *processes)
+        bytes += process.resident_bytes + process.swapped_bytes;
     }
-    return bytes <= kSmallMemory ? ImageMemory() : std::nullopt;
+    return bytes - owned_bytes <= kSmallMemory ? ImageMemory() : std::nullopt;
   }
 
   std::function<absl::Status(const std::string&, const std::string&)> SmapsWriter() {
@@ -332,7 +332,9 @@ class Agent {
     };
     node.pack = [this](auto&&... arguments) { return migration::PackHostFolder(host_, arguments...); };
     node.memory = TrackedMemory({.shared_memory = true});
-    node.image_memory = [this](const migration::PodOnNode& pod) { return SmallImages(pod); };
+    node.image_memory = [this](const migration::PodOnNode& pod, int64_t owned) {
+      return SmallImages(pod, owned);
+    };
     node.write_smaps = SmapsWriter();
     node.filling = [this](const std::vector<std::string>& ids) {
       return memory::StillFilled(host_.At(agent_api::kPagersFolder), ids);
@@ -392,7 +394,7 @@ class Agent {
       return absl::IsDeadlineExceeded(started) ? absl::OkStatus() : started;
     };
     node.add_pages = criu::AddLazyPages;
-    node.image_memory = ImageMemory;
+    node.image_memory = [this] { return ImageMemory(); };
     node.memory_for_pages = [this] { return MemoryForPages(); };
     node.apply_files = [this](const permits::Claim& claim, const std::string& pod_uid,
                               const migration::FilesToApply& files) {

@@ -14,6 +14,8 @@ constexpr absl::string_view kAlphabet =
     "bcdfghjklmnpqrstvwxz2456789";  // no vowels, no 0, 1, 3: no words, no look-alikes
 constexpr size_t kSuffixLength = 5;
 constexpr size_t kLongestName = 253;
+// Each API server of a control plane stamps what is created there by its own clock.
+constexpr absl::Duration kClocksDiffer = absl::Seconds(5);
 
 // FNV-1a, 64 bit (http://www.isthe.com/chongo/tech/comp/fnv): the same in every version and on every machine.
 uint64_t StableHash(absl::string_view text) {
@@ -27,7 +29,7 @@ uint64_t StableHash(absl::string_view text) {
 bool MadeBy(const k8s::ObjectMeta& owner, const k8s::ObjectMeta& pod) {
   if (owner.uid.empty() || pod.Label(kMigrationKey) != owner.uid) return false;
   return !owner.creation_timestamp || !pod.creation_timestamp ||
-         *pod.creation_timestamp >= *owner.creation_timestamp;
+         *pod.creation_timestamp >= *owner.creation_timestamp - kClocksDiffer;
 }
 
 std::string Suffix(absl::string_view uid) {

@@ -53,23 +53,31 @@ absl::Status HostActs::Prepare() {
   GODWIT_ASSIGN_OR_RETURN(journal::SourceJournal journal, journal::SourceJournal::Open(spec_.journal));
   journal_ = std::move(journal);
   GODWIT_RETURN_IF_ERROR(ClaimContainers());
+  if (journaled() == SourceState::kFrozen || journaled() == SourceState::kCeded ||
+      journaled() == SourceState::kAborted) {
+    frozen_ = runtime::AdoptFrozen(Cgroups());
+    if (!spec_.pod_cgroup.empty()) held_ = runtime::AdoptFrozen({spec_.pod_cgroup});
+  }
+  fence_status_ = MakeFence();
+  // A guard that follows another ends what that one began, and dumps nothing: the images' folder may be gone
+  // with the agent that had made it.
+  if (journaled() == SourceState::kNone || journaled() == SourceState::kOpen)
+    GODWIT_RETURN_IF_ERROR(PrepareDumps());
+  return absl::OkStatus();
+}
+
+absl::Status HostActs::PrepareDumps() {
   RunOptions options;
   options.limit = absl::Seconds(5);
   GODWIT_ASSIGN_OR_RETURN(const std::string version, RunOrError({spec_.runtime, "--version"}, options));
   programs_ = {spec_.runtime, criu::ParseVersion(version), spec_.criu_folder};
   criu::WarmUp(programs_);
-  fence_status_ = MakeFence();
   for (const agent_api::GuardContainer& container : spec_.containers) {
     GODWIT_RETURN_IF_ERROR(MakeFolders(container.images, 0700));
     GODWIT_RETURN_IF_ERROR(MakeFolders(container.work, 0700));
     const criu::Plan plan = criu::PlanDump(programs_, container, {.fenced = fence_.has_value()});
     GODWIT_RETURN_IF_ERROR(criu::Prepare(plan));
     plans_[container.name] = plan;
-  }
-  if (journaled() == SourceState::kFrozen || journaled() == SourceState::kCeded ||
-      journaled() == SourceState::kAborted) {
-    frozen_ = runtime::AdoptFrozen(Cgroups());
-    if (!spec_.pod_cgroup.empty()) held_ = runtime::AdoptFrozen({spec_.pod_cgroup});
   }
   return absl::OkStatus();
 }
@@ -137,8 +145,10 @@ std::optional<Refusal> HostActs::Check(bool* exec_in_flight) const {
                      absl::StrCat(what, " is being ended: SIGTERM or SIGKILL is pending for ",
                                   runtime::Describe(ended))};
     }
+    std::vector<pid_t> pids;
+    for (const runtime::Process& process : *processes) pids.push_back(process.pid);
     if (const absl::Status mounts =
-            runtime::CheckNoInnerOverlay(proc_, static_cast<pid_t>(container.init_pid));
+            runtime::CheckNoInnerOverlay(proc_, static_cast<pid_t>(container.init_pid), pids);
         !mounts.ok())
       return Refusal{"UnsupportedMount", absl::StrCat("in ", what, ": ", mounts.message())};
     const std::vector<runtime::Process> outside =

@@ -57,6 +57,7 @@ class HostActs final : public Acts {
       : spec_(spec), proc_(std::move(proc)), clock_(clock) {}
   absl::Status Prepare();
   // One guard a container: what one has frozen another must not thaw.
+  absl::Status PrepareDumps();
   absl::Status ClaimContainers();
   absl::Status MakeFence();
   void LowerFence();
@@ -71,7 +72,7 @@ class HostActs final : public Acts {
   criu::Programs programs_;
   std::optional<journal::SourceJournal> journal_;
   std::vector<UniqueFd> claims_;             // locked, each the folder of a container's cgroup
-  std::map<std::string, criu::Plan> plans_;  // by container name
+  std::map<std::string, criu::Plan> plans_;  // by container name; empty after FROZEN
   std::optional<runtime::Fence> fence_;
   absl::Status fence_status_;
   runtime::FrozenCgroups frozen_;                               // the containers'

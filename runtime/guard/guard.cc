@@ -198,7 +198,11 @@ GuardReply Guard::Thaw(const std::string& message, absl::Duration now) {
     case SourceState::kNone:
     case SourceState::kOpen:
     case SourceState::kFrozen: Abort("Thawed", message, now); break;
-    case SourceState::kAborted: break;
+    case SourceState::kAborted:
+      // What did not thaw then may now.
+      if (const absl::Status thawed = acts_.Thaw(); !thawed.ok())
+        return Refuse("ThawFailed", thawed.message(), now);
+      break;
     case SourceState::kCeded:
     case SourceState::kDone:
       return Refuse("Ceded",

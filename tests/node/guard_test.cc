@@ -17,6 +17,8 @@
 #include "agent/criu/images.h"
 #include "agent/guard/client.h"
 #include "agent/journal/journal.h"
+#include "agent/runtime/freezer.h"
+#include "agent/runtime/memory_folder.h"
 #include "agent/runtime/processes.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -90,6 +92,13 @@ class GuardTest : public testing::Test {
     GuardSpec spec = SpecFor({&container});
     spec.pod_cgroup = std::filesystem::path(container.cgroup()).parent_path();
     return spec;
+  }
+  // By SIGKILL, which no destructor sees; a dump that is on its way with it.
+  static void KillGuard(const GuardSpec& spec, GuardClient& client) {
+    const absl::Status killed =
+        runtime::KillCgroup("/sys/fs/cgroup/godwit-guard/" + spec.migration_uid, absl::Seconds(5));
+    ASSERT_TRUE(killed.ok()) << killed;
+    EXPECT_TRUE(absl::IsUnavailable(client.Status().status()));
   }
   static std::string LogOf(const GuardSpec& spec) { return ReadFile(spec.log).value_or("no log"); }
 
@@ -512,16 +521,13 @@ TEST_F(GuardTest, APodThatWasHeldIsLetGoWithItsContainersWhenTheTargetHasAborted
   EXPECT_EQ(ReadFile(spec.pod_cgroup + "/cgroup.freeze").value_or(""), "0\n");
 }
 
-// By SIGKILL, which no destructor sees: the next guard reads the journal.
+// The next guard reads the journal.
 TEST_F(GuardTest, AGuardThatIsKilledIsReplacedAndThePodGoesOn) {
   Container& container = Started({"count"});
   const GuardSpec spec = SpecFor({&container});
   GuardClient client = StartedGuard(spec);
   ExpectOk(client.Freeze());
-  const auto pids = runtime::ReadProcesses("/proc", "/sys/fs/cgroup/godwit-guard/" + spec.migration_uid);
-  ASSERT_TRUE(pids.ok() && pids->size() == 1) << "the guard is not alone in its cgroup";
-  ASSERT_EQ(kill((*pids)[0].pid, SIGKILL), 0);
-  EXPECT_TRUE(absl::IsUnavailable(client.Status().status()));
+  KillGuard(spec, client);
   EXPECT_TRUE(container.Frozen());
   GuardClient second = StartedGuard(spec);
   EXPECT_TRUE(GoesOn(container));
@@ -529,6 +535,34 @@ TEST_F(GuardTest, AGuardThatIsKilledIsReplacedAndThePodGoesOn) {
   ASSERT_TRUE(status.ok());
   EXPECT_EQ(status->reason, "GuardGone");
   EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kAborted));
+}
+
+// The images are in memory of the agent's, which has ended too.
+TEST_F(GuardTest, AGuardIsReplacedAlsoWhenTheImagesHaveGoneWithTheAgent) {
+  for (const bool ceded : {false, true}) {
+    Container& container = Started({"count"});
+    GuardSpec spec = SpecFor({&container});
+    absl::StatusOr<runtime::MemoryFolder> folder = runtime::MemoryFolder::Make(int64_t{64} << 20);
+    ASSERT_TRUE(folder.ok()) << folder.status();
+    spec.containers[0].images = folder->path() + "/app/images";
+    GuardClient client = StartedGuard(spec);
+    if (ceded) {
+      Cede(client, container);
+    } else {
+      ExpectOk(client.Freeze());
+      ExpectOk(client.Dump(container.id(), absl::Seconds(20)));
+    }
+    EXPECT_TRUE(FileExists(spec.containers[0].images + "/inventory.img"));
+    folder = absl::CancelledError("as if its process had ended");
+    KillGuard(spec, client);
+    GuardClient second = StartedGuard(spec);
+    if (ceded) {
+      EXPECT_TRUE(container.Frozen());
+      ExpectOk(second.TargetAborted("kubelet killed it"));
+    }
+    EXPECT_TRUE(GoesOn(container)) << (ceded ? "ceded" : "frozen");
+    EXPECT_EQ(Journaled(spec).back(), SourceState::kAborted);
+  }
 }
 
 TEST_F(GuardTest, WhatCriuCannotSaveIsNamedAndThePodGoesOn) {

@@ -109,6 +109,7 @@ class RehearsalTest : public ::testing::Test {
 };
 
 TEST_F(RehearsalTest, AnIdlePodIsPredictedToStandStillForItsWeight) {
+  request_.limits.freeze_budget = absl::Milliseconds(120);
   const auto report = Run();
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_THAT(report->findings, ::testing::IsEmpty());

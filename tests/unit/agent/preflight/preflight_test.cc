@@ -289,8 +289,11 @@ TEST_F(PreflightTest, FileSystemsThatCriuDoesNotKnowBlock) {
         "1 0 0:50 / / rw - overlay overlay rw,upperdir=/layers/1\n2 1 0:51 / /mnt rw - fuse.sshfs x rw\n");
   EXPECT_THAT(Ids(Configuration()), ElementsAre("UnsupportedMount"));
   Write("/proc/77/mountinfo",
-        "1 0 0:50 / / rw - overlay overlay rw\n2 1 0:51 / /mnt rw - overlay overlay rw\n");
-  EXPECT_THAT(Ids(Configuration()), ElementsAre("UnsupportedMount"));
+        absl::StrCat("1 0 ", Device(),
+                     " / / rw - overlay overlay rw\n2 1 0:51 / /mnt rw - overlay overlay rw\n"));
+  Write("/mount-namespace", "");
+  Link("/proc/77/ns/mnt", folder_ + "/mount-namespace");
+  EXPECT_THAT(Ids(Processes()), ElementsAre("UnsupportedMount"));
   Write("/proc/77/mountinfo", "1 0 8:1 / / rw - ext4 /dev/vda rw\n");
   Write("/proc/1/mountinfo", absl::StrCat("1 0 ", Device(), " / /bundle/rootfs rw - ext4 /dev/vda rw\n"));
   EXPECT_THAT(Ids(Configuration()), ElementsAre("NoWritableLayer"));

@@ -138,45 +138,5 @@ TEST(Mounts, NonsenseIsAnError) {
   }
 }
 
-class CgroupMemoryTest : public testing::Test {
- protected:
-  CgroupMemoryTest() : folder_(absl::StrCat(testing::TempDir(), "/cgroup-memory-", getpid())) {
-    std::filesystem::create_directories(folder_);
-  }
-  ~CgroupMemoryTest() override { std::filesystem::remove_all(folder_); }
-  void Write(const std::string& name, const std::string& content) const {
-    std::ofstream(absl::StrCat(folder_, "/", name)) << content;
-  }
-  const std::string folder_;
-};
-
-TEST_F(CgroupMemoryTest, SharedAndSwappedBytesAddUp) {
-  Write("memory.stat", "anon 4096\nfile 8192\nshmem 12288\nshmem_thp 0\n");
-  EXPECT_EQ(SharedOrSwappedBytes("/none", folder_).value_or(-1), 12288);  // a kernel without swap
-  Write("memory.swap.current", "4096\n");
-  EXPECT_EQ(SharedOrSwappedBytes("/none", folder_).value_or(-1), 16384);
-}
-
-TEST_F(CgroupMemoryTest, WithoutAMemoryControllerTheProcessesAreAsked) {
-  Write("cgroup.procs", "7\n8\n9\n");
-  for (const char* pid : {"7", "8"}) std::filesystem::create_directories(absl::StrCat(folder_, "/", pid));
-  Write("7/status", "Name:\tapp\nRssAnon:\t 900 kB\nRssShmem:\t      8 kB\nVmSwap:\t       4 kB\n");
-  Write("8/status", "Name:\tzombie\nState:\tZ\n");  // and 9 has ended
-  EXPECT_EQ(SharedOrSwappedBytes(folder_, folder_).value_or(-1), 12288);
-}
-
-TEST_F(CgroupMemoryTest, NonsenseIsAnError) {
-  EXPECT_FALSE(SharedOrSwappedBytes("/none", folder_).ok());
-  for (const char* stat :
-       {"anon 4096\nshmem many\n", "anon 4096\n", "shmem -1\n", "shmem 9999999999999999999\n"}) {
-    Write("memory.stat", stat);
-    EXPECT_THAT(SharedOrSwappedBytes("/none", folder_).status().message(), HasSubstr("tells no number"))
-        << stat;
-  }
-  Write("memory.stat", "shmem 0\n");
-  Write("memory.swap.current", "max");
-  EXPECT_FALSE(SharedOrSwappedBytes("/none", folder_).ok());
-}
-
 }  // namespace
 }  // namespace godwit::runtime

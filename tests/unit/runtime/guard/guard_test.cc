@@ -33,7 +33,7 @@ class FakeActs final : public Acts {
   }
   absl::Status Thaw() override {
     did.push_back("thaw");
-    return absl::OkStatus();
+    return thaw_result;
   }
   absl::Status StillFrozen() override { return still_frozen; }
   absl::Status HoldPod() override {
@@ -68,7 +68,7 @@ class FakeActs final : public Acts {
   std::vector<std::string> did;
   absl::Status still_frozen;
   std::optional<Refusal> refuse_before, refuse_after;
-  absl::Status arm_result, hold_result, kill_result, journal_result;
+  absl::Status arm_result, hold_result, kill_result, journal_result, thaw_result;
   SourceState journal_after_error = SourceState::kNone;
 };
 
@@ -244,6 +244,16 @@ TEST_F(GuardTest, OnceCededNothingThawsButTheTargetsAbort) {
   EXPECT_TRUE(Do(GuardOp::kTargetAborted).ok);
   EXPECT_THAT(acts_.did, ElementsAre("journal Aborted", "thaw"))
       << "the record first: CEDED stands in the journal";
+}
+
+TEST_F(GuardTest, AThawThatFailsIsSaidAndTriedAgain) {
+  Ceded();
+  acts_.thaw_result = absl::UnavailableError("cgroup.freeze");
+  EXPECT_EQ(Do(GuardOp::kTargetAborted).reason, "ThawFailed");
+  EXPECT_EQ(Do(GuardOp::kTargetAborted).reason, "ThawFailed") << "it stands still";
+  acts_.thaw_result = absl::OkStatus();
+  EXPECT_TRUE(Do(GuardOp::kTargetAborted).ok);
+  EXPECT_THAT(acts_.did, ElementsAre("journal Aborted", "thaw", "thaw", "thaw"));
 }
 
 TEST_F(GuardTest, ThePodStaysFrozenWhenTheTargetsAbortCannotBeWritten) {
