@@ -33,6 +33,9 @@ constexpr absl::Duration kRoundLimit = absl::Hours(2);
 constexpr absl::Duration kRoundOkLimit = absl::Minutes(2);  // from its last byte
 constexpr absl::Duration kFillingLimit = absl::Seconds(60);
 constexpr absl::Duration kFillingLook = absl::Milliseconds(100);
+// What kubelet, the container runtime, runc and CRIU do of a start goes on for a while after CRIU has come to
+// its gate; a freeze that began at once would share its processors with that.
+constexpr absl::Duration kSettling = absl::Milliseconds(300);
 constexpr absl::Duration kGateLimit = absl::Seconds(40);  // for the target's restore, which has 30 s for it
 
 }  // namespace
@@ -221,15 +224,19 @@ absl::Status Source::SendFileRound() {
   return absl::OkStatus();
 }
 
-// Until the target's first container waits for nothing but its state.
+// Until the target's first container waits for nothing but its state, and what led there has come to rest.
 absl::Status Source::AwaitGate() {
   absl::MutexLock lock(&mutex_);
-  auto word = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stop_ || abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok() || heard_.at_gate;
+  auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stop_ || abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok();
   };
-  if (mutex_.AwaitWithTimeout(absl::Condition(&word), kGateLimit)) return absl::OkStatus();
-  return absl::DeadlineExceededError(absl::StrCat(
-      "the target did not come to the gate of its restore within ", absl::FormatDuration(kGateLimit)));
+  auto word = [&over, this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return over() || heard_.at_gate; };
+  if (!mutex_.AwaitWithTimeout(absl::Condition(&word), kGateLimit)) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        "the target did not come to the gate of its restore within ", absl::FormatDuration(kGateLimit)));
+  }
+  mutex_.AwaitWithTimeout(absl::Condition(&over), kSettling);
+  return absl::OkStatus();
 }
 
 // The connection was cut in a round: nothing is lost but time, if it comes back.
