@@ -674,7 +674,9 @@ void Target::TellRunning(const std::shared_ptr<transfer::Stream>& stream) {
     timings.steps = steps_;
     if (thawed_.has_value()) timings.thawed_ago = SteadyNow() - *thawed_;
     timings.missing = !pulled_.empty();
-    told_ = stream;  // before it is: whoever ends the pulling now tells it that, too
+    // Before it is: whoever ends the pulling now tells it that, too. A COMMIT that comes late over a connection
+    // that the source has given up is answered, but the list of what is missing must not follow it there.
+    if (stream == stream_) told_ = stream;
   }
   const absl::Status status = stream->SendMessage(FrameType::kRunning, timings, After(kTellLimit));
   if (!status.ok())

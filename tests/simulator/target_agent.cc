@@ -267,7 +267,7 @@ void TargetAgent::Tell(Frame frame) {
 }
 
 void TargetAgent::TellRunning(int stream) {
-  told_ = stream;
+  if (stream == stream_) told_ = stream;
   world_.network.Send(stream, End::kTarget, Frame::kRunning, pulled_ ? 1 : 0);
 }
 
@@ -351,7 +351,9 @@ void TargetAgent::TakeVerdict(Served& served, const Message& message) {
       if (pulled_) world_.LoseCopy();
       return;
     case Frame::kAbort:
-      if (AbortIn(stage_) == AbortAnswer::kTooLate && !world_.fenced(Node::kSource))
+      // Whoever fences a node may have the other's word: it comes back without what it ran.
+      if (AbortIn(stage_) == AbortAnswer::kTooLate && !world_.fenced(Node::kSource) &&
+          !world_.fenced(Node::kTarget))
         world_.Violate("the source aborted what it had ceded");
       Abort();
       return;
