@@ -44,8 +44,8 @@ inline constexpr size_t kMaxDescriptors = 250;
 class LineChannel {
  public:
   explicit LineChannel(UniqueFd socket, size_t max_line = size_t{4} << 20);
-  LineChannel(LineChannel&&) = default;
-  LineChannel& operator=(LineChannel&&) = default;
+  LineChannel(LineChannel&&) noexcept = default;
+  LineChannel& operator=(LineChannel&&) noexcept = default;
 
   int fd() const { return socket_.get(); }
   // The next line without its '\n'. OutOfRange: the peer has closed and nothing is left. DeadlineExceeded

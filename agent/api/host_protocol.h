@@ -291,12 +291,13 @@ struct RuntimeConfig {
 // One container as the guard needs it.
 struct GuardContainer {
   std::string name;
-  std::string id;         // the OCI runtime's id
-  std::string cgroup;     // absolute path of its cgroup2 folder on the host
-  std::string runc_root;  // runc --root
-  int64_t init_pid = 0;   // host pid namespace; the guard checks that it is still in `cgroup`
-  std::string images;     // where the dump goes
-  std::string work;       // CRIU's log
+  std::string id;           // the OCI runtime's id
+  std::string cgroup;       // absolute path of its cgroup2 folder on the host
+  std::string runc_root;    // runc --root
+  int64_t init_pid = 0;     // host pid namespace; the guard checks that it is still in `cgroup`
+  std::string root_device;  // "major:minor" of its root file system (runtime::DeviceOf)
+  std::string images;       // where the dump goes
+  std::string work;         // CRIU's log
   std::string hidden;  // file of the pages that CRIU's dump leaves out (criu_environment.h), written before
                        // kDump; empty: none
   std::string smaps;   // folder of what CRIU's dump reads for its tasks' smaps (there too), written before
@@ -308,6 +309,7 @@ struct GuardContainer {
     field.Required("cgroup", self.cgroup);
     field.Required("runcRoot", self.runc_root);
     field.Required("initPID", self.init_pid);
+    field("rootDevice", self.root_device);
     field.Required("images", self.images);
     field.Required("work", self.work);
     field("hidden", self.hidden);

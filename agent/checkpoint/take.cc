@@ -96,10 +96,10 @@ class Taker {
         stop_(stop) {}
 
   CheckpointStatus Run() {
-    auto clean = absl::MakeCleanup([this] {
+    const absl::Cleanup clean = [this] {
       RemoveTree(work_).IgnoreError();
       RemoveTree(guards_).IgnoreError();
-    });
+    };
     status_.criu_version = node_.criu_version;
     std::optional<Failure> failure = Prepare();
     if (!failure) failure = CopyFiles();
@@ -197,6 +197,7 @@ class Taker {
                                   .cgroup = source.container.cgroup,
                                   .runc_root = source.container.runtime_root,
                                   .init_pid = source.container.init_pid,
+                                  .root_device = source.container.root_device,
                                   .images = source.parts.images,
                                   .work = absl::StrCat(source.folder, "/work"),
                                   .hidden = copy_ ? HiddenFile(source) : "",
@@ -223,7 +224,7 @@ class Taker {
     auto guard = start_guard_(GuardSpecFor());
     if (!guard.ok()) return Because("GuardFailed", guard.status());
     // Before the files that it uses go.
-    auto dismiss = absl::MakeCleanup([&guard] { (*guard)->Thaw("no checkpoint is taken").IgnoreError(); });
+    absl::Cleanup dismiss = [&guard] { (*guard)->Thaw("no checkpoint is taken").IgnoreError(); };
     if (auto failure = Refused((*guard)->Arm())) return failure;
     if (auto failure = CopyFilesAgain()) return failure;
     if (copy_) {  // what was written since, also while runc and CRIU came to their gates

@@ -313,6 +313,7 @@ absl::Status Source::StartGuard() {
                                 .cgroup = part.container.cgroup,
                                 .runc_root = part.container.runtime_root,
                                 .init_pid = part.container.init_pid,
+                                .root_device = part.container.root_device,
                                 .images = absl::StrCat(folder, "/images"),
                                 .work = work,
                                 .hidden = pre_copy_ == nullptr ? "" : absl::StrCat(folder, "/hidden"),

@@ -399,7 +399,7 @@ absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& cl
     GODWIT_FAILPOINT("target.gate-open", request_.uid);
     return open;
   };
-  const absl::Status ready = open();
+  absl::Status ready = open();
   // The agent's own end decides nothing: it hangs up on the runtime, which ends the restore.
   if (!ready.ok() && !absl::IsCancelled(ready) && !ended.HasBeenNotified()) {
     SetFailure(ReasonOf(ready, "RestoreFailed"), std::string(ready.message()));
@@ -638,7 +638,7 @@ absl::Status Target::WriteState(TargetState state) {
     record.reason = abort_->reason;
     record.message = abort_->message;
   }
-  const absl::Status status = journal_.Append(record);
+  absl::Status status = journal_.Append(record);
   if (status.ok()) return status;
   absl::StatusOr<journal::TargetJournal> anew =
       journal::TargetJournal::Open(absl::StrCat(folder_, "/journal"));
@@ -674,8 +674,9 @@ void Target::TellRunning(const std::shared_ptr<transfer::Stream>& stream) {
     timings.steps = steps_;
     if (thawed_.has_value()) timings.thawed_ago = SteadyNow() - *thawed_;
     timings.missing = !pulled_.empty();
-    // Before it is: whoever ends the pulling now tells it that, too. A COMMIT that comes late over a connection
-    // that the source has given up is answered, but the list of what is missing must not follow it there.
+    // Before it is: whoever ends the pulling now tells it that, too. A COMMIT that comes late over a
+    // connection that the source has given up is answered, but the list of what is missing must not follow it
+    // there.
     if (stream == stream_) told_ = stream;
   }
   const absl::Status status = stream->SendMessage(FrameType::kRunning, timings, After(kTellLimit));

@@ -83,8 +83,7 @@ absl::StatusOr<runtime::Container> Find(const runtime::HostView& host, const age
   absl::StatusOr<runtime::Container> container = runtime::FindContainer(host, ref.id);
   if (!container.ok()) return Annotate(container.status(), what);
   if (container->pod_uid != pod.uid) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(what, ": ", ref.id, " belongs to another pod (UID ", container->pod_uid, ")"));
+    return absl::FailedPreconditionError(absl::StrCat(what, ": ", ref.id, " belongs to another pod"));
   }
   return container;
 }
@@ -208,6 +207,7 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
     }
     report.weight += runtime::Weigh(host.proc, pids);
     Append(report.findings, InspectProcesses(host, container, pids));
+    report.memory_bytes += runtime::HeldBytes(host.proc, pids).deleted;  // CRIU's images have it
     if (const std::string layer = runtime::FindWritableLayer(host, container).value_or(""); !layer.empty())
       measure(ref.name, absl::StrCat("the file system of container ", ref.name), layer, true);
     mounts.insert(mounts.end(), container.mounts.begin(), container.mounts.end());

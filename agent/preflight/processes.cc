@@ -154,12 +154,6 @@ void InspectDescriptor(const Holder& holder, const Descriptor& descriptor, Findi
   if (S_ISBLK(status.st_mode))
     return findings.Add("DeviceFile", absl::StrCat(holder.Who(), " has the device ", target, " open"),
                         descriptor.Evidence(), "Devices stay on their node.");
-  if (deleted && S_ISREG(status.st_mode) && status.st_nlink == 0 && status.st_blocks * 512 > kGhostLimit) {
-    findings.Add("LargeDeletedFile",
-                 absl::StrCat(holder.Who(), " holds a deleted file of ", status.st_blocks / 2048,
-                              " MiB open: ", target),
-                 descriptor.Evidence());
-  }
 }
 
 // `left`: so many more may be looked at.
@@ -352,7 +346,13 @@ std::vector<agent_api::Finding> InspectProcesses(const runtime::HostView& host,
     InspectMaps(host.proc, holder, findings);
     if (pid == container.init_pid) InspectLabel(host.proc, holder, findings);
   }
-  const auto overlays = runtime::FindInnerOverlays(host.proc, container.init_pid, processes);
+  if (const int64_t held = runtime::HeldBytes(host.proc, processes).deleted; held > kGhostLimit) {
+    findings.Add(
+        "LargeDeletedFile",
+        absl::StrCat("container ", container.name, " holds deleted files of ", held >> 20, " MiB open"),
+        absl::StrCat(host.proc, "/PID/fd of its ", processes.size(), " processes"));
+  }
+  const auto overlays = runtime::FindInnerOverlays(host.proc, container.root_device, processes);
   for (const runtime::InnerOverlay& overlay : overlays.value_or(std::vector<runtime::InnerOverlay>())) {
     findings.Add("UnsupportedMount",
                  absl::StrCat("container ", container.name, " has mounted an overlay at ", overlay.point),

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "agent/runtime/cgroup.h"
+#include "agent/runtime/mounts.h"
 #include "agent/runtime/processes.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -233,11 +234,20 @@ std::unique_ptr<ContainerRuntime> CriO(HostView host) {
 
 absl::StatusOr<Container> FindContainer(const HostView& host, absl::string_view container_id) {
   absl::string_view id = container_id;
-  if (absl::ConsumePrefix(&id, "containerd://")) return Containerd(host)->Find(std::string(id));
-  if (absl::ConsumePrefix(&id, "cri-o://")) return CriO(host)->Find(std::string(id));
-  return absl::InvalidArgumentError(
-      absl::StrCat("container id \"", container_id.substr(0, 200),
-                   "\" is of no container runtime that Godwit knows (containerd://, cri-o://)"));
+  std::unique_ptr<ContainerRuntime> runtime;
+  if (absl::ConsumePrefix(&id, "containerd://")) {
+    runtime = Containerd(host);
+  } else if (absl::ConsumePrefix(&id, "cri-o://")) {
+    runtime = CriO(host);
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("container id \"", container_id.substr(0, 200),
+                     "\" is of no container runtime that Godwit knows (containerd://, cri-o://)"));
+  }
+  GODWIT_ASSIGN_OR_RETURN(Container container, runtime->Find(std::string(id)));
+  // None when it is just ending: then there is no device that could be its root's.
+  container.root_device = DeviceOf(host.At(container.rootfs)).value_or("");
+  return container;
 }
 
 }  // namespace godwit::runtime

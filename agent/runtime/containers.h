@@ -42,6 +42,7 @@ struct Container {
   std::string sandbox_id;
   std::string bundle;        // host path
   std::string rootfs;        // host path: where the container runtime mounts its root file system
+  std::string root_device;   // of that (mounts.h: DeviceOf)
   std::string runtime_root;  // runc --root
   pid_t init_pid = 0;        // host's pid namespace
   std::string cgroup;        // absolute host path of its cgroup2 folder; the init process was seen in it

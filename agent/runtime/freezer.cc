@@ -122,7 +122,7 @@ absl::Status CheckStandsStill(const std::string& folder) {
   if (!absl::StartsWith(freeze, "1")) {
     return absl::FailedPreconditionError(absl::StrCat("cgroup ", folder, " is not frozen any more"));
   }
-  const absl::Status still = WaitFrozen({folder}, kLetGoLimit);
+  absl::Status still = WaitFrozen({folder}, kLetGoLimit);
   if (!absl::IsDeadlineExceeded(still)) return still;
   return absl::FailedPreconditionError(still.message());
 }

@@ -4,8 +4,6 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <set>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -57,27 +55,25 @@ absl::StatusOr<std::string> FindWritableLayer(const HostView& host, const Contai
   return WritableLayer(mounts, device);
 }
 
-absl::StatusOr<std::vector<InnerOverlay>> FindInnerOverlays(const std::string& proc, pid_t init,
+absl::StatusOr<std::vector<InnerOverlay>> FindInnerOverlays(const std::string& proc,
+                                                            const std::string& root_device,
                                                             const std::vector<pid_t>& processes) {
-  GODWIT_ASSIGN_OR_RETURN(const std::string own, DeviceOf(absl::StrCat(proc, "/", init, "/root")));
   std::vector<InnerOverlay> found;
-  std::set<std::pair<dev_t, ino_t>> seen;
   for (const pid_t pid : processes) {
-    struct stat space;
-    if (stat(absl::StrCat(proc, "/", pid, "/ns/mnt").c_str(), &space) != 0) continue;  // it has ended
-    if (!seen.emplace(space.st_dev, space.st_ino).second) continue;
     const absl::StatusOr<std::vector<Mount>> mounts = ReadMounts(proc, pid);
-    if (absl::IsNotFound(mounts.status())) continue;
+    if (absl::IsNotFound(mounts.status())) continue;  // it has ended
     GODWIT_RETURN_IF_ERROR(mounts.status());
     for (const Mount& mount : *mounts) {
-      if (mount.type == "overlay" && mount.device != own) found.push_back({pid, mount.point});
+      if (mount.type == "overlay" && mount.device != root_device) found.push_back({pid, mount.point});
     }
   }
   return found;
 }
 
-absl::Status CheckNoInnerOverlay(const std::string& proc, pid_t init, const std::vector<pid_t>& processes) {
-  GODWIT_ASSIGN_OR_RETURN(const std::vector<InnerOverlay> found, FindInnerOverlays(proc, init, processes));
+absl::Status CheckNoInnerOverlay(const std::string& proc, const std::string& root_device,
+                                 const std::vector<pid_t>& processes) {
+  GODWIT_ASSIGN_OR_RETURN(const std::vector<InnerOverlay> found,
+                          FindInnerOverlays(proc, root_device, processes));
   if (found.empty()) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("process ", found.front().pid, " has an overlay mounted at ", found.front().point));

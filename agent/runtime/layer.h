@@ -24,16 +24,19 @@ absl::StatusOr<std::string> FindWritableLayer(const HostView& host, const Contai
 // network, IPC or UTS namespace, than config.json says.
 absl::Status CheckInPlace(const HostView& host, const Container& container);
 
-// An overlay that these processes of a container see in one of their mount namespaces, and which is not the
-// root file system that their init process was given: CRIU would mount it again on the target by the same
-// paths, which are the target node's then.
+// An overlay that one of these processes of a container sees mounted, and which is not the root file system
+// that the container was given (`root_device`: DeviceOf(host.At(container.rootfs))): CRIU would mount it
+// again on the target by the same paths, which are the target node's then. Each process is asked, for each
+// sees but what lies below its own root.
 struct InnerOverlay {
   pid_t pid = 0;
   std::string point;  // as that process sees it
 };
-absl::StatusOr<std::vector<InnerOverlay>> FindInnerOverlays(const std::string& proc, pid_t init,
+absl::StatusOr<std::vector<InnerOverlay>> FindInnerOverlays(const std::string& proc,
+                                                            const std::string& root_device,
                                                             const std::vector<pid_t>& processes);
 // FailedPrecondition when there is one.
-absl::Status CheckNoInnerOverlay(const std::string& proc, pid_t init, const std::vector<pid_t>& processes);
+absl::Status CheckNoInnerOverlay(const std::string& proc, const std::string& root_device,
+                                 const std::vector<pid_t>& processes);
 
 }  // namespace godwit::runtime

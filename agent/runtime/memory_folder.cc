@@ -4,6 +4,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -18,7 +19,31 @@ absl::Status CannotMake(const char* call) {
       absl::StrCat("cannot make a folder in memory: ", ErrnoStatus(call).message()));
 }
 
+std::atomic<int> alive_now = 0;
+
 }  // namespace
+
+MemoryFolder::MemoryFolder(UniqueFd mount, std::string path)
+    : mount_(std::move(mount)), path_(std::move(path)) {
+  ++alive_now;
+}
+
+MemoryFolder& MemoryFolder::operator=(MemoryFolder&& other) noexcept {
+  if (this != &other) {
+    Close();
+    mount_ = std::move(other.mount_);
+    path_ = std::move(other.path_);
+  }
+  return *this;
+}
+
+void MemoryFolder::Close() {
+  if (!mount_.ok()) return;
+  mount_.Reset();
+  --alive_now;
+}
+
+int MemoryFolder::alive() { return alive_now; }
 
 absl::StatusOr<MemoryFolder> MemoryFolder::Make(int64_t bytes) {
   const UniqueFd context(fsopen("tmpfs", FSOPEN_CLOEXEC));

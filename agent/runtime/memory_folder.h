@@ -24,10 +24,17 @@ class MemoryFolder {
   // while this object lives.
   const std::string& path() const { return path_; }
 
- private:
-  MemoryFolder(UniqueFd mount, std::string path) : mount_(std::move(mount)), path_(std::move(path)) {}
+  MemoryFolder(MemoryFolder&& other) noexcept = default;
+  MemoryFolder& operator=(MemoryFolder&& other) noexcept;
+  ~MemoryFolder() { Close(); }
+  // How many this process has now.
+  static int alive();
 
-  UniqueFd mount_;
+ private:
+  MemoryFolder(UniqueFd mount, std::string path);
+  void Close();
+
+  UniqueFd mount_;  // none: moved from
   std::string path_;
 };
 

@@ -85,7 +85,7 @@ absl::StatusOr<std::string> WritableLayer(const std::vector<Mount>& mounts, absl
   }
   for (absl::string_view option : absl::StrSplit(root->super_options, ',')) {
     if (!absl::ConsumePrefix(&option, "upperdir=")) continue;
-    const std::string path = Unescape(option);
+    std::string path = Unescape(option);
     if (absl::StartsWith(path, "/") && !absl::StrContains(path, "/../")) return path;
     return absl::FailedPreconditionError(
         absl::StrCat("the overlay's upperdir is not an absolute path: ", path));

@@ -3,11 +3,16 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <climits>
+#include <set>
+#include <tuple>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "agent/runtime/cgroup.h"
 #include "base/file.h"
@@ -53,6 +58,34 @@ agent_api::Weight Weigh(const std::string& proc, const std::vector<pid_t>& proce
                .mappings = CountLines(absl::StrCat(folder, "/maps"))};
   }
   return weight;
+}
+
+Held HeldBytes(const std::string& proc, const std::vector<pid_t>& processes) {
+  Held held;
+  std::set<std::tuple<uint32_t, uint32_t, uint64_t>> seen;
+  int64_t left = kCountTo;
+  for (const pid_t pid : processes) {
+    const std::string folder = absl::StrCat(proc, "/", pid, "/fd");
+    DIR* dir = opendir(folder.c_str());
+    if (dir == nullptr) continue;  // it has ended
+    while (const dirent* entry = readdir(dir)) {
+      if (entry->d_name[0] == '.') continue;
+      if (left-- <= 0) break;
+      const std::string link = absl::StrCat(folder, "/", entry->d_name);
+      char target[PATH_MAX];
+      const ssize_t size = readlink(link.c_str(), target, sizeof(target));
+      const absl::string_view name(target, static_cast<size_t>(std::max<ssize_t>(0, size)));
+      if (!absl::EndsWith(name, " (deleted)")) continue;  // what ends so may have a name still
+      struct statx status{};
+      if (statx(AT_FDCWD, link.c_str(), AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &status) != 0) continue;
+      if (!S_ISREG(status.stx_mode) || status.stx_nlink != 0) continue;
+      if (!seen.emplace(status.stx_dev_major, status.stx_dev_minor, status.stx_ino).second) continue;
+      (absl::StartsWith(name, "/memfd:") ? held.memfds : held.deleted) +=
+          static_cast<int64_t>(status.stx_blocks) * 512;
+    }
+    closedir(dir);
+  }
+  return held;
 }
 
 agent_api::Weight WeighCgroup(const std::string& proc, const std::string& cgroup) {

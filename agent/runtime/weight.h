@@ -16,6 +16,14 @@ namespace godwit::runtime {
 // as what was seen of it. What a process may have without end is counted up to a million.
 agent_api::Weight Weigh(const std::string& proc, const std::vector<pid_t>& processes);
 
+// Bytes of files without a name that these processes have open, each file once: CRIU's images have them as
+// they are. A file system that does not answer (FUSE, NFS) is not waited for.
+struct Held {
+  int64_t deleted = 0;
+  int64_t memfds = 0;  // what is mapped of them is resident memory, too
+};
+Held HeldBytes(const std::string& proc, const std::vector<pid_t>& processes);
+
 // Of all processes of a cgroup2 folder; nothing when that is gone.
 agent_api::Weight WeighCgroup(const std::string& proc, const std::string& cgroup);
 

@@ -39,6 +39,7 @@
 #include "agent/runtime/freezer.h"
 #include "agent/runtime/memory_folder.h"
 #include "agent/runtime/processes.h"
+#include "agent/runtime/weight.h"
 #include "agent/serve/node_facts.h"
 #include "agent/serve/sweep.h"
 #include "agent/tls/bootstrap.h"
@@ -61,8 +62,8 @@ constexpr absl::Duration kKillLimit = absl::Seconds(15);
 constexpr absl::Duration kCriLimit = absl::Seconds(2);
 constexpr absl::Duration kGuardEnters = absl::Seconds(10);  // the cgroup that it has made
 constexpr absl::Duration kHousekeeping = absl::Seconds(30);
-constexpr int64_t kSmallMemory = int64_t{16} << 20;  // that CRIU has to dump itself
-constexpr int64_t kLeastImageMemory = int64_t{512} << 20;
+constexpr int64_t kSmallMemory = int64_t{16} << 20;   // that CRIU has to dump itself
+constexpr int64_t kImageMemory = int64_t{256} << 20;  // the most of one migration
 constexpr double kPagesShare = 0.8;
 
 // Signals that end the agent, as a descriptor. Made before any thread, so that all inherit the mask.
@@ -256,26 +257,31 @@ class Agent {
     return absl::OkStatus();
   }
 
-  // As large as need be, short of an emergency: no dump may fail for want of what the disk would have had.
+  // As many at a time as half of the free memory can bear.
   std::optional<runtime::MemoryFolder> ImageMemory() const {
-    const int64_t bytes = MemoryAvailable(host_.proc) / 2;
-    if (bytes < kLeastImageMemory) return std::nullopt;
-    absl::StatusOr<runtime::MemoryFolder> folder = runtime::MemoryFolder::Make(bytes);
+    const int64_t all = (runtime::MemoryFolder::alive() + 1) * kImageMemory;
+    if (all > MemoryAvailable(host_.proc) / 2) return std::nullopt;
+    absl::StatusOr<runtime::MemoryFolder> folder = runtime::MemoryFolder::Make(kImageMemory);
     if (folder.ok()) return *std::move(folder);
     LOG_FIRST_N(WARNING, 1)
         << Log("freezes take some 20 ms longer: images are on the disk").With(folder.status());
     return std::nullopt;
   }
 
-  // Only for what is likely to be small: where the pod has little memory beside that which goes in rounds.
+  // Only for what is sure to be small: where the pod has little beside the memory which goes in rounds.
   std::optional<runtime::MemoryFolder> SmallImages(const migration::PodOnNode& pod,
                                                    int64_t owned_bytes) const {
     int64_t bytes = 0;
     for (const migration::PodOnNode::Part& part : pod.parts) {
       const auto processes = runtime::ReadProcesses(host_.proc, host_.At(part.container.cgroup));
       if (!processes.ok()) return std::nullopt;
-      for (const runtime::Process& process : *processes)
+      std::vector<pid_t> pids;
+      for (const runtime::Process& process : *processes) {
         bytes += process.resident_bytes + process.swapped_bytes;
+        pids.push_back(process.pid);
+      }
+      const runtime::Held held = runtime::HeldBytes(host_.proc, pids);
+      bytes += held.deleted + held.memfds;
     }
     return bytes - owned_bytes <= kSmallMemory ? ImageMemory() : std::nullopt;
   }
@@ -544,7 +550,8 @@ class Agent {
     metrics_.sent.With("memory").Increment(static_cast<double>(sent.page_bytes));
     metrics_.sent.With("images").Increment(static_cast<double>(sent.image_bytes));
     metrics_.sent.With("files").Increment(static_cast<double>(sent.file_bytes));
-    metrics_.sent_pages.With().Increment(static_cast<double>(sent.page_bytes / sysconf(_SC_PAGESIZE)));
+    metrics_.sent_pages.With().Increment(static_cast<double>(sent.page_bytes) /
+                                         static_cast<double>(sysconf(_SC_PAGESIZE)));
     metrics_.stream_bytes.With("sent").Increment(static_cast<double>(sent.wire_bytes));
     if (sent.took > absl::ZeroDuration()) {
       metrics_.transfer_rate.With().Observe(

@@ -11,6 +11,8 @@
 namespace godwit::controller {
 namespace {
 
+constexpr absl::Duration kTurnPoll = absl::Seconds(2);
+
 using crds::Finding;
 using crds::Severity;
 using crds::Strategy;
@@ -125,6 +127,8 @@ MigrationDecision DecideRehearsing(Draft& draft) {
   if (!seen.rival.empty()) return draft.Fail(RivalFailure(draft));
   if (draft.now > draft.deadline())
     return draft.Fail(Expired(draft, "before the pod's memory was looked at"));
+  if (seen.rehearsal_waits)
+    return draft.Wait("WaitingForDryRuns", "other dry runs have their turn first", kTurnPoll);
   if (!seen.rehearsal.ok()) {
     const absl::Status& error = seen.rehearsal.status();
     if (!IsRefusal(error)) return AwaitAgent(draft, AgentFailure(seen.source_node.name, error));

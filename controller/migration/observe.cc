@@ -180,7 +180,9 @@ void ObserveRehearsal(Cluster& cluster, const MigrationSettings& settings, Migra
     return;
   }
   request.limits = *std::move(limits);
-  seen.rehearsal = agent->Rehearse(request);
+  const std::optional<Turns::Turn> turn = cluster.rehearsals().Take(seen.source_node.name);
+  seen.rehearsal_waits = !turn.has_value();
+  if (turn) seen.rehearsal = agent->Rehearse(request);
 }
 
 void ObserveSides(const Cluster& cluster, bool source, MigrationObserved& seen) {

@@ -40,6 +40,7 @@ struct MigrationObserved {
   std::optional<std::vector<std::string>> target_images;  // names that the target's kubelet lists
   absl::StatusOr<agent_api::PreflightReport> preflight = absl::NotFoundError("not asked");
   // Rehearsing only.
+  bool rehearsal_waits = false;  // others have their turn
   absl::StatusOr<agent_api::RehearsalReport> rehearsal = absl::NotFoundError("not asked");
   // From Copying on. A side that the agent knows nothing of is state None.
   absl::StatusOr<agent_api::SourceStatus> source_side = agent_api::SourceStatus{};

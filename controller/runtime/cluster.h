@@ -15,6 +15,7 @@
 #include "controller/agents/agent.h"
 #include "controller/nodes/node_view.h"
 #include "controller/pods/whole_pod.h"
+#include "controller/runtime/turns.h"
 #include "crds/checkpoint.h"
 #include "crds/migration.h"
 #include "crds/restore.h"
@@ -29,6 +30,8 @@ struct ClusterOptions {
   std::string name_space;  // ours: where the agents' pods are
   k8s::InformerOptions informer;
 };
+
+inline constexpr size_t kMostRehearsals = 2;  // of the workers that migrations need
 
 // Thread-safe from Start on.
 class Cluster {
@@ -50,6 +53,8 @@ class Cluster {
   absl::Status WaitForSync(absl::Duration limit) const;
 
   const k8s::Api& api() const { return api_; }
+  // Of the dry runs that look at memory, by source node: each keeps a worker for seconds.
+  Turns& rehearsals() { return rehearsals_; }
 
   // Live.
   absl::StatusOr<std::optional<WholePod>> ReadPod(const k8s::ObjectName& name) const;
@@ -78,6 +83,7 @@ class Cluster {
   const k8s::Api api_;
   Agents* const agents_;
   const ClusterOptions options_;
+  Turns rehearsals_{kMostRehearsals};
   k8s::Informer<crds::Migration> migrations_;
   k8s::Informer<crds::Checkpoint> checkpoints_;
   k8s::Informer<crds::Restore> restores_;

@@ -147,8 +147,7 @@ std::optional<Refusal> HostActs::Check(bool* exec_in_flight) const {
     }
     std::vector<pid_t> pids;
     for (const runtime::Process& process : *processes) pids.push_back(process.pid);
-    if (const absl::Status mounts =
-            runtime::CheckNoInnerOverlay(proc_, static_cast<pid_t>(container.init_pid), pids);
+    if (const absl::Status mounts = runtime::CheckNoInnerOverlay(proc_, container.root_device, pids);
         !mounts.ok())
       return Refusal{"UnsupportedMount", absl::StrCat("in ", what, ": ", mounts.message())};
     const std::vector<runtime::Process> outside =

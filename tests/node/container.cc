@@ -23,6 +23,7 @@
 #include "agent/criu/criu_log.h"
 #include "agent/runtime/cgroup.h"
 #include "agent/runtime/freezer.h"
+#include "agent/runtime/mounts.h"
 #include "gtest/gtest.h"
 
 namespace godwit::node_test {
@@ -311,6 +312,7 @@ agent_api::GuardContainer Container::Spec() const {
           .cgroup = cgroup(),
           .runc_root = kRuncRoot,
           .init_pid = init_pid(),
+          .root_device = runtime::DeviceOf(rootfs()).value_or("none"),
           .images = images(),
           .work = work()};
 }

@@ -254,6 +254,18 @@ TEST(DryRunTest, APodThatDoesNotRunEndsItAtOnce) {
   EXPECT_EQ(ReasonOf(decision), "PodNotRunning");
 }
 
+TEST(DryRunTest, OneThatHasToWaitForOthersSaysSoAndComesBack) {
+  MigrationObserved seen = DryRunIn(MigrationPhase::kRehearsing);
+  seen.rehearsal_waits = true;
+  const MigrationDecision waits = Decide(seen, kSettings, kNow);
+  EXPECT_EQ(waits.status.phase, MigrationPhase::kRehearsing);
+  EXPECT_EQ(ReasonOf(waits), "WaitingForDryRuns");
+  seen = After(seen, waits);
+  seen.rehearsal_waits = true;
+  EXPECT_EQ(Decide(seen, kSettings, kNow + absl::Minutes(1)).status.phase, MigrationPhase::kRehearsing);
+  EXPECT_EQ(Decide(seen, kSettings, kNow + absl::Hours(1)).status.phase, MigrationPhase::kFailed);
+}
+
 TEST(DryRunTest, ARehearsalThatIsRefusedOrUnansweredIsTold) {
   MigrationObserved seen = DryRunIn(MigrationPhase::kRehearsing);
   seen.rehearsal = absl::FailedPreconditionError("memory is still being filled");

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -40,6 +41,7 @@ class PreflightTest : public testing::Test {
     container_.init_pid = 77;
     AddProcess(77);
     container_.rootfs = "/bundle/rootfs";
+    container_.root_device = "0:50";
     container_.namespaces = {{"network", ""}, {"ipc", ""}, {"uts", ""}};
     Write("/proc/77/mountinfo", "1 0 0:50 / / rw - overlay overlay rw\n");
     std::filesystem::create_directories(folder_ + "/host/bundle/rootfs");
@@ -278,6 +280,24 @@ TEST_F(PreflightTest, ConfigurationThatTiesAPodToItsNodeBlocks) {
                                    "SharedProcessNamespace", "UserNamespace"));
 }
 
+TEST_F(PreflightTest, DeletedFilesCountTogether) {
+  std::filesystem::create_directories(folder_ + "/files");
+  std::vector<int> open_files;
+  for (int i = 0; i < 3; ++i) {
+    const std::string file = absl::StrCat(folder_, "/files/", i);
+    const int fd = open(file.c_str(), O_RDWR | O_CREAT, 0600);
+    ASSERT_EQ(posix_fallocate(fd, 0, 100 << 20), 0);
+    unlink(file.c_str());
+    open_files.push_back(fd);
+  }
+  // This process' own descriptors stand for the container's.
+  std::filesystem::remove_all(folder_ + "/proc/77/fd");
+  Link("/proc/77/fd", absl::StrCat("/proc/", getpid(), "/fd"));
+  EXPECT_THAT(Processes(), Contains(testing::AllOf(Field(&Finding::id, "LargeDeletedFile"),
+                                                   Field(&Finding::message, HasSubstr("of 300 MiB open")))));
+  for (const int fd : open_files) close(fd);
+}
+
 TEST_F(PreflightTest, TheNodesOwnNamespacesBlock) {
   std::filesystem::remove(folder_ + "/proc/77/ns/net");
   Link("/proc/77/ns/net", "net:[1]");
@@ -289,10 +309,7 @@ TEST_F(PreflightTest, FileSystemsThatCriuDoesNotKnowBlock) {
         "1 0 0:50 / / rw - overlay overlay rw,upperdir=/layers/1\n2 1 0:51 / /mnt rw - fuse.sshfs x rw\n");
   EXPECT_THAT(Ids(Configuration()), ElementsAre("UnsupportedMount"));
   Write("/proc/77/mountinfo",
-        absl::StrCat("1 0 ", Device(),
-                     " / / rw - overlay overlay rw\n2 1 0:51 / /mnt rw - overlay overlay rw\n"));
-  Write("/mount-namespace", "");
-  Link("/proc/77/ns/mnt", folder_ + "/mount-namespace");
+        "1 0 0:50 / / rw - overlay overlay rw\n2 1 0:51 / /mnt rw - overlay overlay rw\n");
   EXPECT_THAT(Ids(Processes()), ElementsAre("UnsupportedMount"));
   Write("/proc/77/mountinfo", "1 0 8:1 / / rw - ext4 /dev/vda rw\n");
   Write("/proc/1/mountinfo", absl::StrCat("1 0 ", Device(), " / /bundle/rootfs rw - ext4 /dev/vda rw\n"));

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/runtime/weight.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -46,6 +48,24 @@ TEST_F(WeightTest, ThisProcessHasSomeOfEach) {
   EXPECT_GE(weight.threads, 1);
   EXPECT_GE(weight.descriptors, 3);
   EXPECT_GT(weight.mappings, 10);
+}
+
+// Of this very process: only the kernel tells of files without a name.
+TEST(HeldBytesTest, DeletedFilesAndMemfdsCountOnce) {
+  const std::string path = absl::StrCat(testing::TempDir(), "/held-", getpid());
+  const int file = open(path.c_str(), O_RDWR | O_CREAT, 0600);
+  const int again = open(path.c_str(), O_RDONLY), memory = memfd_create("frames", 0);
+  const std::string content(1 << 20, 'x');
+  ASSERT_EQ(write(file, content.data(), content.size()), static_cast<ssize_t>(content.size()));
+  ASSERT_EQ(fsync(file), 0);
+  ASSERT_EQ(write(memory, content.data(), 65536), 65536);
+  const Held named = HeldBytes("/proc", {getpid()});
+  unlink(path.c_str());
+  const Held held = HeldBytes("/proc", {getpid(), 1 << 30});
+  EXPECT_GE(held.deleted - named.deleted, 1 << 20);
+  EXPECT_LT(held.deleted - named.deleted, 2 << 20) << "two descriptors of one file";
+  EXPECT_EQ(held.memfds, 65536);
+  for (const int fd : {file, again, memory}) close(fd);
 }
 
 }  // namespace
