@@ -6,10 +6,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "agent/criu/criu_log.h"
 #include "agent/criu/gate.h"
 #include "base/clock.h"
@@ -23,6 +25,7 @@ namespace {
 // disk may be under way. Below the 5 s within which a frozen pod must go on when its agent is gone.
 constexpr absl::Duration kGrace = absl::Seconds(3);
 
+constexpr absl::Duration kCriuLook = absl::Milliseconds(1);
 constexpr absl::Duration kGatePause = absl::Milliseconds(5);  // between looks at runc itself
 
 std::string ReadOutput(int fd) {
@@ -93,7 +96,8 @@ absl::Status Dump::Result() {
   if (succeeded()) return absl::OkStatus();
   const absl::StatusOr<ExitStatus> end = child_.Wait(absl::Seconds(1));
   if (!end.ok()) return end.status();
-  if (end->ok()) return absl::OkStatus();
+  AwaitCriu();
+  if (end->ok() || succeeded()) return absl::OkStatus();
   // The preload library may have said why.
   const std::string messages = criu::PreloadSays(plan_.messages);
   if (FileExists(plan_.log_file))
@@ -101,6 +105,23 @@ absl::Status Dump::Result() {
   // runc did not come as far as CRIU.
   return absl::InternalError(absl::StrCat(messages, plan_.argv[0], " checkpoint: ", end->ToString(), ": ",
                                           ReadOutput(output_.get())));
+}
+
+// A runc that was killed leaves CRIU, of its process group, with the tasks under its hand. It must heal them,
+// and will freeze their cgroup once more before it lets them go: whoever thawed before that would have thawed
+// for nothing.
+void Dump::AwaitCriu() {
+  const pid_t group = child_.pid();
+  const auto gone = [group] { return kill(-group, 0) != 0 && errno == ESRCH; };
+  if (gone()) return;
+  LOG(WARNING) << Log("runc has ended without its CRIU, which is asked to end").With("log", plan_.log_file);
+  Abort();
+  for (const absl::Time limit = SteadyNow() + kGrace; !gone() && SteadyNow() < limit;)
+    absl::SleepFor(kCriuLook);
+  if (gone()) return;
+  LOG(ERROR) << Log("killing a CRIU that does not end; the application may not survive it")
+                    .With("log", plan_.log_file);
+  kill(-group, SIGKILL);
 }
 
 void Dump::Abort() {

@@ -35,7 +35,8 @@ class Dump {
   // to end, which nobody need wait for; this object must live as long.
   bool succeeded();
   bool ended() { return child_.Wait(absl::ZeroDuration()).ok(); }
-  // When it has succeeded or ended: how it went. A failure says why, from CRIU's log.
+  // When it has succeeded or ended: how it went. A failure says why, from CRIU's log. Returns when CRIU has
+  // ended too, as far as it has not succeeded: at once but for a runc that was killed.
   absl::Status Result();
 
   // Asks CRIU to end early and heal the tasks itself. May be repeated.
@@ -53,6 +54,8 @@ class Dump {
         child_(std::move(child)),
         output_(std::move(output)),
         done_(std::move(done)) {}
+
+  void AwaitCriu();
 
   criu::Plan plan_;
   Child child_;

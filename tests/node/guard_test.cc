@@ -253,6 +253,35 @@ std::vector<pid_t> CriuAmong(const std::vector<pid_t>& pids) {
   return found;
 }
 
+// As the kernel's OOM killer may. CRIU goes on alone.
+TEST_F(GuardTest, TheApplicationSurvivesARuncThatIsKilledInTheMiddleOfADump) {
+  Container& container = Started({"memory", "600"});
+  const GuardSpec spec = SpecFor({&container});
+  GuardClient client = StartedGuard(spec);
+  ExpectOk(client.Freeze());
+  std::thread asking([&] {
+    const auto dumped = client.Dump(container.id(), absl::Seconds(30));
+    EXPECT_TRUE(dumped.ok() && !dumped->ok) << "too late to kill anything";
+  });
+  EXPECT_TRUE(Eventually([&] {
+    const auto sizes = criu::MeasureImages(container.images());
+    return sizes.ok() && sizes->pages > 0;
+  }));
+  int killed = 0;
+  for (const pid_t pid : GuardProcesses(spec)) {
+    const std::string command = ReadFile(absl::StrCat("/proc/", pid, "/cmdline")).value_or("");
+    if (absl::StrContains(command, "checkpoint") && !absl::StrContains(command, "swrk"))
+      killed += kill(pid, SIGKILL) == 0 ? 1 : 0;
+  }
+  EXPECT_EQ(killed, 1) << "no runc was found";
+  asking.join();
+  EXPECT_THAT(Journaled(spec), ElementsAre(SourceState::kFrozen, SourceState::kAborted));
+  EXPECT_THAT(CriuAmong(GuardProcesses(spec)), testing::IsEmpty());
+  EXPECT_TRUE(GoesOn(container)) << LogOf(spec);
+  EXPECT_TRUE(container.output().WaitLines(container.output().lines().size() + 200)) << "frozen once more";
+  EXPECT_THAT(container.output().text(), testing::Not(HasSubstr("DAMAGED")));
+}
+
 TEST_F(GuardTest, AContainerHasOneGuardAtATime) {
   Container& container = Started({"count"});
   GuardSpec second = SpecFor({&container});
