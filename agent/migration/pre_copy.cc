@@ -132,6 +132,7 @@ absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
   const absl::Time begin = SteadyNow();
   const int64_t sent = totals_.sent;
   RoundFigures figures;
+  bool shared = false;
   if (looked_at_ != absl::InfinitePast()) figures.since_last = begin - looked_at_;
   looked_at_ = begin;
   for (Part& part : parts_) {
@@ -142,6 +143,7 @@ absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
     if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
     figures.memory_bytes += static_cast<int64_t>(look->owned_bytes());
     figures.dirty_bytes += static_cast<int64_t>(look->dirty_bytes());
+    shared = shared || !look->shared.empty();
     // The tracker tells of them once: where the stream is cut at one task, those of the others are not lost.
     for (const memory::TaskPages& task : look->tasks) part.sender->Owe(task.container_pid, task.dirty);
     GODWIT_RETURN_IF_ERROR(CheckPinned(part));
@@ -154,6 +156,7 @@ absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
   }
   again_ = false;
   owned_bytes_ = figures.memory_bytes;
+  carries_shared_ = shared;
   figures.took = SteadyNow() - begin;
   figures.sent_bytes = totals_.sent - sent;
   return figures;

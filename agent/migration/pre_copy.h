@@ -87,6 +87,8 @@ class PreCopy {
   const transfer::PageTotals& totals() const { return totals_; }
   // Of all memory that was carried at the last round.
   int64_t owned_bytes() const { return owned_bytes_; }
+  // Whether any of it was shared.
+  bool carries_shared() const { return carries_shared_; }
 
  private:
   struct Part {
@@ -115,6 +117,7 @@ class PreCopy {
   absl::Time looked_at_ = absl::InfinitePast();
   transfer::PageTotals totals_;
   int64_t owned_bytes_ = 0;
+  bool carries_shared_ = false;
 };
 
 }  // namespace godwit::migration

@@ -293,7 +293,9 @@ std::string Source::PlaceOf(const std::string& container) const {
 // Started here and not at the beginning: a pre-copy may take minutes, and containers start anew meanwhile.
 absl::Status Source::StartGuard() {
   // Nobody dumps, or reads the images, once this agent has ended: a guard that follows ends what was begun.
-  if (pre_copy_ != nullptr && node_.image_memory)
+  // Shared memory that was carried is reached from the images' folder by way of the host's root
+  // (runtime/preload/shared.cc), to which no way leads out of a folder that is mounted nowhere.
+  if (pre_copy_ != nullptr && !pre_copy_->carries_shared() && node_.image_memory)
     image_memory_ = node_.image_memory(pod_, pre_copy_->owned_bytes());
   agent_api::GuardSpec guard{.migration_uid = spec_.migration.uid,
                              .socket = absl::StrCat(folder_, "/guard.sock"),
