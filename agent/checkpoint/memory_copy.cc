@@ -54,17 +54,9 @@ void MemoryCopy::Detach() {
   for (Part& part : parts_) part.memory.reset();
 }
 
-absl::Status MemoryCopy::CheckPinned(const Part& part) {
-  if (part.memory == nullptr) return absl::OkStatus();
-  const std::vector<memory::Pinned> pinned = part.memory->FindPinned();
-  if (pinned.empty()) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat(Of(part.container), ": ", pinned.front().what,
-                   ": memory that the kernel writes past the page tables cannot be copied while it runs"));
-}
-
 absl::Status MemoryCopy::CheckPinned() const {
-  for (const Part& part : parts_) GODWIT_RETURN_IF_ERROR(CheckPinned(part));
+  for (const Part& part : parts_)
+    GODWIT_RETURN_IF_ERROR(migration::CheckPinned(part.memory.get(), part.container.name));
   return absl::OkStatus();
 }
 
@@ -82,10 +74,10 @@ absl::StatusOr<int64_t> MemoryCopy::CopyRound() {
   for (Part& part : parts_) {
     // As a migration does (PreCopy::Round): a descriptor that was there before the look, or is there after
     // it.
-    GODWIT_RETURN_IF_ERROR(CheckPinned(part));
+    GODWIT_RETURN_IF_ERROR(migration::CheckPinned(part.memory.get(), part.container.name));
     absl::StatusOr<memory::Look> look = part.memory->Round();
     if (!look.ok()) return Annotate(look.status(), Of(part.container));
-    GODWIT_RETURN_IF_ERROR(CheckPinned(part));
+    GODWIT_RETURN_IF_ERROR(migration::CheckPinned(part.memory.get(), part.container.name));
     dirty += static_cast<int64_t>(look->dirty_bytes());
     for (const memory::TaskPages& task : look->tasks) tasks.push_back(task.pid);
     looks.push_back(*std::move(look));

@@ -82,7 +82,6 @@ class MemoryCopy {
   };
   using Keep = absl::FunctionRef<absl::Status(uint64_t address, absl::string_view bytes)>;
   absl::Status Copy(const memory::TaskPages& task, Keep keep, bool standing);
-  static absl::Status CheckPinned(const Part& part);
   absl::Status CheckRoom(int64_t bytes) const;
   absl::Status Stopped() const;
 

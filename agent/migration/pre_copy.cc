@@ -100,17 +100,18 @@ absl::Status PreCopy::Attach() {
   return status;
 }
 
-absl::Status PreCopy::CheckPinned(const Part& part) {
-  if (part.memory == nullptr) return absl::OkStatus();
-  const std::vector<memory::Pinned> pinned = part.memory->FindPinned();
+absl::Status CheckPinned(const TrackedMemory* memory, absl::string_view container) {
+  if (memory == nullptr) return absl::OkStatus();
+  const std::vector<memory::Pinned> pinned = memory->FindPinned();
   if (pinned.empty()) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      absl::StrCat("container ", part.container.name, ": ", pinned.front().what,
+      absl::StrCat("container ", container, ": ", pinned.front().what,
                    ": memory that the kernel writes past the page tables cannot be copied while it runs"));
 }
 
 absl::Status PreCopy::CheckPinned() const {
-  for (const Part& part : parts_) GODWIT_RETURN_IF_ERROR(CheckPinned(part));
+  for (const Part& part : parts_)
+    GODWIT_RETURN_IF_ERROR(migration::CheckPinned(part.memory.get(), part.container.name));
   return absl::OkStatus();
 }
 
@@ -138,7 +139,7 @@ absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
   for (Part& part : parts_) {
     // What is read with O_DIRECT while the look is taken arrives behind the tracker's back: by a descriptor
     // that was there before it, or is there after it.
-    GODWIT_RETURN_IF_ERROR(CheckPinned(part));
+    GODWIT_RETURN_IF_ERROR(migration::CheckPinned(part.memory.get(), part.container.name));
     absl::StatusOr<memory::Look> look = part.memory->Round();
     if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
     figures.memory_bytes += static_cast<int64_t>(look->owned_bytes());
@@ -146,7 +147,7 @@ absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
     shared = shared || !look->shared.empty();
     // The tracker tells of them once: where the stream is cut at one task, those of the others are not lost.
     for (const memory::TaskPages& task : look->tasks) part.sender->Owe(task.container_pid, task.dirty);
-    GODWIT_RETURN_IF_ERROR(CheckPinned(part));
+    GODWIT_RETURN_IF_ERROR(migration::CheckPinned(part.memory.get(), part.container.name));
     if (again_) GODWIT_RETURN_IF_ERROR(SendAgain(part, *look, deadline));
     GODWIT_RETURN_IF_ERROR(SendLook(part, *look, deadline));
     GODWIT_ASSIGN_OR_RETURN(const Compared compared, SendShared(part, look->shared, deadline));

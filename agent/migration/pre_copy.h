@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "agent/memory/tracker.h"
 #include "agent/migration/convergence.h"
@@ -50,6 +51,10 @@ absl::StatusOr<size_t> ReadTracked(const MemoryNode& node, const TrackedMemory& 
                                    uint64_t address, char* to, size_t size);
 // The real one. `proc` with the host's process ids.
 MemoryNode RealMemory(const std::string& proc, const memory::Tracker::Options& options);
+
+// FailedPrecondition while the container has memory that the kernel writes past its page tables. nullptr:
+// none is tracked, and it does not matter.
+absl::Status CheckPinned(const TrackedMemory* memory, absl::string_view container);
 
 class PreCopy {
  public:
@@ -103,7 +108,6 @@ class PreCopy {
     int64_t different = 0;  // bytes
     absl::Duration took;
   };
-  static absl::Status CheckPinned(const Part& part);
   absl::Status SendLook(Part& part, const memory::Look& look, absl::Time deadline);
   absl::StatusOr<Compared> SendShared(Part& part, const std::vector<memory::TaskPages>& shared,
                                       absl::Time deadline);

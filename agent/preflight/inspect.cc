@@ -206,8 +206,9 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
       report.other_users = report.other_users || !IsRoot(host.proc, process.pid);
     }
     report.weight += runtime::Weigh(host.proc, pids);
-    Append(report.findings, InspectProcesses(host, container, pids));
-    report.memory_bytes += runtime::HeldBytes(host.proc, pids).deleted;  // CRIU's images have it
+    const runtime::Held held = runtime::HeldBytes(host.proc, pids);
+    report.memory_bytes += held.deleted;  // CRIU's images have it
+    Append(report.findings, InspectProcesses(host, container, pids, held));
     if (const std::string layer = runtime::FindWritableLayer(host, container).value_or(""); !layer.empty())
       measure(ref.name, absl::StrCat("the file system of container ", ref.name), layer, true);
     mounts.insert(mounts.end(), container.mounts.begin(), container.mounts.end());

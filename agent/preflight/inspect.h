@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "agent/api/messages.h"
 #include "agent/runtime/containers.h"
+#include "agent/runtime/weight.h"
 
 namespace godwit::preflight {
 
@@ -32,10 +33,11 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
 // Its configuration: terminal, devices, mounts, namespaces shared with the host or the pod.
 std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& host,
                                                      const runtime::Container& container);
-// What its processes are and hold open.
+// What its processes are and hold open; `held`: runtime::HeldBytes of them.
 std::vector<agent_api::Finding> InspectProcesses(const runtime::HostView& host,
                                                  const runtime::Container& container,
-                                                 const std::vector<pid_t>& processes);
+                                                 const std::vector<pid_t>& processes,
+                                                 const runtime::Held& held);
 // The node itself: CRIU's version with this kernel and CPU, its privileges, room for the images.
 // `other_users`: the pod has processes that are not root's.
 std::vector<agent_api::Finding> InspectNode(const NodeFacts& facts, int64_t memory_bytes, bool other_users);

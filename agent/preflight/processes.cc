@@ -327,7 +327,8 @@ void InspectWeight(const std::string& proc, const std::vector<pid_t>& processes,
 
 std::vector<agent_api::Finding> InspectProcesses(const runtime::HostView& host,
                                                  const runtime::Container& container,
-                                                 const std::vector<pid_t>& processes) {
+                                                 const std::vector<pid_t>& processes,
+                                                 const runtime::Held& held) {
   Findings findings(container.name);
   int left = kMostDescriptors;
   std::vector<runtime::Process> seen;
@@ -346,11 +347,11 @@ std::vector<agent_api::Finding> InspectProcesses(const runtime::HostView& host,
     InspectMaps(host.proc, holder, findings);
     if (pid == container.init_pid) InspectLabel(host.proc, holder, findings);
   }
-  if (const int64_t held = runtime::HeldBytes(host.proc, processes).deleted; held > kGhostLimit) {
-    findings.Add(
-        "LargeDeletedFile",
-        absl::StrCat("container ", container.name, " holds deleted files of ", held >> 20, " MiB open"),
-        absl::StrCat(host.proc, "/PID/fd of its ", processes.size(), " processes"));
+  if (held.deleted > kGhostLimit) {
+    findings.Add("LargeDeletedFile",
+                 absl::StrCat("container ", container.name, " holds deleted files of ", held.deleted >> 20,
+                              " MiB open"),
+                 absl::StrCat(host.proc, "/PID/fd of its ", processes.size(), " processes"));
   }
   const auto overlays = runtime::FindInnerOverlays(host.proc, container.root_device, processes);
   for (const runtime::InnerOverlay& overlay : overlays.value_or(std::vector<runtime::InnerOverlay>())) {

@@ -82,7 +82,7 @@ class PreflightTest : public testing::Test {
     std::ofstream(folder_ + path, std::ios::trunc) << text;
   }
   std::vector<Finding> Processes(std::vector<pid_t> pids = {77}) {
-    return InspectProcesses(host_, container_, pids);
+    return InspectProcesses(host_, container_, pids, runtime::HeldBytes(host_.proc, pids));
   }
   std::vector<Finding> Configuration() { return InspectConfiguration(host_, container_); }
 
@@ -361,14 +361,14 @@ TEST(PreflightSockets, ProtocolsAreToldApart) {
   const int known[] = {socket(AF_INET, SOCK_STREAM, 0), socket(AF_INET6, SOCK_DGRAM, 0),
                        socket(AF_UNIX, SOCK_STREAM, 0), socket(AF_UNIX, SOCK_DGRAM, 0),
                        socket(AF_NETLINK, SOCK_RAW, 0)};
-  EXPECT_THAT(Ids(InspectProcesses(host, self, {getpid()})), testing::Not(Contains("UnsupportedSocket")));
+  EXPECT_THAT(Ids(InspectProcesses(host, self, {getpid()}, {})), testing::Not(Contains("UnsupportedSocket")));
   for (const auto& [family, type, protocol] :
        std::vector<std::tuple<int, int, int>>{{AF_INET, SOCK_STREAM, 262 /* MPTCP */},
                                               {AF_ALG, SOCK_SEQPACKET, 0},
                                               {AF_VSOCK, SOCK_STREAM, 0}}) {
     const int fd = socket(family, type, protocol);
     if (fd < 0) continue;
-    EXPECT_THAT(Ids(InspectProcesses(host, self, {getpid()})), Contains("UnsupportedSocket"))
+    EXPECT_THAT(Ids(InspectProcesses(host, self, {getpid()}, {})), Contains("UnsupportedSocket"))
         << family << " " << protocol;
     close(fd);
   }
