@@ -51,6 +51,7 @@ AgentMetrics::AgentMetrics(Registry& owner) : registry(owner) {
   for (const char* outcome : {"arrived", "lost"}) post_copies.With(outcome);
   pulled_bytes.With();
   pulled_faults.With();
+  lost_memory.With();
   pre_copy_rounds.With();
   pre_copy_dirty.With();
   for (const char* why : {"zero", "unchanged"}) pre_copy_saved.With(why);

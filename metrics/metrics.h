@@ -257,6 +257,10 @@ struct AgentMetrics {
       "The time within which 99 % of the pages that processes waited for were in their place; of "
       "the slowest pager at work."};
 
+  Counter<0> lost_memory{registry, "godwit_agent_lost_memory_total",
+                         "Containers that were killed here after a move, because what was to fill their "
+                         "memory had died or could not; kubelet starts them afresh."};
+
   // Post-copy, of the pods that came to this node. outcome: arrived (all pages), lost (not all: the
   // containers concerned were killed, and started afresh).
   Counter<1> post_copies{registry,

@@ -206,10 +206,14 @@ struct PagerSpec {
   }
 };
 // kPagersFolder/<container id>.json: removed by the pager when it ends well. A file without a live pager or
-// keeper is of one that died.
+// keeper is of one that died, and the agent kills the container then. The two have a cgroup of their own,
+// <cgroup2 mount>/<kPagersFamily>/<container id>.
 inline constexpr char kPagersFolder[] = "/run/godwit/pagers";
+inline constexpr char kPagersFamily[] = "godwit-pager";
 struct PagerStatus {
   std::string migration_uid;
+  std::string container;  // PagerSpec's, as the next; empty: of a pager of an older version
+  std::string cgroup;
   int64_t pager_pid = 0;
   int64_t keeper_pid = 0;
   int64_t total_bytes = 0;      // to be filled in all
@@ -224,6 +228,8 @@ struct PagerStatus {
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("migrationUID", self.migration_uid);
+    field("container", self.container);
+    field("cgroup", self.cgroup);
     field.Required("pagerPID", self.pager_pid);
     field.Required("keeperPID", self.keeper_pid);
     field("totalBytes", self.total_bytes);

@@ -63,7 +63,7 @@ absl::StatusOr<Options> ReadOptions() {
                  .state = agent_api::kStateFolder,
                  .run = "/run/godwit",
                  .guards = "/sys/fs/cgroup/godwit-guard",
-                 .pagers = "/sys/fs/cgroup/godwit-pager",
+                 .pagers = absl::StrCat("/sys/fs/cgroup/", agent_api::kPagersFamily),
                  .drop_in_folder = absl::GetFlag(FLAGS_containerd_drop_in_folder),
                  .config = absl::GetFlag(FLAGS_containerd_config),
                  .may_restart = restart == "auto"};

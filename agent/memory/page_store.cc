@@ -122,11 +122,20 @@ absl::StatusOr<std::shared_ptr<PageStore::Task>> PageStore::FindOrMake(pid_t tas
 }
 
 absl::Status PageStore::Reserve(pid_t task, uint64_t more) {
-  if (bytes_.fetch_add(more) + more <= limit_) return absl::OkStatus();
+  const uint64_t all = bytes_.fetch_add(more) + more;
+  std::string why;
+  if (all > limit_) {
+    why = absl::StrCat(more, " bytes more than the ", limit_, " that may be held here");
+  } else if (free_ && all > granted_) {
+    const uint64_t free = free_();
+    if (free < limit_ / 8)
+      why = absl::StrCat("only ", free, " bytes are free on this node by now");
+    else
+      granted_ = all + kGrant;
+  }
+  if (why.empty()) return absl::OkStatus();
   bytes_ -= more;
-  return absl::ResourceExhaustedError(absl::StrCat("no room for the memory of ", NameOf(task), ": ", more,
-                                                   " bytes more than the ", limit_,
-                                                   " that may be held here"));
+  return absl::ResourceExhaustedError(absl::StrCat("no room for the memory of ", NameOf(task), ": ", why));
 }
 
 absl::Status PageStore::Write(pid_t task, uint64_t address, absl::string_view bytes) {

@@ -16,9 +16,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -38,8 +40,15 @@ class PageStore {
  public:
   static constexpr size_t kMaxTasks = 100'000;
 
-  // `limit`: bytes of pages that may be held; more is ResourceExhausted, and so is a task too many.
-  explicit PageStore(uint64_t limit, size_t max_tasks = kMaxTasks) : limit_(limit), max_tasks_(max_tasks) {}
+  // Bytes that are free on this node now, without those that stores hold already.
+  using Free = std::function<uint64_t()>;
+  static constexpr uint64_t kGrant = uint64_t{64} << 20;  // bytes that are taken before it is asked again
+
+  // `limit`: bytes of pages that may be held; more is ResourceExhausted, and so is a task too many. With
+  // `free` it is ResourceExhausted, too, when less than an eighth of `limit` is free still: others take
+  // memory meanwhile, stores of other pods among them.
+  explicit PageStore(uint64_t limit, size_t max_tasks = kMaxTasks, Free free = nullptr)
+      : limit_(limit), max_tasks_(max_tasks), free_(std::move(free)) {}
 
   // `bytes` is whole pages, `address` the first one's. After an error the content of these pages is
   // undefined.
@@ -95,6 +104,8 @@ class PageStore {
 
   const uint64_t limit_;
   const size_t max_tasks_;
+  const Free free_;
+  std::atomic<uint64_t> granted_ = 0;  // of `bytes_`
   std::atomic<uint64_t> bytes_ = 0;
   mutable absl::Mutex mutex_;
   std::map<pid_t, std::shared_ptr<Task>> tasks_ ABSL_GUARDED_BY(mutex_);

@@ -2,6 +2,7 @@
 // The pagers at work on this node (agent/api/host_protocol.h: PagerStatus).
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,11 @@
 #include "agent/api/host_protocol.h"
 
 namespace godwit::memory {
+
+inline constexpr char kStatusSuffix[] = ".json";
+
+// nullopt: it is not there, or is no status.
+std::optional<agent_api::PagerStatus> ReadPagerStatus(const std::string& file);
 
 // `folder`: kPagersFolder as seen from here. A pager that ends meanwhile is left out.
 std::vector<agent_api::PagerStatus> PagersAtWork(const std::string& folder);

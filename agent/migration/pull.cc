@@ -197,6 +197,13 @@ void Pull::Lose(const std::string& why) {
   Write({.lost = lost_});
 }
 
+void Pull::Killed(const std::string& why) {
+  absl::MutexLock lock(&mutex_);
+  if (over_) return;
+  over_ = true;
+  failed_ = why;
+}
+
 bool Pull::known() const {
   absl::MutexLock lock(&mutex_);
   return known_;

@@ -41,6 +41,8 @@ class Pull {
   void Arrived(const transfer::TaskRanges& pages) ABSL_LOCKS_EXCLUDED(mutex_);
   // The rest will never come. The pager kills the container; the first reason counts.
   void Lose(const std::string& why) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The container was killed, for no pager of it is left.
+  void Killed(const std::string& why) ABSL_LOCKS_EXCLUDED(mutex_);
 
   bool known() const ABSL_LOCKS_EXCLUDED(mutex_);
   // The pager has all; or that, or its container has ended.

@@ -150,7 +150,7 @@ class Source {
   absl::Status Reconnect();
   absl::Status NotConverging(const Convergence& convergence, int64_t rounds);
   void AwaitSwitch(absl::Duration limit) ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status AwaitGate();
+  absl::Status ComeToGates();
   absl::Status AwaitFilled();
   void MakeSenders();
   absl::Status SendFileRound();

@@ -43,8 +43,7 @@ constexpr absl::Duration kGateLimit = absl::Seconds(40);  // for the target's re
 SourceEvent Source::Copy() {
   MakeSenders();
   absl::Status status = AwaitFilled();
-  if (status.ok()) status = spec_.mode == CopyMode::kStopAndCopy ? Arm() : CopyInRounds();
-  if (status.ok()) status = AwaitGate();
+  if (status.ok()) status = spec_.mode == CopyMode::kStopAndCopy ? ComeToGates() : CopyInRounds();
   if (status.ok()) status = StillWanted();
   return status.ok() ? SourceEvent::kDone : Fail(status, "CopyFailed");
 }
@@ -113,7 +112,7 @@ absl::Status Source::CopyInRounds() {
       AwaitSwitch(absl::Seconds(1));
     }
     GODWIT_RETURN_IF_ERROR(SendFileRound());
-    return Arm();
+    return ComeToGates();
   } else if (!attached.ok()) {
     return attached;
   }
@@ -165,8 +164,7 @@ absl::Status Source::CopyInRounds() {
       return absl::OkStatus();
     }
     GODWIT_RETURN_IF_ERROR(SendFileRound());
-    GODWIT_RETURN_IF_ERROR(Arm());
-    GODWIT_RETURN_IF_ERROR(AwaitGate());
+    GODWIT_RETURN_IF_ERROR(ComeToGates());
     armed = true;  // what was written meanwhile goes in one more round
   }
 }
@@ -224,8 +222,10 @@ absl::Status Source::SendFileRound() {
   return absl::OkStatus();
 }
 
-// Until the target's first container waits for nothing but its state, and what led there has come to rest.
-absl::Status Source::AwaitGate() {
+// Until dump and restore wait for nothing but the freeze, and what led there has come to rest. What the pod
+// writes meanwhile is not sent.
+absl::Status Source::ComeToGates() {
+  GODWIT_RETURN_IF_ERROR(Arm());
   absl::MutexLock lock(&mutex_);
   auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stop_ || abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok();

@@ -115,7 +115,8 @@ Target::Target(TargetRequest request, std::string folder, TargetNode node, Bring
       journal_(std::move(journal)) {
   const uint64_t limit = node_.memory_for_pages ? node_.memory_for_pages() : 0;
   for (const std::string& container : request_.containers) {
-    stores_[container] = std::make_unique<memory::PageStore>(limit);
+    stores_[container] =
+        std::make_unique<memory::PageStore>(limit, memory::PageStore::kMaxTasks, node_.memory_for_pages);
     pulls_[container] = MakePull(container, /*known=*/true);
   }
 }
@@ -511,6 +512,14 @@ absl::StatusOr<memory::PageServer::Found> Target::Pages(const std::string& conta
     pages.emplace_back(task, std::move(file));
   }
   return pages;
+}
+
+void Target::LoseMemory(const std::string& container, const std::string& why) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!pulled_.contains(container)) return;
+  }
+  pulls_.at(container)->Killed(why);
 }
 
 // Whether all copies stand, frozen, as they were restored.

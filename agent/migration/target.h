@@ -130,6 +130,9 @@ class Target {
 
   // The memory that a container of this target's pod is to be filled from; NotFound when there is none.
   absl::StatusOr<memory::PageServer::Found> Pages(const std::string& container) const;
+  // A running container was killed, for nobody is left who fills its memory: what a post-copy still lacks of
+  // it is lost.
+  void LoseMemory(const std::string& container, const std::string& why) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Answers a source's HELLO and serves its stream to the end; one thread a stream.
   void Serve(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello)

@@ -318,6 +318,11 @@ absl::StatusOr<memory::PageServer::Found> Operations::FindPages(const std::strin
   return pages;
 }
 
+void Operations::LoseMemory(const std::string& migration_uid, const std::string& container,
+                            const std::string& why) const {
+  if (auto target = Find(targets_, migration_uid); target != nullptr) target->LoseMemory(container, why);
+}
+
 void Operations::ServeMigration(const std::shared_ptr<transfer::Stream>& stream,
                                 const transfer::Hello& hello) {
   auto target = Find(targets_, hello.uid);

@@ -81,6 +81,10 @@ class Operations {
   absl::StatusOr<memory::PageServer::Found> FindPages(const std::string& sandbox_uid,
                                                       const std::string& container) const;
 
+  // Target::LoseMemory of that migration, if there is one here.
+  void LoseMemory(const std::string& migration_uid, const std::string& container,
+                  const std::string& why) const;
+
   // Serves a source's stream whose HELLO has been read; returns at its end.
   void ServeMigration(const std::shared_ptr<transfer::Stream>& stream, const transfer::Hello& hello);
 

@@ -24,6 +24,7 @@
 #include "agent/criu/pagemap.h"
 #include "agent/install/cri_status.h"
 #include "agent/memory/page_server.h"
+#include "agent/memory/pager_watch.h"
 #include "agent/memory/pagers.h"
 #include "agent/memory/short_smaps.h"
 #include "agent/migration/guard_port.h"
@@ -169,6 +170,11 @@ class Agent {
                                                       return operations_->Knows(uid) ||
                                                              checkpoints_->Get(uid).ok();
                                                     }});
+    pager_watch_ = std::make_unique<memory::PagerWatch>(memory::PagerWatch::Options{
+        .folder = host_.At(agent_api::kPagersFolder),
+        .pagers_cgroup = absl::StrCat(cgroup_root, "/", agent_api::kPagersFamily),
+        .cgroup_here = [this](const std::string& cgroup) { return host_.At(cgroup); },
+        .lost = [this](const agent_api::PagerStatus& pager) { LostMemory(pager); }});
     FeedGauges();
     GODWIT_ASSIGN_OR_RETURN(
         permit_server_,
@@ -531,6 +537,10 @@ class Agent {
   // A part of what is free, so that the node's own pods keep some; memory that does not fit ends the
   // migration.
   uint64_t MemoryForPages() const { return static_cast<uint64_t>(MemoryAvailable(host_.proc) * kPagesShare); }
+  void LostMemory(const agent_api::PagerStatus& pager) {
+    metrics_.lost_memory.With().Increment();
+    operations_->LoseMemory(pager.migration_uid, pager.container, pager.message);
+  }
   void FeedPagers() {
     double backlog = 0;
     absl::Duration slowest;
@@ -657,6 +667,7 @@ class Agent {
   std::unique_ptr<checkpoint::Checkpoints> checkpoints_;
   std::unique_ptr<operations::Operations> operations_;
   std::unique_ptr<Sweep> sweep_;
+  std::unique_ptr<memory::PagerWatch> pager_watch_;
   std::unique_ptr<permits::PermitServer> permit_server_;
   std::unique_ptr<memory::PageServer> page_server_;
   std::unique_ptr<transfer::StreamServer> streams_;

@@ -78,8 +78,9 @@ UniqueFd TakeLeash() {
 
 absl::Status Serve(const PagerSpec& spec, const detached::Ready& ready) {
   UniqueFd leash = TakeLeash();
-  GODWIT_ASSIGN_OR_RETURN(const std::unique_ptr<detached::OwnCgroup> own_cgroup,
-                          detached::OwnCgroup::Enter(spec.cgroup, kBinary, spec.container_id));
+  GODWIT_ASSIGN_OR_RETURN(
+      const std::unique_ptr<detached::OwnCgroup> own_cgroup,
+      detached::OwnCgroup::Enter(spec.cgroup, agent_api::kPagersFamily, spec.container_id));
   ClaimResources();
   GODWIT_RETURN_IF_ERROR(AskForPages(spec).status());  // better refused now than in the freeze
   GODWIT_RETURN_IF_ERROR(MakeFolders(std::filesystem::path(spec.status).parent_path(), 0755));
@@ -153,7 +154,8 @@ absl::Status Resume(const PagerSpec& spec, std::unique_ptr<Ledger> ledger) {
     return server.status();
   }
   // It is in that cgroup already, and is to remove it.
-  const auto own_cgroup = detached::OwnCgroup::Enter(spec.cgroup, kBinary, spec.container_id);
+  const auto own_cgroup =
+      detached::OwnCgroup::Enter(spec.cgroup, agent_api::kPagersFamily, spec.container_id);
   if (!own_cgroup.ok()) LOG(ERROR) << Log("leaves its cgroup behind").With(own_cgroup.status());
   const absl::Status served = (*server)->Run();
   LOG(INFO) << Log("done").With("migration", spec.migration_uid);

@@ -316,6 +316,8 @@ void Server::WriteStatus(const absl::Status& failure) {
   const int64_t thawed = milestones_.thawed_ns;
   const agent_api::PagerStatus status = {
       .migration_uid = spec_.migration_uid,
+      .container = spec_.container,
+      .cgroup = spec_.cgroup,
       .pager_pid = getpid(),
       .keeper_pid = keeper_pid_,
       .total_bytes = milestones_.total_bytes,

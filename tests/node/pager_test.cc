@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -31,6 +32,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "agent/api/host_protocol.h"
 #include "agent/criu/images.h"
@@ -40,6 +42,7 @@
 #include "agent/memory/page_server.h"
 #include "agent/memory/page_set.h"
 #include "agent/memory/page_store.h"
+#include "agent/memory/pager_watch.h"
 #include "agent/memory/shared_key.h"
 #include "agent/memory/tracker.h"
 #include "agent/migration/pull.h"
@@ -453,6 +456,35 @@ TEST_F(PagerTest, AKilledKeeperIsReplacedAndCanStillTakeOver) {
   Thaw();
   WaitForEnd();
   EXPECT_EQ(memory.FirstWrong(), -1);
+}
+
+// The kernel forgets a userfaultfd that nobody holds: what is touched next reads as zeros.
+TEST_F(PagerTest, AContainerThatHasLostPagerAndKeeperIsKilledByTheAgent) {
+  Memory memory(65536);
+  Restore(memory);
+  absl::Mutex mutex;
+  std::vector<PagerStatus> lost;
+  const memory::PagerWatch watch({.folder = std::filesystem::path(spec_.status).parent_path(),
+                                  .pagers_cgroup = "/sys/fs/cgroup/godwit-pager",
+                                  .cgroup_here = [](const std::string& cgroup) { return cgroup; },
+                                  .lost =
+                                      [&](const PagerStatus& status) {
+                                        absl::MutexLock lock(&mutex);
+                                        lost.push_back(status);
+                                      }});
+  absl::SleepFor(absl::Milliseconds(300));
+  EXPECT_TRUE(memory.IsRight(memory.at(4), 4));
+  EXPECT_TRUE(TaskRuns());
+  const pid_t keeper = NextPid(&PagerStatus::keeper_pid, 0);
+  const pid_t pager = NextPid(&PagerStatus::pager_pid, 0);
+  kill(pager, SIGSTOP);  // it would start another keeper
+  kill(keeper, SIGKILL);
+  kill(pager, SIGKILL);
+  EXPECT_TRUE(Eventually([&] { return !TaskRuns(); }));
+  WaitForEnd();
+  absl::MutexLock lock(&mutex);
+  ASSERT_EQ(lost.size(), 1u);
+  EXPECT_THAT(lost[0].message, HasSubstr("its pager and the pager's keeper were killed"));
 }
 
 TEST_F(PagerTest, APageWithoutAPlaceKillsTheContainerAndSaysSo) {

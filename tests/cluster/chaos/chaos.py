@@ -3,7 +3,7 @@
 """Faults at every step of the hand-over, on the running test cluster with the chaos images: each fault at each of its steps so
 many times, several pods side by side (docs/design/chaos.md).
 
-    chaos.py [--times 1] [--lanes 6] [--only WORD,...] [--short | --mutation NAME] [--fresh]
+    chaos.py [--times 1] [--lanes 6] [--only WORD;...] [--short | --mutation NAME] [--fresh]
 
 Each result is a line of build/chaos/results.jsonl as soon as it is there; what is in that file is not run again. Ends with a
 table and "N passed, N failed"."""
@@ -552,7 +552,7 @@ def main():
     parser.add_argument("--lanes", type=int, default=6)
     parser.add_argument("--mib", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=600)
-    parser.add_argument("--only", default="", help="faults and steps whose name has one of these words, by commas")
+    parser.add_argument("--only", default="", help="faults and steps whose name has one of these words, by semicolons")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--mutation", choices=sorted(MUTATIONS))
     parser.add_argument("--fresh", action="store_true", help="forgets earlier results")
@@ -567,7 +567,7 @@ def main():
         cells = SHORT
     if options.mutation:
         cells = MUTATIONS[options.mutation]
-    cells = [c for c in cells if any(word in c[0] or word in c[1] for word in options.only.split(","))]
+    cells = [c for c in cells if any(word in c[0] or word in c[1] for word in options.only.split(";"))]
     chaos = Chaos(options)
     chaos.run(cells)
     results = chaos.results

@@ -125,6 +125,22 @@ TEST(PageStoreTest, TheLimitCountsPagesHeldNotPagesWritten) {
   EXPECT_TRUE(store.Write(8, 4 * kPage, Content('c', 2)).ok());
 }
 
+TEST(PageStoreTest, WhatOthersTakeMeanwhileIsNotThere) {
+  constexpr uint64_t kFree = 100'000;
+  uint64_t free = kFree;
+  PageStore store(PageStore::kGrant * 4, PageStore::kMaxTasks, [&] { return free * kPage; });
+  ASSERT_TRUE(store.Write(7, kPage, Content('a')).ok());
+  free = 10;
+  EXPECT_TRUE(store.Write(7, 2 * kPage, Content('a')).ok()) << "it is not asked for each page";
+  const uint64_t granted = PageStore::kGrant / kPage;
+  const absl::Status full = store.Miss(7, {Pages(10, 10 + granted)});
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(full.message(), HasSubstr("bytes are free on this node by now"));
+  EXPECT_EQ(store.bytes(), 2 * kPage);
+  free = kFree;
+  EXPECT_TRUE(store.Miss(7, {Pages(10, 10 + granted)}).ok());
+}
+
 TEST(PageStoreTest, ATaskTooManyIsRefused) {
   PageStore store(kLimit, /*max_tasks=*/2);
   ASSERT_TRUE(store.Write(1, kPage, Content('a')).ok());

@@ -1185,6 +1185,48 @@ TEST_F(PostCopyTest, AContainerThatItsPagerHadToKillHasLostItsMemory) {
   EXPECT_THAT(target()->status().pull.lost, HasSubstr("bytes of memory are lost: no memory for a page"));
 }
 
+TEST_F(PostCopyTest, AContainerThatWasKilledForWantOfAPagerHasLostItsMemory) {
+  Move();
+  target()->LoseMemory("other", "not this one");
+  pager_->HangUp();
+  target()->LoseMemory("app", "pager and keeper were killed");
+  EXPECT_TRUE(pager_->Await([&] { return target()->final(); }));
+  Release();
+  AwaitSource([](const SourceStatus& status) { return !status.serving; });
+  EXPECT_THAT(target()->status().pull.lost,
+              HasSubstr("bytes of memory are lost: pager and keeper were killed"));
+}
+
+// Found by the simulator: the list of what is missing followed it there, and the source waited for ever.
+TEST_F(PostCopyTest, ACommitThatComesLateOverAGivenUpConnectionChangesNothing) {
+  Move();
+  std::shared_ptr<transfer::Stream> first;
+  {
+    absl::MutexLock lock(&mutex_);
+    first = stream_;
+  }
+  const auto deadline = [] { return absl::Now() + absl::Seconds(10); };
+  const auto late =
+      *transfer::Stream::Connect(*n1_, absl::StrCat("127.0.0.1:", server_->port()), "n2", deadline());
+  const transfer::Hello hello{.uid = kUid, .from_node = "n1", .to_node = "n2", .ask = true};
+  ASSERT_TRUE(late->SendMessage(transfer::FrameType::kHello, hello, deadline()).ok());
+  ASSERT_EQ(late->Receive(deadline())->type, transfer::FrameType::kHelloOk);
+  std::vector<transfer::FrameType> heard;
+  on_read_ = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    first->Shutdown();
+    if (streams_ < 3 || !heard.empty()) return;  // the source's new one has the list, as it reads
+    EXPECT_TRUE(late->Send(transfer::FrameType::kCommit, {}, deadline()).ok());
+    while (heard.empty() || heard.back() != transfer::FrameType::kRunning) {
+      const auto frame = late->Receive(deadline());
+      ASSERT_TRUE(frame.ok()) << frame.status();
+      heard.push_back(frame->type);
+    }
+  };
+  Release();
+  ExpectAllArrives();
+  EXPECT_FALSE(heard.empty());
+}
+
 TEST_F(PostCopyTest, AnAbandonedSourceEndsThoughItsTargetIsGoneForGood) {
   Move();
   unreachable_ = true;
