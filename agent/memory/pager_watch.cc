@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -24,10 +25,12 @@ namespace {
 constexpr int kLookMs = 100;  // for new ones
 constexpr absl::Duration kKillLimit = absl::Seconds(10);
 
-bool Populated(int cgroup_events) {
+// Of a cgroup that is gone the kernel says ENODEV. Whatever else goes wrong tells nothing.
+bool IsEmpty(int cgroup_events) {
   char text[256];
-  const ssize_t size = pread(cgroup_events, text, sizeof text, 0);  // fails when the cgroup is gone
-  return size > 0 && absl::StrContains(absl::string_view(text, static_cast<size_t>(size)), "populated 1");
+  const ssize_t size = pread(cgroup_events, text, sizeof text, 0);
+  if (size < 0) return errno == ENODEV;
+  return absl::StrContains(absl::string_view(text, static_cast<size_t>(size)), "populated 0");
 }
 
 }  // namespace
@@ -54,24 +57,26 @@ void PagerWatch::Watch() {
 }
 
 void PagerWatch::Look() {
+  const absl::StatusOr<std::vector<std::string>> names = ListFolder(options_.folder);
+  if (!names.ok() && !absl::IsNotFound(names.status())) return;
   std::map<std::string, UniqueFd> before = std::exchange(cgroups_, {});
-  for (const std::string& name : ListFolder(options_.folder).value_or(std::vector<std::string>())) {
+  for (const std::string& name : names.value_or(std::vector<std::string>())) {
     absl::string_view id = name;
     if (!absl::ConsumeSuffix(&id, kStatusSuffix)) continue;
-    if (auto known = before.extract(std::string(id))) {
-      cgroups_.insert(std::move(known));
-    } else if (auto events =
-                   OpenFile(absl::StrCat(options_.pagers_cgroup, "/", id, "/cgroup.events"), O_RDONLY);
-               events.ok()) {
-      cgroups_.emplace(id, *std::move(events));
-    }
+    if (auto known = before.extract(std::string(id))) cgroups_.insert(std::move(known));
     LookAt(std::string(id));
   }
 }
 
 void PagerWatch::LookAt(const std::string& container_id) {
-  const auto events = cgroups_.find(container_id);
-  if (events != cgroups_.end() && Populated(events->second.get())) return;
+  auto events = cgroups_.find(container_id);
+  if (events == cgroups_.end()) {
+    absl::StatusOr<UniqueFd> opened =
+        OpenFile(absl::StrCat(options_.pagers_cgroup, "/", container_id, "/cgroup.events"), O_RDONLY);
+    if (!opened.ok() && !absl::IsNotFound(opened.status())) return;
+    if (opened.ok()) events = cgroups_.emplace(container_id, *std::move(opened)).first;
+  }
+  if (events != cgroups_.end() && !IsEmpty(events->second.get())) return;
   // Nobody is left. One that ended well had removed its file before.
   const std::string file = absl::StrCat(options_.folder, "/", container_id, kStatusSuffix);
   std::optional<agent_api::PagerStatus> status = ReadPagerStatus(file);

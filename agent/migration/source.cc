@@ -421,6 +421,8 @@ SourceEvent Source::Commit() {
     if (abandon_) return SourceEvent::kDone;
     stream = stream_;
   }
+  // An agent that was restarted while its guard ceded has none yet.
+  if (stream == nullptr) return SourceEvent::kUnknown;
   if (!stream->Send(FrameType::kCommit, {}, After(kReachLimit)).ok()) return SourceEvent::kUnknown;
   GODWIT_FAILPOINT("source.commit-sent", spec_.migration.uid);
   transfer::Timings timings;

@@ -93,7 +93,11 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Recover(std::string folder, Targ
   // Fails for permits that are aborted on the disk already: they go on being refused without the table, and
   // EndCopy destroys what may be left.
   if (state != TargetState::kAborted && state != TargetState::kRunning) {
-    if (absl::Status status = target->node_.permits->Add(permit); !status.ok()) {
+    std::map<std::string, std::string> standing;
+    for (const Copy& copy : target->copies_) {
+      if (state == TargetState::kPrepared) standing[copy.container] = copy.cgroup;
+    }
+    if (absl::Status status = target->node_.permits->Add(permit, standing); !status.ok()) {
       LOG(WARNING) << Log("permits not taken up again").With("migration", uid).With(status);
     }
   }
@@ -524,7 +528,8 @@ void Target::LoseMemory(const std::string& container, const std::string& why) {
 
 // Whether all copies stand, frozen, as they were restored.
 absl::Status Target::CheckCopies() {
-  if (!recovered_) return node_.permits->CheckStanding(request_.uid);
+  const absl::Status standing = node_.permits->CheckStanding(request_.uid);
+  if (!recovered_ || !absl::IsNotFound(standing)) return standing;
   for (const Copy& copy : copies_) {
     if (absl::Status status = node_.stands(copy.cgroup); !status.ok())
       return Annotate(status, absl::StrCat("container ", copy.container));
@@ -551,7 +556,7 @@ TargetEvent Target::Prepare() {
 }
 
 std::optional<TargetEvent> Target::AwaitVerdict() {
-  if (bring_ != nullptr)
+  if (request_.source_node.empty())
     return TargetEvent::kCommit;  // a restore from a checkpoint: there is nobody else to decide
   if (!recovered_) Tell(FrameType::kPrepared);
   for (;;) {

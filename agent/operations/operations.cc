@@ -62,12 +62,28 @@ auto Find(const Sides& sides, const std::string& uid) {
   return found == sides.by_uid.end() ? nullptr : found->second;
 }
 
+absl::Status NotTakenUp(const std::string& uid, const absl::Status& why) {
+  return absl::InternalError(
+      absl::StrCat("what an earlier agent left of ", uid, " could not be taken up: ", why.message()));
+}
+
+// What a side says of itself; `kind` of operation.
+template <class Sides>
+auto StatusOf(const Sides& sides, const char* kind, const std::string& uid)
+    -> decltype(absl::StatusOr<decltype(Find(sides, uid)->status())>()) {
+  if (auto side = Find(sides, uid); side != nullptr) return side->status();
+  absl::MutexLock lock(&sides.mutex);
+  const auto left = sides.left.find(uid);
+  return left == sides.left.end() ? None(kind, uid) : NotTakenUp(uid, left->second);
+}
+
 // Begins a side, or answers for the one there is. `asked_for` gives its spec, `start` makes it in the folder.
 template <class Sides, class Spec, class AskedFor, class Start>
 auto Begin(Sides& sides, const std::string& uid, const Spec& spec, const std::string& folder,
            AskedFor asked_for, Start start)
     -> decltype(absl::StatusOr<decltype(Find(sides, uid)->status())>()) {
   absl::MutexLock lock(&sides.mutex);
+  if (const auto left = sides.left.find(uid); left != sides.left.end()) return NotTakenUp(uid, left->second);
   auto& side = sides.by_uid[uid];
   if (side != nullptr) {
     if (Same(asked_for(*side), spec)) return side->status();
@@ -113,10 +129,13 @@ void TakeUp(Sides& sides, const std::string& uid, const std::string& folder, Mak
                       .With("migration", uid)
                       .With("folder", folder)
                       .With(side.status());
-    return;
   }
   absl::MutexLock lock(&sides.mutex);
-  sides.by_uid[uid] = *std::move(side);
+  if (side.ok()) {
+    sides.by_uid[uid] = *std::move(side);
+  } else {
+    sides.left[uid] = side.status();
+  }
 }
 
 std::vector<std::string> Names(const std::string& folder) {
@@ -183,9 +202,7 @@ absl::StatusOr<TargetStatus> Operations::PutTarget(const TargetSpec& spec) {
 }
 
 absl::StatusOr<TargetStatus> Operations::GetTarget(const std::string& uid) const {
-  auto target = Find(targets_, uid);
-  if (target == nullptr) return None("migration", uid);
-  return target->status();
+  return StatusOf(targets_, "migration", uid);
 }
 
 absl::Status Operations::AbortTarget(const std::string& uid, const AbortRequest& why) {
@@ -219,9 +236,7 @@ absl::StatusOr<SourceStatus> Operations::PutSource(const SourceSpec& spec) {
 }
 
 absl::StatusOr<SourceStatus> Operations::GetSource(const std::string& uid) const {
-  auto source = Find(sources_, uid);
-  if (source == nullptr) return None("migration", uid);
-  return source->status();
+  return StatusOf(sources_, "migration", uid);
 }
 
 absl::Status Operations::SwitchSource(const std::string& uid) {
@@ -283,9 +298,7 @@ absl::StatusOr<TargetStatus> Operations::PutRestore(const RestoreSpec& spec) {
 }
 
 absl::StatusOr<TargetStatus> Operations::GetRestore(const std::string& uid) const {
-  auto restore = Find(restores_, uid);
-  if (restore == nullptr) return None("restore", uid);
-  return restore->status();
+  return StatusOf(restores_, "restore", uid);
 }
 
 absl::Status Operations::AbortRestore(const std::string& uid, const AbortRequest& why) {

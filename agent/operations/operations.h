@@ -111,6 +111,8 @@ class Operations {
   struct Sides {
     mutable absl::Mutex mutex;
     std::map<std::string, std::shared_ptr<Side>> by_uid ABSL_GUARDED_BY(mutex);
+    // What an earlier agent left and this one could not take up, and why: their folders are touched no more.
+    std::map<std::string, absl::Status> left ABSL_GUARDED_BY(mutex);
   };
 
   explicit Operations(Options options) : options_(std::move(options)) {}

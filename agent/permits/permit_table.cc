@@ -26,7 +26,7 @@ absl::Status Timeout(absl::string_view what, const std::string& container, absl:
 
 }  // namespace
 
-absl::Status PermitTable::Add(const PermitSpec& spec) {
+absl::Status PermitTable::Add(const PermitSpec& spec, const std::map<std::string, std::string>& standing) {
   if (spec.containers.empty()) return absl::InvalidArgumentError("a permit for no container");
   absl::MutexLock lock(&mutex_);
   if (auto known = migrations_.find(spec.migration_uid); known != migrations_.end()) {
@@ -45,6 +45,13 @@ absl::Status PermitTable::Add(const PermitSpec& spec) {
                        json::Name(old.permit.state), ", of migration ", old.permit.migration_uid));
     }
     migration.permits[old.container].copy_cgroup = old.permit.copy_cgroup;
+  }
+  for (const auto& [container, cgroup] : standing) {
+    const auto permit = migration.permits.find(container);
+    if (permit == migration.permits.end()) continue;
+    permit->second = {.stage = Stage::kConfirmed,
+                      .claim = {.container = container, .cgroup = cgroup},
+                      .copy_cgroup = cgroup};
   }
   GODWIT_RETURN_IF_ERROR(WriteAll(migration, PermitState::kWaiting, ""));
   migrations_.emplace(spec.migration_uid, std::move(migration));

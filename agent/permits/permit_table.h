@@ -99,7 +99,9 @@ class PermitTable {
 
   // Writes the permits, Waiting; also takes those of the same migration up again after a restart of the
   // agent. FailedPrecondition: a container of that pod has a permit that is used up or of another migration.
-  absl::Status Add(const PermitSpec& spec) ABSL_LOCKS_EXCLUDED(mutex_);
+  // `standing`: cgroups (as in Claim) of copies that an earlier agent restored and confirmed, by container.
+  absl::Status Add(const PermitSpec& spec, const std::map<std::string, std::string>& standing = {})
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   // The calls below: NotFound for a migration that was not added; its failure once it has failed or is
   // aborted; DeadlineExceeded after `limit`.

@@ -34,6 +34,11 @@ absl::Status WriteSourceHold(const std::string& folder, const std::string& sandb
                              const SourceHold& hold) {
   GODWIT_ASSIGN_OR_RETURN(const std::string path, PathOf(folder, sandbox_uid));
   GODWIT_RETURN_IF_ERROR(MakeFolders(folder, 0700));
+  const absl::StatusOr<SourceHold> before = ReadHold(path);
+  if (!absl::IsNotFound(before.status()) && (!before.ok() || before->migration_uid != hold.migration_uid)) {
+    GODWIT_ASSIGN_OR_RETURN(const std::string why, WhyHeld(folder, sandbox_uid));
+    if (!why.empty()) return absl::FailedPreconditionError(why);
+  }
   return WriteFileDurably(path, json::Encode(hold), 0600);
 }
 

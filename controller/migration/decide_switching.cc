@@ -93,7 +93,8 @@ MigrationDecision AwaitDecision(Draft& draft) {
 
 // The source has ceded, and nobody has said yet that the target runs.
 MigrationDecision AwaitRunning(Draft& draft, const agent_api::SourceStatus& source) {
-  if (!draft.seen.target_side.ok()) return DecideWithoutTarget(draft, source);
+  const absl::StatusOr<agent_api::TargetStatus>& target = draft.seen.target_side;
+  if (!target.ok() || target->state == TargetState::kNone) return DecideWithoutTarget(draft, source);
   draft.AgentsAnswer();
   draft.NoLongerUncertain();
   draft.status.freeze.frozen_at = FrozenAt(source, draft.now);

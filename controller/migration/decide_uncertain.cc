@@ -4,7 +4,9 @@
 // the other goes on), or a person takes the decision, and with it the risk.
 //
 //   silent      known                  what is decided
-//   the target  the source has ceded   the source is taken back, or given up
+//   the target  the source has ceded   the source is taken back, or given up. An agent that has lost what it
+//   knew,
+//                                      with its disk perhaps, is as good as silent
 //   the source  the target is ready    the target takes over, or is given up. Giving it up is always safe: a
 //                                      source that has ceded takes back what was aborted
 #include "absl/strings/str_cat.h"
@@ -104,12 +106,17 @@ MigrationDecision TargetIsReady(Draft& draft) {
 MigrationDecision DecideWithoutTarget(Draft& draft, const agent_api::SourceStatus& source) {
   const MigrationObserved& seen = draft.seen;
   draft.status.freeze.frozen_at = FrozenAt(source, draft.now);
-  const Failure why = AgentFailure(seen.target_node.name, seen.target_side.status());
-  const bool silent = draft.AgentSilent(why);
+  const bool forgotten = seen.target_side.ok();
+  const Failure why =
+      forgotten ? Failure{"TargetForgotten", absl::StrCat("the agent of node ", seen.target_node.name,
+                                                          " knows nothing of the migration")}
+                : AgentFailure(seen.target_node.name, seen.target_side.status());
+  const bool silent = forgotten || draft.AgentSilent(why);
   const bool fenced = seen.target_node.fenced();
   const std::string message = absl::StrCat(
       "the source on node ", draft.status.source_node, " was handed over to node ", draft.status.target_node,
-      ", whose agent does not answer: nobody can know whether the processes run there. The source "
+      ", whose agent ", forgotten ? "knows nothing of it any more" : "does not answer",
+      ": nobody can know whether the processes run there. The source "
       "stands still and keeps its state.");
   const std::string told = absl::StrCat(message, kWhatToDo);
   if (silent || fenced) TellUncertain(draft, told);

@@ -180,16 +180,22 @@ void Draft::Complete() {
 
 MigrationDecision Draft::FinishFailing(const std::optional<Failure>& left_behind) {
   const k8s::Condition why = *k8s::FindCondition(status.conditions, crds::kComplete);
+  // What its node would say is not known: it may have handed over before the target was given up.
+  const bool unknown = status.phase == MigrationPhase::kSwitching && !seen.source_side.ok();
   status.phase = MigrationPhase::kFailed;
   if (dry_run()) status.dry_run.verdict = crds::Verdict::kWouldFail;
   Complete();
   TellCleanedUp(left_behind);
   if (why.reason == crds::kCancelled) Condition(crds::kCancelled, "True", why.reason, why.message);
   Say(!Wished(why.reason), why.reason,
-      absl::StrCat(dry_run()       ? ""
-                   : SourceThere() ? "the pod was not moved and goes on where it is: "
-                                   : "the pod was not moved: ",
-                   why.message));
+      absl::StrCat(
+          dry_run()        ? ""
+          : !SourceThere() ? "the pod was not moved: "
+          : unknown
+              ? absl::StrCat("the pod was not moved; if it stands still, it goes on when the agent of node ",
+                             seen.source_node.name, " answers again: ")
+              : "the pod was not moved and goes on where it is: ",
+          why.message));
   return End(MigrationStep::kNothing, absl::ZeroDuration());
 }
 

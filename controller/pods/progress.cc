@@ -100,8 +100,8 @@ absl::Time DeletionRequested(const k8s::ObjectMeta& meta) {
 bool KubeletSawDeletion(const k8s::Pod& pod, absl::Duration patience, absl::Time now) {
   if (!pod.metadata.terminating()) return false;
   const int64_t seen = pod.status.observed_generation;
-  if (seen > 0 && seen >= pod.metadata.generation) return true;
-  return now - DeletionRequested(pod.metadata) > (seen > 0 ? 10 * patience : patience);
+  if (seen > 0) return seen >= pod.metadata.generation;
+  return now - DeletionRequested(pod.metadata) > patience;
 }
 
 }  // namespace godwit::controller

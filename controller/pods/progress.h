@@ -37,7 +37,7 @@ absl::Time DeletionRequested(const k8s::ObjectMeta& meta);
 
 // Whether kubelet knows that the pod is being deleted, so that it restarts nothing any more: its status
 // speaks of the pod's last generation. Kubelets that do not say (before 1.33) are trusted `patience` after
-// the request, others that do not answer after ten times that.
+// the request; others never: one that does not reach the API server would start again what is killed.
 bool KubeletSawDeletion(const k8s::Pod& pod, absl::Duration patience, absl::Time now);
 
 }  // namespace godwit::controller

@@ -93,7 +93,10 @@ absl::Status Serve(const PagerSpec& spec, const detached::Ready& ready) {
       Server::Make(spec, std::move(ledger), {.leash = std::move(leash), .listener = std::move(listener)}));
   LOG(INFO)
       << Log("waits for CRIU").With("migration", spec.migration_uid).With("container", spec.container_id);
-  GODWIT_RETURN_IF_ERROR(ready());
+  if (absl::Status told = ready(); !told.ok()) {
+    unlink(spec.status.c_str());
+    return told;
+  }
   const absl::Status served = server->Run();
   LOG(INFO) << Log("done").With("migration", spec.migration_uid);
   return served;

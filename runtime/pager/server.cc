@@ -85,7 +85,8 @@ absl::Status Server::Run() {
   }
   pull_.reset();  // the agent hears of it while the status file is there still
   milestones_.finished = true;
-  if (!milestones_.failed) unlink(spec_.status.c_str());
+  // What never ran has no memory to lose: who restored it tells why.
+  if (!milestones_.failed || !milestones_.thawed) unlink(spec_.status.c_str());
   unlink(spec_.socket.c_str());
   keeper_.reset();
   return more.status();

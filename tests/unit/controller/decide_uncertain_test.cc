@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "controller/migration/draft.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -229,6 +230,40 @@ TEST(UncertainTest, AFencedTargetNodeOrAPersonsWordGivesThePodBackToTheSource) {
   deleted.target_node = NodeView{.name = "node-b"};
   ExpectReclaims(Told(deleted), "deleted");
   ExpectReclaims(Says(Told(WithoutTarget()), ResolveUncertain::kKeepSource), "a person's word");
+}
+
+// Its disk was lost, perhaps, and with it the journal.
+TEST(UncertainTest, ATargetThatKnowsNothingAfterTheDecisionIsAsGoodAsSilent) {
+  MigrationObserved seen = WithoutTarget();
+  seen.target_side = TargetStatus{.state = TargetState::kNone};
+  const MigrationDecision decision = Decide(seen, kSettings, kLater);
+  EXPECT_EQ(decision.step, MigrationStep::kNothing);
+  ASSERT_NE(Find(decision, crds::kSwitched), nullptr);
+  EXPECT_EQ(Find(decision, crds::kSwitched)->reason, "OutcomeUncertain");
+  EXPECT_THAT(Find(decision, crds::kSwitched)->message, HasSubstr("knows nothing of it any more"));
+  seen = Says(Told(seen), ResolveUncertain::kKeepSource);
+  const MigrationDecision reclaims = Decide(seen, kSettings, kLater);
+  EXPECT_EQ(reclaims.step, MigrationStep::kReclaimSource);
+  EXPECT_EQ(reclaims.why.reason, "TargetLost");
+  seen.source_side =
+      SourceStatus{.state = SourceState::kAborted, .reason = kTargetLost, .message = "given up"};
+  seen = After(seen, Decide(seen, kSettings, kLater));
+  EXPECT_EQ(Decide(seen, kSettings, kLater).step, MigrationStep::kDeleteTargetPod)
+      << "by its kubelet, which is there";
+}
+
+TEST(UncertainTest, APodOfASilentSourceIsNotSaidToGoOn) {
+  MigrationObserved seen = WithoutSource();
+  seen.target_side = TargetStatus{.state = TargetState::kAborted, .reason = "CopyDied", .message = "killed"};
+  MigrationDecision decision = Decide(seen, kSettings, kLater);
+  EXPECT_TRUE(Failing(decision));
+  seen.target.reset();
+  for (int i = 0; i < 5 && decision.status.phase != MigrationPhase::kFailed; ++i)
+    decision = Decide(seen = After(seen, decision), kSettings, kLater + absl::Hours(1));
+  ASSERT_EQ(decision.status.phase, MigrationPhase::kFailed);
+  EXPECT_TRUE(std::any_of(decision.tells.begin(), decision.tells.end(), [](const Tell& tell) {
+    return absl::StrContains(tell.message, "if it stands still, it goes on when the agent of node");
+  }));
 }
 
 TEST(UncertainTest, AWordThatWasGivenBeforeItWasNeededCountsForNothing) {

@@ -56,7 +56,7 @@ TEST(WhyNotStartingTest, EachStuckReasonIsRecognisedAndOrdinaryOnesAreNot) {
         R"([{"type":"PodScheduled","status":"False","reason":"SchedulingGated","message":"gated"}])"}})));
 }
 
-TEST(KubeletSawDeletionTest, IsSaidByTheObservedGenerationOrByTime) {
+TEST(KubeletSawDeletionTest, IsSaidByTheObservedGenerationOrByTimeWhereThereIsNone) {
   const absl::Time asked = absl::FromUnixSeconds(1'700'000'000);
   k8s::Pod pod = PodView();
   EXPECT_FALSE(KubeletSawDeletion(pod, absl::Seconds(5), asked));
@@ -65,7 +65,8 @@ TEST(KubeletSawDeletionTest, IsSaidByTheObservedGenerationOrByTime) {
   pod.metadata.generation = 2;
   pod.status.observed_generation = 1;
   EXPECT_FALSE(KubeletSawDeletion(pod, absl::Seconds(5), asked + absl::Seconds(40)));
-  EXPECT_TRUE(KubeletSawDeletion(pod, absl::Seconds(5), asked + absl::Seconds(51)));
+  EXPECT_FALSE(KubeletSawDeletion(pod, absl::Seconds(5), asked + absl::Hours(1)))
+      << "it may be cut from the API server, and would start the killed containers again";
   pod.status.observed_generation = 2;
   EXPECT_TRUE(KubeletSawDeletion(pod, absl::Seconds(5), asked));
   pod.status.observed_generation = 0;  // a kubelet that does not say

@@ -378,6 +378,20 @@ TEST_F(PermitTableTest, AfterARestartOfTheAgentAnAbortStillFindsTheCopies) {
   EXPECT_THAT(Destroyed(), ElementsAre("/kubepods/c1"));
 }
 
+TEST_F(PermitTableTest, AfterARestartOfTheAgentACopyThatStandsIsNotReplacedByALaterCreate) {
+  ASSERT_TRUE(table_->Add(Spec()).ok());
+  auto runtime = Create();
+  Restore(runtime);
+  Confirm(runtime);
+  Restart();
+  ASSERT_TRUE(table_->Add(Spec(), {{"app", "/kubepods/c1"}}).ok());
+  EXPECT_TRUE(table_->CheckStanding(kMigration).ok());
+  EXPECT_EQ(Create("app", "c2")->Next().action, RuntimeAction::kRefuse);
+  EXPECT_EQ(table_->CheckStanding(kMigration).code(), absl::StatusCode::kAborted);
+  EXPECT_TRUE(table_->Abort(kMigration, "started anew", absl::Seconds(1)).ok());
+  EXPECT_THAT(Destroyed(), ElementsAre("/kubepods/c1"));
+}
+
 TEST_F(PermitTableTest, AnAbortedPermitIsNotGivenAgain) {
   ASSERT_TRUE(table_->Add(Spec()).ok());
   ASSERT_TRUE(AbortWhile({}).ok());

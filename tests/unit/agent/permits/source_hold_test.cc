@@ -79,6 +79,17 @@ TEST_F(SourceHoldTest, AForgottenMigrationHoldsNobody) {
   EXPECT_FALSE(Held());
 }
 
+TEST_F(SourceHoldTest, ALaterMigrationDoesNotTakeItsPlaceBeforeItHasEnded) {
+  using enum SourceState;
+  Hold({kOpen, kFrozen, kCeded});
+  const SourceHold later = {"later", "node-c", folder_ + "/later"};
+  EXPECT_EQ(WriteSourceHold(holds_, kPod, later).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(WriteSourceHold(holds_, kPod, {"m", "node-b", journal_}).ok()) << "but its own guard's again";
+  EXPECT_TRUE(Held());
+  ASSERT_TRUE(RemoveTree(journal_).ok());
+  EXPECT_TRUE(WriteSourceHold(holds_, kPod, later).ok());
+}
+
 TEST_F(SourceHoldTest, OnlyItsOwnMigrationRemovesIt) {
   using enum SourceState;
   Hold({kOpen, kFrozen, kCeded});
