@@ -30,6 +30,8 @@ constexpr size_t kPieceBytes = size_t{1} << 20;
 // mmap(2) flags and CRIU's own status bits of a mapping (criu/include/image.h).
 constexpr uint64_t kPrivate = 0x02, kDroppable = 0x08, kAnonymous = 0x20, kLocked = 0x2000;
 constexpr uint64_t kHugeTlb = 0x40000;
+constexpr uint64_t kWipeOnFork =
+    1u << 18;  // of madv (criu/proc_parse.c, parse_vmflags): 1 << MADV_WIPEONFORK
 constexpr uint64_t kVsyscall = 1u << 2, kVdso = 1u << 3, kVvar = 1u << 12, kGuard = 1u << 16;
 
 absl::Status Broken(const std::string& name, absl::string_view why) {
@@ -125,6 +127,7 @@ struct TaskImages {
   std::string pages_path;
   Pagemap pagemap;
   Ranges pages;
+  Ranges wiped;  // of the mappings that children find empty
 };
 
 absl::StatusOr<TaskImages> ReadTask(const std::string& folder, pid_t task, const Ranges& pages) {
@@ -160,6 +163,7 @@ absl::StatusOr<TaskImages> ReadTask(const std::string& folder, pid_t task, const
           absl::StrCat("pages ", Text(pages[i]), " of task ", task, " are not whole, or not in order"));
   }
   images.pages = memory::Difference(pages, mappings.droppable);
+  images.wiped = mappings.wiped;
   if (const Ranges outside = memory::Difference(images.pages, mappings.lazy); !outside.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("pages ", Text(outside[0]), " of task ", task,
                                                    " are in no private anonymous mapping of ", mm_path));
@@ -167,13 +171,14 @@ absl::StatusOr<TaskImages> ReadTask(const std::string& folder, pid_t task, const
   return images;
 }
 
-// Both lists as one. InvalidArgument where they overlap.
-absl::StatusOr<std::vector<PagemapEntry>> Merge(const TaskImages& images, uint32_t flags) {
+// The images' entries and those of `pages` as one list. InvalidArgument where they overlap.
+absl::StatusOr<std::vector<PagemapEntry>> Merge(const TaskImages& images, const Ranges& pages,
+                                                uint32_t flags) {
   const std::vector<PagemapEntry>& had = images.pagemap.entries;
   std::vector<PagemapEntry> all;
-  all.reserve(had.size() + images.pages.size());
+  all.reserve(had.size() + pages.size());
   size_t at = 0;
-  for (const Range& range : images.pages) {
+  for (const Range& range : pages) {
     while (at < had.size() && had[at].range.start < range.start) all.push_back(had[at++]);
     const bool before = !all.empty() && all.back().range.end > range.start;
     if (before || (at < had.size() && had[at].range.start < range.end)) {
@@ -196,6 +201,29 @@ absl::Status ReadAt(int file, uint64_t offset, char* to, size_t size, const std:
     to += got;
     size -= static_cast<size_t>(got);
     offset += static_cast<uint64_t>(got);
+  }
+  return absl::OkStatus();
+}
+
+// The pages of `all` one after the other: those of `own` from the file at `path`, the others as `read` says.
+absl::Status WriteMerged(const std::string& path, const std::vector<PagemapEntry>& own,
+                         const std::vector<PagemapEntry>& all, const CompletePages::Read& read,
+                         const CompletePages::Sink& sink) {
+  GODWIT_ASSIGN_OR_RETURN(const UniqueFd file, OpenFile(path, O_RDONLY | O_NOFOLLOW));
+  std::vector<char> buffer(kPieceBytes);
+  uint64_t own_at = 0;
+  auto next = own.begin();
+  for (const PagemapEntry& entry : all) {
+    const bool is_own = next != own.end() && next->range.start == entry.range.start;
+    if (is_own) ++next;
+    for (uint64_t at = entry.range.start; at < entry.range.end;) {
+      const size_t size = std::min<uint64_t>(entry.range.end - at, buffer.size());
+      GODWIT_RETURN_IF_ERROR(is_own ? ReadAt(file.get(), own_at, buffer.data(), size, path)
+                                    : read(at, buffer.data(), size));
+      GODWIT_RETURN_IF_ERROR(sink(absl::string_view(buffer.data(), size)));
+      if (is_own) own_at += size;
+      at += size;
+    }
   }
   return absl::OkStatus();
 }
@@ -253,13 +281,14 @@ absl::StatusOr<Mappings> ParseMappings(absl::string_view bytes, const std::strin
   while (mm.Next()) {
     if (mm.number() != 14 || !mm.is_bytes()) continue;
     Range range;
-    uint64_t flags = 0, status = 0;
-    ProtobufFields vma(mm.bytes());  // vma_entry: start = 1, end = 2, flags = 6, status = 7
+    uint64_t flags = 0, status = 0, advice = 0;
+    ProtobufFields vma(mm.bytes());  // vma_entry: start = 1, end = 2, flags = 6, status = 7, madv = 9
     while (vma.Next()) {
       if (vma.number() == 1) range.start = vma.value();
       if (vma.number() == 2) range.end = vma.value();
       if (vma.number() == 6) flags = vma.value();
       if (vma.number() == 7) status = vma.value();
+      if (vma.number() == 9) advice = vma.value();
     }
     if (!vma.ok()) return Broken(name, "a mapping is not a vma_entry");
     if ((status & kGuard) != 0) continue;  // no mappings, at the end, in any order
@@ -270,17 +299,34 @@ absl::StatusOr<Mappings> ParseMappings(absl::string_view bytes, const std::strin
     const bool can_be_lazy = (flags & kPrivate) != 0 && (flags & (kLocked | kHugeTlb)) == 0 &&
                              (status & (kVdso | kVvar | kVsyscall)) == 0;
     if (can_be_lazy) memory::Append(mappings.lazy, range);
+    if (can_be_lazy && (advice & kWipeOnFork) != 0) memory::Append(mappings.wiped, range);
   }
   if (!mm.ok()) return Broken(name, "its record is not an mm_entry");
   return mappings;
 }
 
-absl::StatusOr<Ranges> AddLazyPages(const std::string& folder, pid_t task, const Ranges& pages) {
+absl::StatusOr<Ranges> AddLazyPages(const std::string& folder, pid_t task, const Ranges& pages,
+                                    const Content& content) {
   GODWIT_ASSIGN_OR_RETURN(TaskImages images, ReadTask(folder, task, pages));
+  const Ranges wiped = memory::Intersection(memory::Intersection(images.pages, images.wiped), content.there);
+  if (!wiped.empty()) {
+    GODWIT_ASSIGN_OR_RETURN(const std::vector<PagemapEntry> all, Merge(images, wiped, kPresent));
+    const std::string fresh = absl::StrCat(images.pages_path, ".new");
+    {
+      GODWIT_ASSIGN_OR_RETURN(UniqueFd file,
+                              OpenFile(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+      GODWIT_RETURN_IF_ERROR(
+          WriteMerged(images.pages_path, images.pagemap.entries, all, content.read,
+                      [&](absl::string_view bytes) { return WriteAll(file.get(), bytes, fresh); }));
+    }
+    GODWIT_RETURN_IF_ERROR(Rename(fresh, images.pages_path));
+    images.pagemap.entries = all;
+    images.pages = memory::Difference(images.pages, wiped);
+  }
   // CRIU marks what it has written of such mappings as lazy too: on a lazy restore it would leave those pages
   // to the daemon, which knows nothing of them.
   for (PagemapEntry& entry : images.pagemap.entries) entry.flags &= ~kLazy;
-  GODWIT_ASSIGN_OR_RETURN(images.pagemap.entries, Merge(images, kLazy));
+  GODWIT_ASSIGN_OR_RETURN(images.pagemap.entries, Merge(images, images.pages, kLazy));
   GODWIT_RETURN_IF_ERROR(Replace(images.pagemap_path, RenderPagemap(images.pagemap)));
   return std::move(images.pages);
 }
@@ -293,7 +339,7 @@ absl::StatusOr<CompletePages> CompletePages::Plan(const std::string& folder, pid
   complete.pagemap_name_ = absl::StrCat("pagemap-", task, ".img");
   complete.pages_name_ = absl::StrCat("pages-", images.pagemap.pages_id, ".img");
   complete.pages_id_ = images.pagemap.pages_id;
-  GODWIT_ASSIGN_OR_RETURN(complete.all_, Merge(images, kLazy | kPresent));
+  GODWIT_ASSIGN_OR_RETURN(complete.all_, Merge(images, images.pages, kLazy | kPresent));
   complete.own_ = std::move(images.pagemap.entries);
   for (const PagemapEntry& entry : complete.all_)
     complete.pages_bytes_ += static_cast<int64_t>(entry.range.bytes());
@@ -303,24 +349,7 @@ absl::StatusOr<CompletePages> CompletePages::Plan(const std::string& folder, pid
 std::string CompletePages::pagemap() const { return RenderPagemap({pages_id_, all_}); }
 
 absl::Status CompletePages::WritePages(const Read& read, const Sink& sink) const {
-  const std::string path = absl::StrCat(folder_, "/", pages_name_);
-  GODWIT_ASSIGN_OR_RETURN(const UniqueFd own, OpenFile(path, O_RDONLY | O_NOFOLLOW));
-  std::vector<char> buffer(kPieceBytes);
-  uint64_t own_at = 0;
-  auto next = own_.begin();
-  for (const PagemapEntry& entry : all_) {
-    const bool is_own = next != own_.end() && next->range.start == entry.range.start;
-    if (is_own) ++next;
-    for (uint64_t at = entry.range.start; at < entry.range.end;) {
-      const size_t size = std::min<uint64_t>(entry.range.end - at, buffer.size());
-      GODWIT_RETURN_IF_ERROR(is_own ? ReadAt(own.get(), own_at, buffer.data(), size, path)
-                                    : read(at, buffer.data(), size));
-      GODWIT_RETURN_IF_ERROR(sink(absl::string_view(buffer.data(), size)));
-      if (is_own) own_at += size;
-      at += size;
-    }
-  }
-  return absl::OkStatus();
+  return WriteMerged(absl::StrCat(folder_, "/", pages_name_), own_, all_, read, sink);
 }
 
 }  // namespace godwit::criu

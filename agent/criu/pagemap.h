@@ -37,19 +37,27 @@ struct Pagemap {
   std::vector<PagemapEntry> entries;  // by address, none overlaps another
 };
 
+// What is known of a task's pages beside the images.
+struct Content {
+  memory::Ranges there;
+  // Reads `size` bytes of whole pages of `there` at `address`. Called in the order of addresses, once a page.
+  std::function<absl::Status(uint64_t address, char* to, size_t size)> read;
+};
+
 // Rewrites pagemap-<task>.img in `folder` so that a restore with --lazy-pages leaves `pages` to the
 // lazy-pages daemon and takes all else from the images. Returns those of `pages` that the daemon is to fill:
-// all but those of droppable mappings (below). InvalidArgument: the images are not sound, hold one of `pages`
-// themselves, or one of `pages` is in no mapping that CRIU gives to the daemon (it would read as zeros).
-// FailedPrecondition: a file of the task's is missing.
+// all but those of droppable mappings (below), and of those that are wiped in children as far as `content`
+// has them, which come into the images themselves. InvalidArgument: the images are not sound, hold one of
+// `pages` themselves, or one of `pages` is in no mapping that CRIU gives to the daemon (it would read as
+// zeros). FailedPrecondition: a file of the task's is missing.
 absl::StatusOr<memory::Ranges> AddLazyPages(const std::string& folder, pid_t task,
-                                            const memory::Ranges& pages);
+                                            const memory::Ranges& pages, const Content& content = {});
 
 // The same images with the content of these pages among CRIU's own: what CRIU alone can restore. Made while
 // they are written to an archive; the folder stays as it is.
 class CompletePages {
  public:
-  // Reads `size` bytes of whole pages of `pages` at `address`. Called in the order of addresses, once a page.
+  // As Content's, of `pages`.
   using Read = std::function<absl::Status(uint64_t address, char* to, size_t size)>;
   // Takes the next piece, at most 1 MiB.
   using Sink = std::function<absl::Status(absl::string_view)>;
@@ -86,6 +94,9 @@ struct Mappings {
   // Whose content the kernel may drop at any time (MAP_DROPPABLE, Linux 6.11), such as glibc's random
   // numbers. CRIU keeps none of it; up to Linux 6.16 the tracker takes them for private ones.
   memory::Ranges droppable;
+  // Which children find empty (MADV_WIPEONFORK). The kernel gives a child the userfaultfd of such a mapping
+  // and none of its pages: a lazy-pages daemon would put the parent's there.
+  memory::Ranges wiped;
 };
 
 // Of an mm-PID.img. InvalidArgument: it is not one, or its mappings are not in order.

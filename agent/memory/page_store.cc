@@ -128,7 +128,7 @@ absl::Status PageStore::Reserve(pid_t task, uint64_t more) {
     why = absl::StrCat(more, " bytes more than the ", limit_, " that may be held here");
   } else if (free_ && all > granted_) {
     const uint64_t free = free_();
-    if (free < limit_ / 8)
+    if (free < limit_ / 8 + more)
       why = absl::StrCat("only ", free, " bytes are free on this node by now");
     else
       granted_ = all + kGrant;
@@ -297,6 +297,19 @@ absl::StatusOr<UniqueFd> PageStore::FileOf(pid_t task) const {
   UniqueFd copy(fcntl(found->file.get(), F_DUPFD_CLOEXEC, 0));
   if (!copy.ok()) return ErrnoStatus(absl::StrCat("cannot copy the memory file of ", NameOf(task)));
   return copy;
+}
+
+absl::Status PageStore::Read(pid_t task, uint64_t address, char* to, size_t size) const {
+  GODWIT_ASSIGN_OR_RETURN(const UniqueFd file, FileOf(task));
+  while (size > 0) {
+    const ssize_t got = pread(file.get(), to, size, static_cast<off_t>(address));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return ErrnoStatus(absl::StrCat("cannot read the memory of ", NameOf(task)));
+    to += got;
+    size -= static_cast<size_t>(got);
+    address += static_cast<uint64_t>(got);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace godwit::memory

@@ -45,7 +45,7 @@ class PageStore {
   static constexpr uint64_t kGrant = uint64_t{64} << 20;  // bytes that are taken before it is asked again
 
   // `limit`: bytes of pages that may be held; more is ResourceExhausted, and so is a task too many. With
-  // `free` it is ResourceExhausted, too, when less than an eighth of `limit` is free still: others take
+  // `free` it is ResourceExhausted, too, when less than an eighth of `limit` would be left free: others take
   // memory meanwhile, stores of other pods among them.
   explicit PageStore(uint64_t limit, size_t max_tasks = kMaxTasks, Free free = nullptr)
       : limit_(limit), max_tasks_(max_tasks), free_(std::move(free)) {}
@@ -94,6 +94,8 @@ class PageStore {
   // A copy of the task's descriptor, for the pager or for an archive; the file spans all addresses. NotFound
   // when no page of the task was written.
   absl::StatusOr<UniqueFd> FileOf(pid_t task) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // `size` bytes of it. NotFound as of FileOf.
+  absl::Status Read(pid_t task, uint64_t address, char* to, size_t size) const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   struct Task;

@@ -84,14 +84,14 @@ void PagerWatch::LookAt(const std::string& container_id) {
   if (!status->failed) {
     status->failed = true;
     status->message = "its pager and the pager's keeper were killed before its memory was filled";
-    const absl::Status killed = status->cgroup.empty()
-                                    ? absl::NotFoundError("its cgroup is not known")
-                                    : runtime::KillCgroup(options_.cgroup_here(status->cgroup), kKillLimit);
+    absl::Status killed;  // a pager of an older version did not say where
+    if (!status->cgroup.empty())
+      killed = runtime::KillCgroup(options_.cgroup_here(status->cgroup), kKillLimit);
     if (!killed.ok()) {  // tried again at the next look
-      LOG(ERROR) << Log("a container runs with memory that is lost, and cannot be killed")
-                        .With("migration", status->migration_uid)
-                        .With("container", container_id)
-                        .With(killed);
+      LOG_EVERY_N_SEC(ERROR, 10) << Log("a container runs with memory that is lost, and cannot be killed")
+                                        .With("migration", status->migration_uid)
+                                        .With("container", container_id)
+                                        .With(killed);
       cgroups_.erase(container_id);  // its descriptor may say so again and again
       return;
     }

@@ -2,6 +2,7 @@
 #include "agent/memory/tracked_task.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "agent/memory/inject.h"
 #include "agent/memory/maps.h"
 #include "base/status.h"
@@ -98,9 +99,11 @@ void TrackedTask::ScanKnown(LookKind kind, Piece& piece) const {
   if (absl::IsPermissionDenied(piece.status)) ScanWhole(kind, piece);
 }
 
-// Registering what is registered changes nothing; what is not armed counts as written in the next look.
+// What is not armed counts as written in the next look. A known piece is not registered anew: another mapping
+// that was moved to its place may have come with its pages armed (mremap, before Linux 6.13), and that it is
+// not registered is all that would tell.
 void TrackedTask::LookWhetherOwned(Piece& piece) const {
-  if (!attached()) return;
+  if (!attached() || piece.known) return;
   const absl::StatusOr<WriteProtection::Outcome> outcome = protection_->Register(piece.range);
   piece.status = outcome.status();
   piece.owned = outcome.ok() && *outcome == WriteProtection::Outcome::kRegistered;
@@ -152,6 +155,13 @@ absl::StatusOr<TaskPages> TrackedTask::Take(LookKind kind) {
     if (kind == LookKind::kLast) {
       for (const Range& range : piece.pages.populated) Append(task.populated, range);
     }
+  }
+  if (kind == LookKind::kOwned) told_ = task.owned;
+  if (kind == LookKind::kLast) {
+    if (const Ranges lost = Difference(std::exchange(told_, {}), task.owned); !lost.empty())
+      return absl::FailedPreconditionError(
+          absl::StrFormat("memory of process %d (%s) at 0x%x was replaced by some that cannot be tracked",
+                          pid_, status_.command, lost.front().start));
   }
   if (kind == LookKind::kRound) known_ = std::move(armed);
   pieces_.clear();

@@ -76,6 +76,7 @@ class TrackedTask {
   const pid_t pid_;
   std::optional<WriteProtection> protection_;
   Ranges known_;  // registered, looked at and armed at the last Round
+  Ranges told_;   // what the last look for kOwned found; kLast must find it, too
 
   // Of the look that is going on.
   TaskStatus status_;

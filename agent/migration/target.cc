@@ -484,7 +484,11 @@ absl::Status Target::AddPages(const std::string& container, const std::string& i
   memory::PageStore& store = *stores_.at(container);
   for (const pid_t task : store.Tasks()) {
     const memory::Ranges held = store.Held(task);
-    GODWIT_ASSIGN_OR_RETURN(const memory::Ranges wanted, node_.add_pages(images, task, held));
+    criu::Content content{.there = memory::Difference(held, store.Missing(task))};
+    content.read = [&store, task](uint64_t address, char* to, size_t size) {
+      return store.Read(task, address, to, size);
+    };
+    GODWIT_ASSIGN_OR_RETURN(const memory::Ranges wanted, node_.add_pages(images, task, held, content));
     // The pager would find no mapping for the others.
     if (wanted != held) GODWIT_RETURN_IF_ERROR(store.Keep(task, wanted));
   }
@@ -556,19 +560,18 @@ TargetEvent Target::Prepare() {
 }
 
 std::optional<TargetEvent> Target::AwaitVerdict() {
-  if (request_.source_node.empty())
-    return TargetEvent::kCommit;  // a restore from a checkpoint: there is nobody else to decide
-  if (!recovered_) Tell(FrameType::kPrepared);
+  const bool decides = request_.source_node.empty();  // a restore from a checkpoint: there is nobody else
+  if (!recovered_ && !decides) Tell(FrameType::kPrepared);
   for (;;) {
     bool abort = false;
     bool commit = false;
     {
       absl::MutexLock lock(&mutex_);
       auto word = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return Interrupted() || commit_; };
-      mutex_.AwaitWithTimeout(absl::Condition(&word), kLook);
+      if (!decides) mutex_.AwaitWithTimeout(absl::Condition(&word), kLook);
       if (stop_) return std::nullopt;
       abort = abort_.has_value();
-      commit = commit_;
+      commit = commit_ || decides;
     }
     const absl::Status standing = abort ? absl::OkStatus() : CheckCopies();
     if (!standing.ok())

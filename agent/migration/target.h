@@ -26,6 +26,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "agent/api/messages.h"
+#include "agent/criu/pagemap.h"
 #include "agent/journal/journal.h"
 #include "agent/memory/page_server.h"
 #include "agent/memory/page_store.h"
@@ -60,7 +61,8 @@ struct TargetNode {
   // OK while the container runtime means to start this container, as far as it can be asked.
   std::function<absl::Status(const std::string& container_id)> is_started;
   // criu::AddLazyPages.
-  std::function<absl::StatusOr<memory::Ranges>(const std::string& images, pid_t task, const memory::Ranges&)>
+  std::function<absl::StatusOr<memory::Ranges>(const std::string& images, pid_t task, const memory::Ranges&,
+                                               const criu::Content&)>
       add_pages;
   std::function<uint64_t()>
       memory_for_pages;  // bytes that the memory of one pod may take here before it runs

@@ -177,10 +177,12 @@ std::optional<MigrationDecision> FinishSource(Draft& draft) {
   if (seen.source_side->state != SourceState::kCeded) return std::nullopt;
   if (draft.SourceThere() &&
       !KubeletSawDeletion(seen.source->view, draft.settings.kubelet_patience, draft.now)) {
-    return draft.Wait("WaitingForKubelet",
-                      absl::StrCat("waiting until kubelet of node ", seen.source_node.name,
-                                   " knows that the source pod is deleted"),
-                      kLook);
+    return draft.Wait(
+        "WaitingForKubelet",
+        absl::StrCat("waiting until kubelet of node ", seen.source_node.name,
+                     " knows that the source pod is deleted; one that is cut off may start it again, so do "
+                     "not delete the pod by force before the node is fenced"),
+        kLook);
   }
   const bool abandoned = seen.source_side->serving && !TargetThere(draft);
   return draft.Do(abandoned ? MigrationStep::kAbandonSource : MigrationStep::kFinishSource, kLook);

@@ -127,6 +127,15 @@ MigrationDecision DecideWithoutTarget(Draft& draft, const agent_api::SourceStatu
                               "processes run on the target"});
   }
   const bool keeps = Said(draft, told, ResolveUncertain::kKeepSource);
+  // Its kubelet works, and so may the copy, of which the agent knows nothing: it goes first.
+  if (forgotten && keeps && seen.target) {
+    if (!seen.target->metadata.terminating())
+      return draft.Do(MigrationStep::kDeleteTargetPod, absl::Seconds(1));
+    return draft.Wait(
+        "RemovingPod",
+        absl::StrCat("the source goes on when target pod ", draft.status.target_pod_name, " is gone"),
+        absl::Seconds(1));
+  }
   if (fenced || keeps) {
     // First the source, which asks the target once more: should it answer that it runs, nothing was touched.
     // The target pod's object goes when the source has taken back.

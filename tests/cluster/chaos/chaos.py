@@ -83,6 +83,9 @@ class Chaos:
                          sorted(node["metadata"]["name"] for node in self.api.list("/api/v1/nodes")
                                 if node["metadata"]["labels"]["kubernetes.io/arch"] == "amd64")[:2]}
         self.collector = Collector(Machine("cp").pid)
+        # Where kubelet gives pods no cgroup, only godwit-runtime keeps it from starting them again (docs/migration.md).
+        held = any("cgroupsPerQOS: false" in (machine.root / "etc/kubernetes/kubelet.yaml").read_text() for machine in self.machines.values())
+        self.runtime_class = {"runtimeClassName": "godwit"} if held else {}
         self.lanes = []
         self.count = 0
         self.results = []
@@ -96,7 +99,7 @@ class Chaos:
         probe = {"livenessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 3}} if lane.probed else {}
         self.api.create(self.api.pods(), {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": lane.name, "labels": {"app": lane.name}},
-            "spec": {"nodeName": node, "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": False, "containers": [
+            "spec": {**self.runtime_class, "nodeName": node, "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": False, "containers": [
                 {"name": "app", "image": WORKLOAD_IMAGE, **probe,
                  "command": ["python3", "-c", WORKLOAD, lane.name, Collector.ADDRESS, str(self.collector.port), str(self.options.mib)]}]}})
         lane.pod, lane.node = lane.name, node

@@ -47,12 +47,13 @@ struct Mapping {
   Range range;
   uint64_t flags;
   uint64_t status;
+  uint64_t advice = 0;
 };
 std::string MmImage(const std::vector<Mapping>& mappings) {
   std::string mm = Field(1, 0x400000);
   for (const Mapping& m : mappings) {
     mm += Bytes(14, Field(1, m.range.start) + Field(2, m.range.end) + Field(5, 3) + Field(6, m.flags) +
-                        Field(7, m.status));
+                        Field(7, m.status) + Field(9, m.advice));
   }
   return U32(kCommonMagic) + U32(kMmMagic) + Record(mm);
 }
@@ -246,6 +247,33 @@ TEST_F(PagemapTest, PagesThatMayBeDroppedAreLeftOut) {
   const auto wanted = AddLazyPages(folder_, kTask, pages);
   ASSERT_TRUE(wanted.ok()) << wanted.status();
   EXPECT_THAT(*wanted, ElementsAre(Pages(10, 12), Pages(99, 100), Pages(110, 111)));
+}
+
+// A forked child has a userfaultfd on such a mapping and none of its pages: the daemon must have none either.
+TEST_F(PagemapTest, PagesThatChildrenFindEmptyComeIntoTheImages) {
+  constexpr uint64_t kWipeOnFork = 1u << 18;
+  Write("mm-7.img", MmImage({{Pages(0, 20), kPrivateAnonymous, 0x201},
+                             {Pages(20, 30), kPrivateAnonymous, 0x201, kWipeOnFork},
+                             {Pages(30, 200), kPrivateAnonymous, 0x201}}));
+  const std::string before = Read("pages-3.img");
+  criu::Content content{.there = {Pages(0, 24), Pages(26, 40)}};  // two are missing still
+  content.read = [](uint64_t address, char* to, size_t size) {
+    for (size_t at = 0; at < size; at += memory::PageBytes())
+      memcpy(to + at, PagemapTest::Content((address + at - Address(0)) / memory::PageBytes()).data(),
+             memory::PageBytes());
+    return absl::OkStatus();
+  };
+  const auto left = AddLazyPages(folder_, kTask, {Pages(10, 40)}, content);
+  ASSERT_TRUE(left.ok()) << left.status();
+  EXPECT_THAT(*left, ElementsAre(Pages(10, 20), Pages(24, 26), Pages(30, 40)));
+  EXPECT_THAT(Parsed().entries,
+              ElementsAre(PagemapEntry{Pages(2, 4), kPresent}, PagemapEntry{Pages(10, 20), kLazy},
+                          PagemapEntry{Pages(20, 24), kPresent}, PagemapEntry{Pages(24, 26), kLazy},
+                          PagemapEntry{Pages(26, 30), kPresent}, PagemapEntry{Pages(30, 40), kLazy},
+                          PagemapEntry{Pages(150, 151), kPresent}));
+  std::string pages = before.substr(0, 2 * memory::PageBytes());
+  for (const uint64_t page : {20, 21, 22, 23, 26, 27, 28, 29, 150}) pages += PagemapTest::Content(page);
+  EXPECT_EQ(Read("pages-3.img"), pages);
 }
 
 TEST_F(PagemapTest, BrokenImagesAreNamed) {

@@ -65,8 +65,8 @@ class TwoNodesTest : public testing::Test {
                              ? absl::FailedPreconditionError("kubelet was restarted")
                              : absl::OkStatus();
                 },
-            .add_pages = [this](const std::string&, pid_t task,
-                                const memory::Ranges& pages) -> absl::StatusOr<memory::Ranges> {
+            .add_pages = [this](const std::string&, pid_t task, const memory::Ranges& pages,
+                                const criu::Content&) -> absl::StatusOr<memory::Ranges> {
               absl::MutexLock lock(&mutex_);
               added_[task] = pages;
               return memory::Difference(pages, left_out_);
