@@ -121,6 +121,8 @@ template <class Sides, class Make>
 void TakeUp(Sides& sides, const std::string& uid, const std::string& folder, Make make) {
   if (!FileExists(absl::StrCat(folder, "/spec.json"))) {
     RemoveTree(folder).IgnoreError();  // cut off before anything was promised
+    absl::MutexLock lock(&sides.mutex);
+    sides.left.erase(uid);
     return;
   }
   auto side = make(folder);
@@ -133,9 +135,18 @@ void TakeUp(Sides& sides, const std::string& uid, const std::string& folder, Mak
   absl::MutexLock lock(&sides.mutex);
   if (side.ok()) {
     sides.by_uid[uid] = *std::move(side);
+    sides.left.erase(uid);
   } else {
     sides.left[uid] = side.status();
   }
+}
+
+template <class Sides>
+std::vector<std::string> LeftIn(const Sides& sides) {
+  std::vector<std::string> uids;
+  absl::MutexLock lock(&sides.mutex);
+  for (const auto& [uid, why] : sides.left) uids.push_back(uid);
+  return uids;
 }
 
 std::vector<std::string> Names(const std::string& folder) {
@@ -173,6 +184,16 @@ absl::Status Operations::Recover() {
     TakeUp(restores_, uid, RestoreFolder(uid), target);
   }
   return absl::OkStatus();
+}
+
+void Operations::TakeUpAgain() {
+  auto source = [this](const std::string& folder) { return Source::Recover(folder, options_.source); };
+  auto target = [this](const std::string& folder) { return Target::Recover(folder, options_.target); };
+  for (const std::string& uid : LeftIn(sources_))
+    TakeUp(sources_, uid, MigrationFolder(uid, "source"), source);
+  for (const std::string& uid : LeftIn(targets_))
+    TakeUp(targets_, uid, MigrationFolder(uid, "target"), target);
+  for (const std::string& uid : LeftIn(restores_)) TakeUp(restores_, uid, RestoreFolder(uid), target);
 }
 
 // --- target

@@ -81,6 +81,10 @@ class Operations {
   absl::StatusOr<memory::PageServer::Found> FindPages(const std::string& sandbox_uid,
                                                       const std::string& container) const;
 
+  // What an earlier agent left and could not be taken up (a disk that was not readable, perhaps): tries once
+  // more. One thread at a time.
+  void TakeUpAgain();
+
   // Target::LoseMemory of that migration, if there is one here.
   void LoseMemory(const std::string& migration_uid, const std::string& container,
                   const std::string& why) const;

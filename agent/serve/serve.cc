@@ -605,6 +605,7 @@ class Agent {
                         .With("invariant", broken.invariant)
                         .With("what", broken.message);
     }
+    operations_->TakeUpAgain();
     RemovePermits();
     RemoveKilledGuards();
   }

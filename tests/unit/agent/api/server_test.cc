@@ -297,6 +297,30 @@ TEST_F(ServerTest, ACompromisedAgentsConnectionsKeepTheControllerNotOut) {
   EXPECT_EQ(answer->status, 200);
 }
 
+// A frozen pod may stand behind it: it is not as if there were none, and nobody begins anew in its folder.
+TEST_F(ServerTest, WhatCannotBeTakenUpIsToldAndLeftAlone) {
+  const std::string state = folder_ + "/left", source = absl::StrCat(state, "/migrations/", kUid, "/source");
+  ASSERT_TRUE(MakeFolders(source).ok());
+  ASSERT_TRUE(WriteFileDurably(source + "/spec.json", "{").ok());
+  operations::Options options{.folder = state, .node = "n1"};
+  options.target.permits = permits_.get();
+  const auto operations = *operations::Operations::Open(std::move(options));
+  const absl::Status told = operations->GetSource(kUid).status();
+  EXPECT_EQ(told.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(told.message()), HasSubstr("could not be taken up"));
+  SourceSpec spec;
+  spec.migration.uid = kUid;
+  spec.target_node = "n2";
+  spec.containers = {{"app", "containerd://1"}};
+  EXPECT_FALSE(operations->PutSource(spec).ok());
+  EXPECT_TRUE(FileExists(source + "/spec.json"));
+  operations->TakeUpAgain();
+  EXPECT_EQ(operations->GetSource(kUid).status().code(), absl::StatusCode::kInternal);
+  ASSERT_TRUE(RemoveTree(source).ok());
+  operations->TakeUpAgain();
+  EXPECT_EQ(operations->GetSource(kUid).status().code(), absl::StatusCode::kNotFound);
+}
+
 TEST_F(ServerTest, RequestsAreCounted) {
   Controller()->Get("/v1/node");
   EXPECT_THAT(registry_.Exposition(),
