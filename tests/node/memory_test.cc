@@ -93,6 +93,12 @@ class MemoryTest : public testing::Test {
     const absl::Status written = smaps->Write("/proc", source.cgroup(), spec.containers[0].smaps);
     ASSERT_TRUE(written.ok()) << written;
   }
+  static criu::Content ContentOf(const TaskMemory& task) {
+    return {.there = task.populated, .read = [&task](uint64_t address, char* to, size_t size) {
+              const ssize_t got = pread(task.store.get(), to, size, static_cast<off_t>(address));
+              return got == static_cast<ssize_t>(size) ? absl::OkStatus() : absl::DataLossError("short");
+            }};
+  }
   // Puts the memory into the images.
   static void Complete(const std::string& images, const TaskMemory& task) {
     const auto complete = criu::CompletePages::Plan(images, task.container_pid, task.populated);
@@ -101,11 +107,7 @@ class MemoryTest : public testing::Test {
     absl::StatusOr<UniqueFd> file = OpenFile(pages + ".new", O_WRONLY | O_CREAT, 0600);
     ASSERT_TRUE(file.ok()) << file.status();
     const absl::Status written = complete->WritePages(
-        [&task](uint64_t address, char* to, size_t size) {
-          const ssize_t got = pread(task.store.get(), to, size, static_cast<off_t>(address));
-          return got == static_cast<ssize_t>(size) ? absl::OkStatus() : absl::DataLossError("short");
-        },
-        [&](absl::string_view piece) { return WriteAll(file->get(), piece, pages); });
+        ContentOf(task).read, [&](absl::string_view piece) { return WriteAll(file->get(), piece, pages); });
     ASSERT_TRUE(written.ok()) << written;
     ASSERT_EQ(rename((pages + ".new").c_str(), pages.c_str()), 0);
     ASSERT_TRUE(
@@ -137,13 +139,16 @@ TEST_F(MemoryTest, ComesBackByTheImages) {
 }
 
 // Of one process, of two of which one is the other's fork, and of one with threads and guard regions, which
-// has a child from time to time that dies there.
+// has a child from time to time that dies there; and of one whose children find a page of it empty.
 TEST_F(MemoryTest, ComesBackByFaults) {
   const struct {
     std::vector<std::string> workload;
     size_t tasks;
     const char* says;
-  } cases[] = {{{"memory", "64"}, 1, "sound"}, {{"pair"}, 2, "child lives"}, {{"guarded"}, 1, "guarded"}};
+  } cases[] = {{{"memory", "64"}, 1, "sound"},
+               {{"pair"}, 2, "child lives"},
+               {{"guarded"}, 1, "guarded"},
+               {{"wiped"}, 1, "wiped"}};
   for (const auto& c : cases) {
     SCOPED_TRACE(c.workload[0]);
     Container source("source", here_, c.workload);
@@ -152,11 +157,15 @@ TEST_F(MemoryTest, ComesBackByFaults) {
     const LazyPages daemon(criu::LazyPagesSocket(target.work()), &memory_);
     for (const TaskMemory& task : memory_) {
       const absl::Time began = absl::Now();
-      const absl::Status added =
-          criu::AddLazyPages(source.images(), task.container_pid, task.populated).status();
-      ASSERT_TRUE(added.ok()) << added;
+      const auto added =
+          criu::AddLazyPages(source.images(), task.container_pid, task.populated, ContentOf(task));
+      ASSERT_TRUE(added.ok()) << added.status();
       std::cout << "lazy pages of " << task.populated.size() << " ranges added in " << absl::Now() - began
                 << "\n";
+      for (const memory::Range& range : memory::Difference(task.populated, *added))
+        ASSERT_EQ(fallocate(task.store.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                            static_cast<off_t>(range.start), static_cast<off_t>(range.bytes())),
+                  0);
     }
     const absl::Status restored = target.Restore(source.images(), "", /*lazy_pages=*/true);
     ASSERT_TRUE(restored.ok()) << restored;

@@ -274,6 +274,25 @@ std::string Nothing() { return "-"; }
   });
 }
 
+// A page that its children are to find empty (MADV_WIPEONFORK), as libraries have that tell a fork by it.
+[[noreturn]] void Wiped() {
+  constexpr size_t kPage = 4096;
+  auto* memory = static_cast<char*>(
+      mmap(nullptr, 3 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (memory == MAP_FAILED) Die("mmap");
+  memset(memory, 'm', 3 * kPage);
+  if (madvise(memory + kPage, kPage, MADV_WIPEONFORK) != 0) Die("madvise");
+  const auto* page = const_cast<volatile char*>(memory + kPage);
+  Count([=]() -> std::string {
+    const pid_t child = fork();
+    if (child == 0) _exit(*page == '\0' ? 0 : 1);
+    int end = 0;
+    waitpid(child, &end, 0);
+    if (memory[0] != 'm' || *page != 'm' || memory[2 * kPage] != 'm') return "DAMAGED";
+    return WIFEXITED(end) && WEXITSTATUS(end) == 0 ? "wiped" : "DAMAGED: a child has its parent's page";
+  });
+}
+
 // The parent counts into a pipe, its child prints what comes out.
 [[noreturn]] void Pair() {
   int ends[2];
@@ -504,6 +523,7 @@ int main(int argc, char** argv) {
   if (mode == "protected") Protected();
   if (mode == "shared") Shared(argument);
   if (mode == "guarded") Guarded();
+  if (mode == "wiped") Wiped();
   if (mode == "pair") Pair();
   if (mode == "tcp") Tcp();
   if (mode == "echo") Echo();
