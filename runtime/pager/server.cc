@@ -114,6 +114,12 @@ absl::StatusOr<bool> Server::Step() {
     GODWIT_ASSIGN_OR_RETURN(const bool more, Dispatch(events[i].data.fd, since));
     if (!more) return false;
   }
+  // The kernel tells of a cgroup's end at most every 10 ms, and not at all when it is removed before
+  // (kernel/cgroup/cgroup.c, cgroup_file_notify).
+  if (count == 0 && cgroup_events_.ok()) {
+    GODWIT_ASSIGN_OR_RETURN(const bool more, LookAtCgroup());
+    if (!more) return false;
+  }
   if (keeper_ == nullptr) RestartKeeper();
   if (links_.listener.ok() && since - absl::Nanoseconds(milestones_.started_ns.load()) > kCriuLimit) {
     LOG(WARNING) << Log("no restore came").With("migration", spec_.migration_uid).With("limit", kCriuLimit);

@@ -389,7 +389,7 @@ TEST_F(TakeTest, AStopAfterTheFreezeLeavesNoArchive) {
 TEST_F(TakeTest, ADiskWithoutRoomIsToldWithNumbers) {
   // 100 000 processes, of each all that it has mapped was written: 1.5 TiB.
   node_.memory.track =
-      [this](const std::string&) -> absl::StatusOr<std::unique_ptr<migration::TrackedMemory>> {
+      [](const std::string&) -> absl::StatusOr<std::unique_ptr<migration::TrackedMemory>> {
     class Huge final : public migration::TrackedMemory {
      public:
       absl::StatusOr<memory::Look> Round() override {
