@@ -322,12 +322,15 @@ class Packer {
       if (looked.st_nlink > 1) linked_[looked.st_ino] = {path, node.seen, true, node.linked};
       return absl::OkStatus();
     }
-    UniqueFd fd(openat(folder, node.name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-    if (!fd.ok() && Vanished(errno)) return Gone(path, node);
+    // Looked at before it is opened: to open a FIFO or a device that has taken its place is to act on it.
+    const UniqueFd place(openat(folder, node.name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    if (!place.ok() && Vanished(errno)) return Gone(path, node);
     struct stat info{};
-    if (!fd.ok() || fstat(fd.get(), &info) != 0)
+    if (!place.ok() || fstat(place.get(), &info) != 0)
       return ErrnoStatus(absl::StrCat("cannot open ", absl::CHexEscape(path)));
     if (!S_ISREG(info.st_mode)) return Gone(path, node);  // a moment ago it was
+    const UniqueFd fd(open(absl::StrCat("/proc/self/fd/", place.get()).c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd.ok()) return ErrnoStatus(absl::StrCat("cannot open ", absl::CHexEscape(path)));
     return Send(fd.get(), info, path, node);
   }
 

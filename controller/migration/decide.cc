@@ -14,6 +14,9 @@
 namespace godwit::controller {
 namespace {
 
+// Of one namespace from a node at a time: a quarter of the streams that an agent takes of another.
+constexpr int kMostMoves = 8;
+
 using crds::Finding;
 using crds::MigrationPhase;
 using crds::Severity;
@@ -185,6 +188,14 @@ MigrationDecision DecidePending(Draft& draft) {
                                    " moves another pod of the same ReplicaSet; one goes after the other, so "
                                    "that the ReplicaSet deletes and creates none"),
                       absl::Seconds(1));
+  }
+  // Agents take so many streams of each other, and a namespace must leave some to the others.
+  if (seen.moves_in_work >= kMostMoves && !draft.dry_run()) {
+    return draft.Wait(
+        "WaitingForMoves",
+        absl::StrCat(seen.moves_in_work, " pods of namespace ", seen.migration.metadata.name_space,
+                     " are leaving node ", seen.source_node.name, " already; the others wait"),
+        absl::Seconds(1));
   }
   const std::string name = MovedPodName(seen.source->view.metadata, seen.migration.metadata.uid);
   if (auto why = WhyNameTooLong(seen.migration.metadata.name_space, name)) return draft.Fail(*why);

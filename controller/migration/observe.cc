@@ -64,6 +64,16 @@ std::string SiblingMoveOf(Cluster& cluster, const MigrationObserved& seen) {
   });
 }
 
+int MovesInWork(Cluster& cluster, const MigrationObserved& seen) {
+  const auto all = cluster.migrations().List();
+  return static_cast<int>(std::count_if(all.begin(), all.end(), [&seen](const auto& other) {
+    return other->metadata.name_space == seen.migration.metadata.name_space &&
+           other->metadata.uid != seen.migration.metadata.uid && !other->spec.dry_run &&
+           other->status.phase != MigrationPhase::kPending && !crds::Ended(other->status.phase) &&
+           other->status.source_node == seen.source_node.name;
+  }));
+}
+
 std::string CheckpointOf(Cluster& cluster, const crds::Migration& migration) {
   for (const auto& other : cluster.checkpoints().List()) {
     if (other->metadata.name_space == migration.metadata.name_space &&
@@ -108,6 +118,7 @@ void ObservePending(Cluster& cluster, MigrationObserved& seen) {
   seen.checkpoint = CheckpointOf(cluster, seen.migration);
   seen.sibling_move = SiblingMoveOf(cluster, seen);
   if (seen.source) seen.source_node = cluster.View(seen.source->view.spec.node_name, false);
+  seen.moves_in_work = MovesInWork(cluster, seen);
   if (!target.node_name.empty()) {
     seen.target_node = cluster.View(target.node_name, false);
     return;

@@ -34,6 +34,7 @@ struct MigrationObserved {
   std::string rival;         // another Migration of this pod that goes first
   std::string checkpoint;    // a Checkpoint that is being made of this pod
   std::string sibling_move;  // Pending: a Migration of one of the siblings that goes first
+  int moves_in_work = 0;     // Pending: others of this namespace from the same node
   std::optional<crds::Finding> host_port_taken;
 
   // Preflight only.

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/godwit_runtime/create.h"
 
+#include <linux/keyctl.h>
 #include <poll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <optional>
 #include <utility>
 
@@ -52,6 +55,18 @@ Course CourseNow(const Bundle& bundle, const Places& places) {
   if (!bundle.is_container) return {.way = Way::kOrdinary};
   return ChooseCourse(bundle, permits::PermitStore(places.permits).ListSandbox(bundle.sandbox_uid),
                       permits::WhyHeld(places.holds, bundle.sandbox_uid));
+}
+
+// As runc does it for a container that it creates, not for one that it restores: what this process starts has
+// the keyring, and so has what CRIU restores. Without it all of root's processes on the node would share one.
+absl::Status JoinOwnKeyring(const std::string& id) {
+  // Also to be searched by name: a later `exec` joins it so (linux/key.h).
+  constexpr unsigned kPermissions = 0x3f000000u /* KEY_POS_ALL */ | 0x001b0000u /* KEY_USR_VIEW to LINK */;
+  const long keyring = syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, absl::StrCat("_ses.", id).c_str());
+  if (keyring < 0 && errno == ENOSYS) return absl::OkStatus();  // a kernel without keys
+  if (keyring < 0 || syscall(SYS_keyctl, KEYCTL_SETPERM, keyring, kPermissions) != 0)
+    return ErrnoStatus("cannot make a session keyring of the container's own");
+  return absl::OkStatus();
 }
 
 // What a restore needs and can be had before the source is frozen.
@@ -175,6 +190,7 @@ absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& or
                             ? bundle_.rootfs
                             : absl::StrCat(line_.bundle, "/", bundle_.rootfs),
                         order.work};  // CRIU mounts the cgroup trees below its working folder
+  GODWIT_RETURN_IF_ERROR(JoinOwnKeyring(line_.id));
   GODWIT_ASSIGN_OR_RETURN(Watcher watcher, Watcher::Start(task));
 
   const auto restore = [&]() -> absl::Status {

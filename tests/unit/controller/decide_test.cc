@@ -205,6 +205,18 @@ TEST(DecideTest, PodsOfAReplicaSetMoveOneAfterTheOther) {
   EXPECT_EQ(Decide(After(seen, decision), kSettings, kNow).status.phase, MigrationPhase::kPreflight);
 }
 
+// An agent takes only so many streams of another: a namespace must leave some to the others.
+TEST(DecideTest, ANamespaceMovesSoManyPodsFromANodeAtATime) {
+  MigrationObserved seen = GoodObserved(MigrationPhase::kPending);
+  seen.moves_in_work = 8;
+  const MigrationDecision decision = Decide(seen, kSettings, kNow);
+  EXPECT_EQ(decision.status.phase, MigrationPhase::kPending);
+  EXPECT_EQ(ReasonOf(decision), "WaitingForMoves");
+  EXPECT_LT(decision.again, absl::Seconds(10));
+  seen.moves_in_work = 7;
+  EXPECT_EQ(Decide(After(seen, decision), kSettings, kNow).status.phase, MigrationPhase::kPreflight);
+}
+
 TEST(DecideTest, PendingWaitsForAnUnreadySiblingAndSaysSo) {
   MigrationObserved seen = GoodObserved(MigrationPhase::kPending);
   seen.siblings = {PodView({{"/metadata/name", "\"web-2\""}, {"/status/conditions", "[]"}})};
