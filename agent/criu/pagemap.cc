@@ -207,7 +207,7 @@ absl::Status ReadAt(int file, uint64_t offset, char* to, size_t size, const std:
 
 // The pages of `all` one after the other: those of `own` from the file at `path`, the others as `read` says.
 absl::Status WriteMerged(const std::string& path, const std::vector<PagemapEntry>& own,
-                         const std::vector<PagemapEntry>& all, const CompletePages::Read& read,
+                         const std::vector<PagemapEntry>& all, const ReadPages& read,
                          const CompletePages::Sink& sink) {
   GODWIT_ASSIGN_OR_RETURN(const UniqueFd file, OpenFile(path, O_RDONLY | O_NOFOLLOW));
   std::vector<char> buffer(kPieceBytes);
@@ -348,7 +348,7 @@ absl::StatusOr<CompletePages> CompletePages::Plan(const std::string& folder, pid
 
 std::string CompletePages::pagemap() const { return RenderPagemap({pages_id_, all_}); }
 
-absl::Status CompletePages::WritePages(const Read& read, const Sink& sink) const {
+absl::Status CompletePages::WritePages(const ReadPages& read, const Sink& sink) const {
   return WriteMerged(absl::StrCat(folder_, "/", pages_name_), own_, all_, read, sink);
 }
 

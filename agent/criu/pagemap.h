@@ -37,11 +37,13 @@ struct Pagemap {
   std::vector<PagemapEntry> entries;  // by address, none overlaps another
 };
 
+// Reads `size` bytes of whole pages at `address`. Called in the order of addresses, once a page.
+using ReadPages = std::function<absl::Status(uint64_t address, char* to, size_t size)>;
+
 // What is known of a task's pages beside the images.
 struct Content {
   memory::Ranges there;
-  // Reads `size` bytes of whole pages of `there` at `address`. Called in the order of addresses, once a page.
-  std::function<absl::Status(uint64_t address, char* to, size_t size)> read;
+  ReadPages read;  // of `there`
 };
 
 // Rewrites pagemap-<task>.img in `folder` so that a restore with --lazy-pages leaves `pages` to the
@@ -57,8 +59,6 @@ absl::StatusOr<memory::Ranges> AddLazyPages(const std::string& folder, pid_t tas
 // they are written to an archive; the folder stays as it is.
 class CompletePages {
  public:
-  // As Content's, of `pages`.
-  using Read = std::function<absl::Status(uint64_t address, char* to, size_t size)>;
   // Takes the next piece, at most 1 MiB.
   using Sink = std::function<absl::Status(absl::string_view)>;
 
@@ -71,7 +71,7 @@ class CompletePages {
   std::string pagemap() const;
   const std::string& pages_name() const { return pages_name_; }
   int64_t pages_bytes() const { return pages_bytes_; }
-  absl::Status WritePages(const Read& read, const Sink& sink) const;
+  absl::Status WritePages(const ReadPages& read, const Sink& sink) const;  // of `pages`
 
  private:
   CompletePages() = default;

@@ -174,26 +174,33 @@ absl::Status Operations::Recover() {
   for (const char* folder : {"/migrations", "/restores"}) {
     GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(options_.folder, folder), 0700));
   }
-  auto target = [this](const std::string& folder) { return Target::Recover(folder, options_.target); };
   for (const std::string& uid : Names(absl::StrCat(options_.folder, "/migrations"))) {
-    TakeUp(sources_, uid, MigrationFolder(uid, "source"),
-           [this](const std::string& folder) { return Source::Recover(folder, options_.source); });
-    TakeUp(targets_, uid, MigrationFolder(uid, "target"), target);
+    TakeUpSource(uid);
+    TakeUpTarget(uid);
   }
-  for (const std::string& uid : Names(absl::StrCat(options_.folder, "/restores"))) {
-    TakeUp(restores_, uid, RestoreFolder(uid), target);
-  }
+  for (const std::string& uid : Names(absl::StrCat(options_.folder, "/restores"))) TakeUpRestore(uid);
   return absl::OkStatus();
 }
 
+void Operations::TakeUpSource(const std::string& uid) {
+  TakeUp(sources_, uid, MigrationFolder(uid, "source"),
+         [this](const std::string& folder) { return Source::Recover(folder, options_.source); });
+}
+
+void Operations::TakeUpTarget(const std::string& uid) {
+  TakeUp(targets_, uid, MigrationFolder(uid, "target"),
+         [this](const std::string& folder) { return Target::Recover(folder, options_.target); });
+}
+
+void Operations::TakeUpRestore(const std::string& uid) {
+  TakeUp(restores_, uid, RestoreFolder(uid),
+         [this](const std::string& folder) { return Target::Recover(folder, options_.target); });
+}
+
 void Operations::TakeUpAgain() {
-  auto source = [this](const std::string& folder) { return Source::Recover(folder, options_.source); };
-  auto target = [this](const std::string& folder) { return Target::Recover(folder, options_.target); };
-  for (const std::string& uid : LeftIn(sources_))
-    TakeUp(sources_, uid, MigrationFolder(uid, "source"), source);
-  for (const std::string& uid : LeftIn(targets_))
-    TakeUp(targets_, uid, MigrationFolder(uid, "target"), target);
-  for (const std::string& uid : LeftIn(restores_)) TakeUp(restores_, uid, RestoreFolder(uid), target);
+  for (const std::string& uid : LeftIn(sources_)) TakeUpSource(uid);
+  for (const std::string& uid : LeftIn(targets_)) TakeUpTarget(uid);
+  for (const std::string& uid : LeftIn(restores_)) TakeUpRestore(uid);
 }
 
 // --- target

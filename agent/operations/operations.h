@@ -121,6 +121,9 @@ class Operations {
 
   explicit Operations(Options options) : options_(std::move(options)) {}
   absl::Status Recover();
+  void TakeUpSource(const std::string& uid);
+  void TakeUpTarget(const std::string& uid);
+  void TakeUpRestore(const std::string& uid);
   std::string MigrationFolder(const std::string& uid, const char* side) const;
   std::string RestoreFolder(const std::string& uid) const;
   migration::BringState BringFrom(const agent_api::RestoreSpec& spec) const;

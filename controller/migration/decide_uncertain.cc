@@ -4,11 +4,11 @@
 // the other goes on), or a person takes the decision, and with it the risk.
 //
 //   silent      known                  what is decided
-//   the target  the source has ceded   the source is taken back, or given up. An agent that has lost what it
-//   knew,
-//                                      with its disk perhaps, is as good as silent
+//   the target  the source has ceded   the source is taken back, or given up
 //   the source  the target is ready    the target takes over, or is given up. Giving it up is always safe: a
 //                                      source that has ceded takes back what was aborted
+//
+// A target's agent that has lost what it knew, with its disk perhaps, is as good as silent.
 #include "absl/strings/str_cat.h"
 #include "controller/migration/draft.h"
 

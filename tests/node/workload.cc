@@ -251,15 +251,21 @@ std::string Nothing() { return "-"; }
   });
 }
 
+constexpr size_t kPage = 4096;
+
+// Private ones, full of 'm'.
+char* ThreePages() {
+  void* const memory = mmap(nullptr, 3 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) Die("mmap");
+  memset(memory, 'm', 3 * kPage);
+  return static_cast<char*>(memory);
+}
+
 // Memory with a guard region (MADV_GUARD_INSTALL, Linux 6.13) in its middle, as thread stacks of newer C
 // libraries have: writing there must still kill a process.
 [[noreturn]] void Guarded() {
   constexpr int kGuardInstall = 102;
-  constexpr size_t kPage = 4096;
-  auto* memory = static_cast<char*>(
-      mmap(nullptr, 3 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  if (memory == MAP_FAILED) Die("mmap");
-  memset(memory, 'm', 3 * kPage);
+  char* const memory = ThreePages();
   if (madvise(memory + kPage, kPage, kGuardInstall) != 0) Die("madvise");
   Count([&]() -> std::string {
     const pid_t child = fork();
@@ -276,11 +282,7 @@ std::string Nothing() { return "-"; }
 
 // A page that its children are to find empty (MADV_WIPEONFORK), as libraries have that tell a fork by it.
 [[noreturn]] void Wiped() {
-  constexpr size_t kPage = 4096;
-  auto* memory = static_cast<char*>(
-      mmap(nullptr, 3 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  if (memory == MAP_FAILED) Die("mmap");
-  memset(memory, 'm', 3 * kPage);
+  char* const memory = ThreePages();
   if (madvise(memory + kPage, kPage, MADV_WIPEONFORK) != 0) Die("madvise");
   const auto* page = const_cast<volatile char*>(memory + kPage);
   Count([=]() -> std::string {
