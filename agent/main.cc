@@ -43,6 +43,9 @@ ABSL_FLAG(std::string, state_folder, godwit::agent_api::kStateFolder,
           "images, journals, permits, archives; the same path on the host");
 ABSL_FLAG(std::string, run_folder, "/run/godwit", "sockets; the same path on the host");
 ABSL_FLAG(bool, memory_tracking, true, "false: pods are not pre-copied from or to this node");
+ABSL_FLAG(int, disk_reserve_percent, 15,
+          "of the disk with the state folder, that archives and images leave free: kubelet evicts pods when "
+          "less is left");
 ABSL_FLAG(bool, on_host, false, "runs on the host itself, not in a container");
 
 namespace {
@@ -63,6 +66,7 @@ int Serve(int argc, char** argv) {
                                             .cri_socket = absl::GetFlag(FLAGS_container_runtime_socket),
                                             .kubelet_folder = absl::GetFlag(FLAGS_kubelet_folder),
                                             .memory_tracking = absl::GetFlag(FLAGS_memory_tracking),
+                                            .disk_reserve_percent = absl::GetFlag(FLAGS_disk_reserve_percent),
                                             .on_host = absl::GetFlag(FLAGS_on_host)};
   absl::Status status = absl::OkStatus();
   if (options.node.empty())
@@ -70,6 +74,8 @@ int Serve(int argc, char** argv) {
   if (options.controller.empty())
     status = absl::InvalidArgumentError(
         "the controller's address is not known: set GODWIT_CONTROLLER_ADDRESS or --controller");
+  if (options.disk_reserve_percent < 0 || options.disk_reserve_percent > 90)
+    status = absl::InvalidArgumentError("--disk_reserve_percent is not between 0 and 90");
   if (status.ok()) status = godwit::serve::Serve(options);
   if (!status.ok()) LOG(ERROR) << godwit::Log("the agent cannot run").With(status);
   return status.ok() ? 0 : 1;

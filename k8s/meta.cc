@@ -92,6 +92,11 @@ bool IsConditionTrue(const std::vector<Condition>& conditions, absl::string_view
 }
 
 bool SetCondition(std::vector<Condition>& conditions, Condition condition, absl::Time now) {
+  if (condition.message.size() > kMaxConditionMessage) {
+    size_t end = kMaxConditionMessage - 3;
+    while (end > 0 && (condition.message[end] & 0xc0) == 0x80) --end;  // in the middle of a character
+    condition.message = condition.message.substr(0, end) + "...";
+  }
   condition.last_transition_time = WholeSeconds(now);
   for (Condition& known : conditions) {
     if (known.type != condition.type) continue;

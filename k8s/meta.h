@@ -133,8 +133,11 @@ struct Condition {
 // The condition of that type, or null.
 const Condition* FindCondition(const std::vector<Condition>& conditions, absl::string_view type);
 bool IsConditionTrue(const std::vector<Condition>& conditions, absl::string_view type);
-// Adds the condition or changes the one of its type; last_transition_time becomes `now` (whole seconds) only
-// where the status changes. True when anything was changed.
+// Longest that API servers take (CRDs: maxLength). What is longer would never be written.
+inline constexpr size_t kMaxConditionMessage = 32768;
+// Adds the condition or changes the one of its type, its message cut where it is too long;
+// last_transition_time becomes `now` (whole seconds) only where the status changes. True when anything was
+// changed.
 bool SetCondition(std::vector<Condition>& conditions, Condition condition, absl::Time now);
 // True when there was one.
 bool RemoveCondition(std::vector<Condition>& conditions, absl::string_view type);

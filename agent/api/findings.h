@@ -175,6 +175,10 @@ inline constexpr std::array kFindingKinds = {
                 "The pod has so many processes, threads, descriptors or mappings that they decide how long "
                 "it stands still.",
                 "Fewer of them make the freeze shorter; see leastFreeze of a dry run."},
+    FindingKind{"TooManyObjects", kBlockingKind, FoundIn::kProcesses,
+                "The container has so many mounts, mappings, processes, threads or descriptors that they "
+                "could not all be looked at in the time for it.",
+                "Fewer of them can be moved: a few thousand of each are no matter."},
     FindingKind{"NotAllLookedAt", kInfoKind, FoundIn::kProcesses,
                 "The container has more descriptors than preflight looks at (100,000).",
                 "What the others are is found by the dump."},
@@ -206,8 +210,13 @@ inline constexpr std::array kFindingKinds = {
                 "A device file was made in the container's file system or in an emptyDir.",
                 "Remove it: device files are not carried over."},
     FindingKind{"LargeDeletedFile", kBlockingKind, FoundIn::kFiles,
-                "A process holds a deleted file of more than 256 MiB open.",
-                "Deleted files are carried up to 256 MiB: let the application close it."},
+                "The processes of a container hold deleted files of more than 256 MiB open, all together.",
+                "Deleted files are carried up to 256 MiB: let the application close them."},
+    FindingKind{
+        "FileTooLarge", kBlockingKind, FoundIn::kFiles,
+        "A file in the container's file system or in an emptyDir is larger than 16 TiB, though most of "
+        "it may be holes.",
+        "Make it smaller (truncate), or remove it."},
     FindingKind{"FilesNotMeasured", kInfoKind, FoundIn::kFiles,
                 "There are so many files that their size was not counted to its end.",
                 "More goes over than is told."},

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -302,8 +303,9 @@ struct GuardContainer {
   std::string runc_root;    // runc --root
   int64_t init_pid = 0;     // host pid namespace; the guard checks that it is still in `cgroup`
   std::string root_device;  // "major:minor" of its root file system (runtime::DeviceOf)
-  std::string images;       // where the dump goes
-  std::string work;         // CRIU's log
+  std::map<std::string, std::string> place;  // of its init process (runtime::PlaceOf)
+  std::string images;                        // where the dump goes
+  std::string work;                          // CRIU's log
   std::string hidden;  // file of the pages that CRIU's dump leaves out (criu_environment.h), written before
                        // kDump; empty: none
   std::string smaps;   // folder of what CRIU's dump reads for its tasks' smaps (there too), written before
@@ -316,6 +318,7 @@ struct GuardContainer {
     field.Required("runcRoot", self.runc_root);
     field.Required("initPID", self.init_pid);
     field("rootDevice", self.root_device);
+    field("place", self.place);
     field.Required("images", self.images);
     field.Required("work", self.work);
     field("hidden", self.hidden);

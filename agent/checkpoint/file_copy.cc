@@ -47,7 +47,8 @@ absl::Status FileCopy::CopyTree(Part& part, const files::Pass& pass) {
                                   return written;
                                 })
           .status();
-  if (absl::IsResourceExhausted(packed) && written.ok() && !pass.last) {  // too many files
+  if (absl::IsResourceExhausted(packed) && written.ok()) {  // not the disk
+    if (pass.last || !files::TooManyHeld(packed)) return absl::FailedPreconditionError(packed.message());
     for (const std::string& tar : std::exchange(part.tars, {})) unlink(tar.c_str());
     part.snapshot = {};
     part.followed = false;

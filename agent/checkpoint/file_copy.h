@@ -34,10 +34,11 @@ class FileCopy {
            const std::atomic<bool>& stop);
 
   // Everything, then what has changed since the last round; on the disk when this returns. FailedPrecondition
-  // names a file that cannot be taken along; ResourceExhausted: the disk is full.
+  // names a file that cannot be taken along, or a tree that is too large (files::kMaxEntries, kMaxPathBytes);
+  // ResourceExhausted: the disk is full.
   absl::Status CopyRound();
-  // While all containers stand still. A tree of too many files to be followed (files::kMaxEntries) is read
-  // whole.
+  // While all containers stand still. Errors as CopyRound's. A tree that could not be followed, because the
+  // agent remembers as many files as it may (files::kMaxHeldEntries), is read whole.
   absl::Status CopyLast();
 
   // What the tree was then. Reads the tars, which have to stay until it is called and may go then.

@@ -20,7 +20,7 @@ using memory::Range;
 using memory::Ranges;
 
 constexpr size_t kReadBytes = size_t{256} << 10;
-// That must stay free on the disk beside the pages, for CRIU's own images and the node.
+// The least that stays free on the disk beside the pages, for CRIU's own images.
 constexpr int64_t kSpareBytes = int64_t{64} << 20;
 
 std::string Of(const MemoryCopy::Container& container) { return absl::StrCat("container ", container.name); }
@@ -28,9 +28,10 @@ std::string Of(const MemoryCopy::Container& container) { return absl::StrCat("co
 }  // namespace
 
 MemoryCopy::MemoryCopy(std::vector<Container> containers, const migration::MemoryNode& node,
-                       std::string folder, const std::atomic<bool>& stop)
+                       std::string folder, int64_t reserve, const std::atomic<bool>& stop)
     : node_(node),
       folder_(std::move(folder)),
+      reserve_(std::max(reserve, kSpareBytes)),
       stop_(stop),
       buffer_(std::make_unique_for_overwrite<char[]>(kReadBytes)) {
   for (Container& container : containers) parts_.push_back({.container = std::move(container)});
@@ -102,10 +103,11 @@ absl::StatusOr<int64_t> MemoryCopy::CopyRound() {
 absl::Status MemoryCopy::CheckRoom(int64_t bytes) const {
   GODWIT_ASSIGN_OR_RETURN(const int64_t free, FreeBytes(folder_));
   const int64_t held = static_cast<int64_t>(file_->bytes());
-  if (free + held >= bytes + kSpareBytes) return absl::OkStatus();
+  if (free + held >= bytes + reserve_) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrFormat(
-      "the disk of %s has %d MiB free, the pod's memory takes %d MiB: make room, or checkpoint it elsewhere",
-      folder_, (free + held) >> 20, (bytes + kSpareBytes) >> 20));
+      "the disk of %s has %d MiB free, of which %d stay free, and the pod's memory takes %d MiB: make "
+      "room, or checkpoint it elsewhere",
+      folder_, (free + held) >> 20, reserve_ >> 20, bytes >> 20));
 }
 
 // A running task's pages may go while they are looked at: what can not be read is not there any more, or is

@@ -36,9 +36,10 @@ class MemoryCopy {
     std::string name;
     std::string cgroup;  // cgroup2 folder as seen from here
   };
-  // `folder`: on the disk. When `stop` becomes true, copying and reading end with Cancelled.
+  // `folder`: on the disk, of which `reserve` bytes stay free. When `stop` becomes true, copying and reading
+  // end with Cancelled.
   MemoryCopy(std::vector<Container> containers, const migration::MemoryNode& node, std::string folder,
-             const std::atomic<bool>& stop);
+             int64_t reserve, const std::atomic<bool>& stop);
 
   // Tracks all containers, or none: FailedPrecondition or DeadlineExceeded say why the memory of one cannot
   // be.
@@ -87,6 +88,7 @@ class MemoryCopy {
 
   const migration::MemoryNode node_;
   const std::string folder_;
+  const int64_t reserve_;
   const std::atomic<bool>& stop_;
   std::vector<Part> parts_;
   std::unique_ptr<PageFile> file_;

@@ -158,7 +158,7 @@ class Taker {
     std::vector<MemoryCopy::Container> containers;
     for (const Source& source : sources_)
       containers.push_back({source.description.container, node_.host.At(source.container.cgroup)});
-    copy_.emplace(std::move(containers), node_.memory, work_, stop_);
+    copy_.emplace(std::move(containers), node_.memory, work_, node_.disk_reserve, stop_);
     absl::Status possible = copy_->Attach();
     if (possible.ok()) possible = CopyRounds();
     if (possible.ok()) possible = copy_->CheckPinned();  // sooner than in the freeze
@@ -198,6 +198,7 @@ class Taker {
                                   .runc_root = source.container.runtime_root,
                                   .init_pid = source.container.init_pid,
                                   .root_device = source.container.root_device,
+                                  .place = source.container.place,
                                   .images = source.parts.images,
                                   .work = absl::StrCat(source.folder, "/work"),
                                   .hidden = copy_ ? HiddenFile(source) : "",

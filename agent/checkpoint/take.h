@@ -33,6 +33,7 @@ struct Node {
   migration::MemoryNode memory;
   // Bytes of this node's memory that may be used for the pages that are copied in the freeze.
   std::function<uint64_t()> memory_for_pages;
+  int64_t disk_reserve = 0;  // bytes of the disk that archives leave free
   // As of migration::SourceNode.
   std::function<absl::Status(const std::string& cgroup, const std::string& folder)> write_smaps;
   std::function<absl::Status(const runtime::Container&, const std::vector<std::string>& addresses)>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/files/content.h"
 
+#include <sys/mman.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -32,13 +33,23 @@ void Append(Extents& extents, off_t begin, off_t end) {
   }
 }
 
-// libarchive is handed holes as zeros and leaves them out.
+// Zeros that are nowhere: the kernel's one page of them, for as long as nobody writes here.
+constexpr size_t kZerosBytes = size_t{1} << 30;
+
+absl::StatusOr<absl::string_view> ManyZeros() {
+  static void* const zeros =
+      mmap(nullptr, kZerosBytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (zeros == MAP_FAILED) return absl::ResourceExhaustedError("no address space for a hole's zeros");
+  return absl::string_view(static_cast<const char*>(zeros), kZerosBytes);
+}
+
+// libarchive is handed holes as zeros and leaves them out, without looking at them: a hole costs by the
+// pieces that it is handed in.
 absl::Status Zeros(TarWriter& tar, off_t count) {
-  static const std::string zeros(kPieceBytes, '\0');
-  for (; count > 0; count -= std::min<off_t>(count, kPieceBytes)) {
-    GODWIT_RETURN_IF_ERROR(
-        tar.WriteData(absl::string_view(zeros).substr(0, std::min<off_t>(count, kPieceBytes))));
-  }
+  if (count == 0) return absl::OkStatus();
+  GODWIT_ASSIGN_OR_RETURN(const absl::string_view zeros, ManyZeros());
+  for (; count > 0; count -= std::min<off_t>(count, kZerosBytes))
+    GODWIT_RETURN_IF_ERROR(tar.WriteData(zeros.substr(0, std::min<off_t>(count, kZerosBytes))));
   return absl::OkStatus();
 }
 
@@ -123,6 +134,10 @@ absl::StatusOr<absl::string_view> Content::Read(off_t begin, off_t end) {
 
 absl::Status Content::Write(archive_entry* header, const Extents& extents, TarWriter& tar,
                             std::vector<uint64_t>* blocks) {
+  if (info_.st_size > kMostFileBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what_, " is larger than the ", kMostFileBytes >> 40, " TiB that a file may have"));
+  }
   archive_entry_set_size(header, info_.st_size);
   const bool whole = extents.size() == 1 && extents[0] == std::pair<off_t, off_t>(0, info_.st_size);
   if (!whole && info_.st_size > 0) {

@@ -16,6 +16,10 @@
 
 namespace godwit::files {
 
+// Larger files are not packed: ext4 could not hold them, and however few of their blocks hold data, their
+// length costs time.
+inline constexpr int64_t kMostFileBytes = int64_t{16} << 40;
+
 using Extents = std::vector<std::pair<off_t, off_t>>;  // begin, end; ascending, apart
 
 class Content {
@@ -32,8 +36,8 @@ class Content {
   // Widened to whole blocks.
   Extents Aligned(const Extents& extents) const;
 
-  // Writes header and these parts; `blocks`, unless null, becomes what was written, and stays where nothing
-  // was. The parts are whole blocks then.
+  // Writes header and these parts (InvalidArgument for a file of more than kMostFileBytes); `blocks`, unless
+  // null, becomes what was written, and stays where nothing was. The parts are whole blocks then.
   absl::Status Write(archive_entry* header, const Extents& extents, TarWriter& tar,
                      std::vector<uint64_t>* blocks);
 

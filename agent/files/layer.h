@@ -39,7 +39,12 @@ struct PackTotals {
 
 // Writes the folder as a tar stream. Nothing may write to it meanwhile (its processes are frozen): a file
 // that changes is DataLoss. FailedPrecondition names a file that cannot be taken along, and why.
+// ResourceExhausted: more files, or longer paths, than a tree may have (snapshot.h).
 absl::StatusOr<PackTotals> Pack(const std::string& folder, Layout layout, const Sink& sink);
+
+// Of such a ResourceExhausted: is it not the tree that is too large, but all together of which this process
+// remembers something (kMaxHeldEntries)? Pack remembers less of a tree than PackBase.
+bool TooManyHeld(const absl::Status& error);
 
 // Applies a tar file to a folder, which must exist and which nobody else uses. The tar is hostile: every path
 // is resolved by the kernel inside the folder, without links and without leaving its file system.

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <set>
@@ -79,7 +80,8 @@ class Merger {
  public:
   using Piece = MergedTar::Piece;
 
-  Merger(Layout layout, const std::string& extra) : layout_(layout), extra_(extra) {}
+  Merger(Layout layout, const std::string& extra, int64_t most_path_bytes)
+      : layout_(layout), extra_(extra), most_path_bytes_(most_path_bytes) {}
 
   absl::StatusOr<MergedTar> Run(const std::vector<std::string>& tars, const Snapshot& snapshot) {
     for (size_t i = 0; i < tars.size(); ++i) {
@@ -100,15 +102,16 @@ class Merger {
  private:
   struct File {
     bool folder = false;
-    std::string name;  // in its entry
     Piece base;
     std::vector<Piece> patches;
   };
   struct Name {
     std::shared_ptr<File> file;
+    bool own = false;    // the one in the file's entry
     std::string target;  // of a hard link
     Piece link;
   };
+  using Names = std::map<std::string, Name>;
 
   absl::Status Read(const std::string& path, size_t tar) {
     GODWIT_ASSIGN_OR_RETURN(TarReader reader, TarReader::Open(path));
@@ -145,20 +148,35 @@ class Merger {
       if (known == names_.end() || known->second.file->folder) return NotPacked(path, "a link to nothing");
       const std::shared_ptr<File> file = known->second.file;
       Remove(path);
-      names_[path] = {file, target, piece};
-      return absl::OkStatus();
+      return Put(path, {.file = file, .target = target, .link = piece});
     }
     const bool folder = archive_entry_filetype(entry) == AE_IFDIR;
     const auto known = names_.find(path);
     if (known == names_.end() || !known->second.file->folder || !folder) Remove(path);
-    names_[path] = {std::make_shared<File>(File{.folder = folder, .name = path, .base = piece}), "", {}};
-    return absl::OkStatus();
+    return Put(path, {.file = std::make_shared<File>(File{.folder = folder, .base = piece}), .own = true});
+  }
+
+  static int64_t Bytes(const Names::value_type& name) {
+    return static_cast<int64_t>(name.first.size() + name.second.target.size());
+  }
+  absl::Status Put(const std::string& path, Name name) {
+    const auto [place, added] = names_.try_emplace(path);
+    if (!added) path_bytes_ -= Bytes(*place);
+    place->second = std::move(name);
+    path_bytes_ += Bytes(*place);
+    if (path_bytes_ <= most_path_bytes_) return absl::OkStatus();
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the paths of its files and the targets of its links have more than ", most_path_bytes_, " bytes"));
+  }
+  void Erase(Names::iterator begin, Names::iterator end) {
+    for (auto name = begin; name != end; ++name) path_bytes_ -= Bytes(*name);
+    names_.erase(begin, end);
   }
 
   // With all below it.
   void Remove(const std::string& path) {
-    names_.erase(path);
-    names_.erase(names_.lower_bound(absl::StrCat(path, "/")), names_.lower_bound(absl::StrCat(path, "0")));
+    if (const auto known = names_.find(path); known != names_.end()) Erase(known, std::next(known));
+    Erase(names_.lower_bound(absl::StrCat(path, "/")), names_.lower_bound(absl::StrCat(path, "0")));
   }
 
   // Folders before what they hold, files before their further names.
@@ -196,25 +214,26 @@ class Merger {
 
   absl::Status AddFiles(TarWriter& writer) {
     // The name under which each comes first.
-    std::map<const File*, const std::string*> first;
-    for (const auto& [path, name] : names_) {
-      if (name.file->folder) continue;
-      const std::string*& chosen = first.try_emplace(name.file.get(), &path).first->second;
-      if (path == name.file->name) chosen = &path;
+    std::map<const File*, const Names::value_type*> first;
+    for (const Names::value_type& name : names_) {
+      if (name.second.file->folder) continue;
+      const Names::value_type*& chosen = first.try_emplace(name.second.file.get(), &name).first->second;
+      if (name.second.own) chosen = &name;
     }
     std::vector<const File*> files;
-    for (const auto& [file, path] : first) files.push_back(file);
+    for (const auto& [file, name] : first) files.push_back(file);
     std::sort(files.begin(), files.end(), [](const File* a, const File* b) { return a->base < b->base; });
     for (const File* file : files) {
-      if (file->patches.empty() && *first[file] == file->name) {
+      const auto& [path, name] = *first[file];
+      if (file->patches.empty() && name.own) {
         pieces_.push_back(file->base);
       } else {
-        GODWIT_RETURN_IF_ERROR(Compose(*file, *first[file], writer));
+        GODWIT_RETURN_IF_ERROR(Compose(*file, path, writer));
       }
     }
     for (const auto& [path, name] : names_) {
       if (name.file->folder) continue;
-      const std::string& target = *first[name.file.get()];
+      const std::string& target = first[name.file.get()]->first;
       if (path == target) continue;
       if (name.target == target) {
         pieces_.push_back(name.link);
@@ -293,7 +312,9 @@ class Merger {
 
   const Layout layout_;
   const std::string extra_;
-  std::map<std::string, Name> names_;
+  const int64_t most_path_bytes_;
+  Names names_;
+  int64_t path_bytes_ = 0;  // of `names_`, with their targets
   std::set<std::string> opaque_;
   std::vector<std::string> hidden_;
   std::vector<Piece> pieces_;
@@ -303,8 +324,9 @@ class Merger {
 };
 
 absl::StatusOr<MergedTar> MergedTar::Plan(const std::vector<std::string>& tars, Layout layout,
-                                          const Snapshot& snapshot, const std::string& extra) {
-  if (tars.size() > 1) return Merger(layout, extra).Run(tars, snapshot);
+                                          const Snapshot& snapshot, const std::string& extra,
+                                          int64_t most_path_bytes) {
+  if (tars.size() > 1) return Merger(layout, extra, most_path_bytes).Run(tars, snapshot);
   MergedTar alone;
   GODWIT_ASSIGN_OR_RETURN(UniqueFd fd, OpenFile(tars.at(0), O_RDONLY | O_NOFOLLOW));
   GODWIT_ASSIGN_OR_RETURN(TarReader reader, TarReader::Open(tars[0]));

@@ -23,9 +23,11 @@ class MergedTar {
   // `tars`: the base, then the changes, as PackBase and PackChanges wrote them; `snapshot`: as the last of
   // them left it (of no matter for a base alone). `extra`: a file that is made on the disk, for patched files
   // and the marks of what the layer hides; it may be removed afterwards, as the others may, for they are kept
-  // open. DataLoss: they are not what was packed.
+  // open. DataLoss: they are not what was packed. ResourceExhausted: their names, which are all in memory
+  // meanwhile, and the targets of hard links have more than `most_path_bytes`.
   static absl::StatusOr<MergedTar> Plan(const std::vector<std::string>& tars, Layout layout,
-                                        const Snapshot& snapshot, const std::string& extra);
+                                        const Snapshot& snapshot, const std::string& extra,
+                                        int64_t most_path_bytes = kMaxPathBytes);
 
   int64_t bytes() const;
   absl::Status Write(const Sink& sink) const;

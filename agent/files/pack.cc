@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
@@ -9,9 +10,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <memory>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -29,6 +32,7 @@ namespace godwit::files {
 namespace {
 
 constexpr int kMaxDepth = 400;  // folders within folders; one descriptor is held for each
+constexpr char kTooManyHeld[] = "godwit.io/too-many-held";
 
 absl::Status CannotCarry(absl::string_view path, absl::string_view why) {
   return absl::FailedPreconditionError(
@@ -37,6 +41,39 @@ absl::Status CannotCarry(absl::string_view path, absl::string_view why) {
 
 std::string Below(const std::string& path, const std::string& name) {
   return path == "." ? name : absl::StrCat(path, "/", name);
+}
+
+// The same for lengths; the root's own path counts as none.
+int64_t BytesOf(const std::string& path) { return path == "." ? 0 : static_cast<int64_t>(path.size()); }
+int64_t BytesBelow(int64_t folder, const std::string& name) {
+  return (folder == 0 ? 0 : folder + 1) + static_cast<int64_t>(name.size());
+}
+
+absl::Status TooManyFiles() {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("it has more than ", kMaxEntries, " files, too many to be carried"));
+}
+
+// What is in a folder, sorted; of more than a tree may have, only that there are too many.
+absl::StatusOr<std::vector<std::string>> NamesIn(const std::string& folder) {
+  struct Close {
+    void operator()(DIR* dir) const { closedir(dir); }
+  };
+  const std::unique_ptr<DIR, Close> dir(opendir(folder.c_str()));
+  if (dir == nullptr) return ErrnoStatus(absl::StrCat("cannot open ", folder));
+  std::vector<std::string> names;
+  for (;;) {
+    errno = 0;
+    const dirent* entry = readdir(dir.get());
+    if (entry == nullptr) break;
+    const absl::string_view name = entry->d_name;
+    if (name == "." || name == "..") continue;
+    if (static_cast<int64_t>(names.size()) == kMaxEntries) return TooManyFiles();
+    names.emplace_back(name);
+  }
+  if (errno != 0) return ErrnoStatus(absl::StrCat("cannot list ", folder));
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 bool IsWhiteout(const struct stat& info, Layout layout) {
@@ -153,34 +190,69 @@ class Packer {
     node.opaque = attributes.opaque;
     GODWIT_RETURN_IF_ERROR(List(seen, path, node));
     GODWIT_RETURN_IF_ERROR(Members(fd.get(), path, node.children, depth));
-    if (kind_ == Kind::kAlone) node.children = {};
+    if (kind_ == Kind::kAlone) {
+      snapshot_.held.Set(snapshot_.held.count() - static_cast<int64_t>(node.children.size()));
+      node.children = {};
+    }
     return absl::OkStatus();
   }
 
   // The target's copy goes, with all that is known of it.
   absl::Status Forget(Node& node, const std::string& path) {
     Node fresh{.name = std::move(node.name)};
-    Drop(node);
+    Drop(node, BytesOf(path));
     node = std::move(fresh);
     return path == "." ? absl::OkStatus() : Removed(path);
   }
 
-  void Drop(const Node& node) {
+  // What is known of the node and below it counts no more; its name does. `path`: the length of its path.
+  void Drop(const Node& node, int64_t path) {
     snapshot_.blocks -= static_cast<int64_t>(node.blocks.size());
-    for (const Node& child : node.children) Drop(child);
+    for (const Node& child : node.children) {
+      const int64_t below = BytesBelow(path, child.name);
+      Drop(child, below);
+      snapshot_.path_bytes -= below;
+    }
     snapshot_.entries -= static_cast<int64_t>(node.children.size());
+  }
+
+  absl::Status CheckBounds() const {
+    if (snapshot_.entries > kMaxEntries) return TooManyFiles();
+    if (snapshot_.path_bytes + said_ > kMaxPathBytes) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the paths of its files and the targets of its links have more than ",
+                       kMaxPathBytes >> 20, " MiB in all, too many to be carried"));
+    }
+    return absl::OkStatus();
+  }
+  // A name says so much beside its path, which other names of the same file may say as well: that costs
+  // nothing on the disk.
+  absl::Status Say(size_t bytes) {
+    said_ += static_cast<int64_t>(bytes);
+    return CheckBounds();
+  }
+  absl::Status Hold(int64_t entries) {
+    if (snapshot_.held.Set(entries)) return absl::OkStatus();
+    absl::Status error =
+        absl::ResourceExhaustedError(absl::StrCat("with it the agent would have to remember more than ",
+                                                  kMaxHeldEntries, " files of all pods at a time"));
+    error.SetPayload(kTooManyHeld, absl::Cord());
+    return error;
   }
 
   // Makes the children those that the folder has now; what has gone is packed as removed.
   absl::Status List(const std::string& seen, const std::string& path, Node& node) {
-    GODWIT_ASSIGN_OR_RETURN(std::vector<std::string> names, ListFolder(seen));
+    GODWIT_ASSIGN_OR_RETURN(std::vector<std::string> names, NamesIn(seen));
+    const int64_t folder = BytesOf(path);
     std::vector<Node> children;
     children.reserve(names.size());
     auto known = node.children.begin();
     auto gone = [&](const std::string* next) -> absl::Status {
       for (; known != node.children.end() && (next == nullptr || known->name < *next); ++known) {
-        Drop(*known);
+        const int64_t bytes = BytesBelow(folder, known->name);
+        Drop(*known, bytes);
         --snapshot_.entries;
+        snapshot_.path_bytes -= bytes;
         if (Known(*known)) GODWIT_RETURN_IF_ERROR(Removed(Below(path, known->name)));
       }
       return absl::OkStatus();
@@ -191,15 +263,15 @@ class Packer {
         children.push_back(std::move(*known++));
         continue;
       }
-      if (++snapshot_.entries > kMaxEntries && kind_ != Kind::kAlone) {
-        return absl::ResourceExhaustedError(
-            absl::StrCat("more than ", kMaxEntries, " files: too many to be followed in rounds"));
-      }
+      ++snapshot_.entries;
+      snapshot_.path_bytes += BytesBelow(folder, name);
+      GODWIT_RETURN_IF_ERROR(CheckBounds());
       children.push_back({.name = std::move(name)});
     }
     GODWIT_RETURN_IF_ERROR(gone(nullptr));
     node.children = std::move(children);
-    return absl::OkStatus();
+    return Hold(kind_ == Kind::kAlone ? snapshot_.held.count() + static_cast<int64_t>(node.children.size())
+                                      : snapshot_.entries);
   }
 
   absl::Status Members(int folder, const std::string& path, std::vector<Node>& nodes, int depth) {
@@ -261,7 +333,7 @@ class Packer {
   absl::Status Hidden(const struct stat& info, const std::string& path, Node& node) {
     if (Known(node) && S_ISCHR(node.seen.mode)) return absl::OkStatus();
     if (kind_ == Kind::kChanges) {
-      Drop(node);
+      Drop(node, BytesOf(path));
       GODWIT_RETURN_IF_ERROR(Removed(path));
     } else {
       totals_.deleted.push_back(path);
@@ -274,8 +346,8 @@ class Packer {
 
   // --- files that are replaced as a whole
   // What is packed at `path` takes the place of what was known there.
-  void Replace(Node& node, const struct stat& info) {
-    Drop(node);
+  void Replace(Node& node, const struct stat& info, const std::string& path) {
+    Drop(node, BytesOf(path));
     node = {.name = std::move(node.name), .seen = FileStat(info), .settled = Settled(info)};
   }
 
@@ -287,7 +359,9 @@ class Packer {
     if (!pass_.last && absl::IsNotFound(attributes.status())) return Gone(path, node);
     GODWIT_RETURN_IF_ERROR(attributes.status());
     Add(*attributes, entry.get());
-    Replace(node, info);
+    for (const auto& [name, value] : attributes->kept)
+      GODWIT_RETURN_IF_ERROR(Say(name.size() + value.size()));
+    Replace(node, info, path);
     return Header(entry.get());
   }
 
@@ -298,9 +372,10 @@ class Packer {
     if (length < 0 && (Vanished(errno) || (!pass_.last && errno == EINVAL))) return Gone(path, node);
     if (length < 0) return ErrnoStatus(absl::StrCat("cannot read the link ", absl::CHexEscape(path)));
     target[length] = '\0';
+    GODWIT_RETURN_IF_ERROR(Say(static_cast<size_t>(length)));
     EntryPointer entry = Entry(path, info);
     archive_entry_set_symlink(entry.get(), target);
-    Replace(node, info);
+    Replace(node, info, path);
     return Header(entry.get());
   }
 
@@ -337,13 +412,14 @@ class Packer {
   // A further name of a file that the target has by now.
   absl::Status Name(const struct stat& info, const std::string& path, const First& first, Node& node) {
     const bool there = first.kept && node.linked && node.seen.inode == info.st_ino;
-    Drop(node);
+    Drop(node, BytesOf(path));
     const FileStat seen(info);
     node = {.name = std::move(node.name),
             .seen = seen,
             .settled = first.settled && first.seen == seen,
             .linked = true};
     if (there) return absl::OkStatus();
+    GODWIT_RETURN_IF_ERROR(Say(first.path.size()));
     EntryPointer entry = Entry(path, info);
     archive_entry_set_hardlink(entry.get(), first.path.c_str());
     archive_entry_set_size(entry.get(), 0);
@@ -364,7 +440,7 @@ class Packer {
     if (patch) {
       snapshot_.blocks -= static_cast<int64_t>(node.blocks.size());
     } else {
-      Drop(node);
+      Drop(node, BytesOf(path));
       node = {.name = std::move(node.name), .linked = several};
     }
     const bool hash = kind_ != Kind::kAlone && snapshot_.blocks + BlockCount(info.st_size) <= kMaxBlocks;
@@ -398,10 +474,13 @@ class Packer {
   dev_t device_ = 0;
   bool in_memory_ = false;
   absl::flat_hash_map<ino_t, First> linked_;
+  int64_t said_ = 0;  // bytes that names said beside their paths, in this pass
   PackTotals totals_;
 };
 
 }  // namespace
+
+bool TooManyHeld(const absl::Status& error) { return error.GetPayload(kTooManyHeld).has_value(); }
 
 absl::StatusOr<PackTotals> Pack(const std::string& folder, Layout layout, const Sink& sink) {
   Snapshot snapshot;

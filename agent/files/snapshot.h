@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -45,16 +46,53 @@ struct Node {
   std::vector<Node> children;    // sorted by name
 };
 
-struct Snapshot {
-  Node root{.name = "."};
-  int64_t entries = 0;
-  int64_t blocks = 0;
+// Bounds of one tree. A name may cost its owner 16 bytes of a disk, where it costs some 200 in memory and two
+// paths of 4 KiB in the tar: a tree of more files, or of longer paths in all, is not packed
+// (ResourceExhausted). Files beyond so many blocks (256 GiB, holes too, for which 32 MiB of memory are kept)
+// are packed whole when they change.
+inline constexpr int64_t kMaxEntries = 1'000'000;
+inline constexpr int64_t kMaxPathBytes = int64_t{256} << 20;  // of all paths, and what names say beside
+inline constexpr int64_t kMaxBlocks = int64_t{4} << 20;
+// Of all trees that this process remembers at a time.
+inline constexpr int64_t kMaxHeldEntries = 8 * kMaxEntries;
+
+// Entries that are in memory, which count in the whole process for as long as this lives.
+class HeldEntries {
+ public:
+  HeldEntries() = default;
+  HeldEntries(HeldEntries&& other) noexcept : count_(std::exchange(other.count_, 0)) {}
+  HeldEntries& operator=(HeldEntries&& other) noexcept {
+    Give(std::exchange(count_, std::exchange(other.count_, 0)));
+    return *this;
+  }
+  ~HeldEntries() { Give(count_); }
+
+  int64_t count() const { return count_; }
+  // Now so many. False: with them it would be more than kMaxHeldEntries in all; the count stays.
+  bool Set(int64_t count) {
+    const int64_t more = count - count_;
+    if (in_process_.fetch_add(more) + more > kMaxHeldEntries && more > 0) {
+      Give(more);
+      return false;
+    }
+    count_ = count;
+    return true;
+  }
+
+ private:
+  static void Give(int64_t count) { in_process_ -= count; }
+  inline static std::atomic<int64_t> in_process_ = 0;
+  int64_t count_ = 0;
 };
 
-// Bounds of one snapshot: a tree of more files is not packed in rounds (ResourceExhausted); files beyond so
-// many blocks (1 TiB of content) are packed whole when they change.
-inline constexpr int64_t kMaxEntries = 1'000'000;
-inline constexpr int64_t kMaxBlocks = int64_t{16} << 20;
+// Moved, never copied.
+struct Snapshot {
+  Node root{.name = "."};
+  int64_t entries = 0;     // below the root
+  int64_t path_bytes = 0;  // of their paths
+  int64_t blocks = 0;
+  HeldEntries held;
+};
 
 // Files that some process has mapped shared and writable: a store changes them and may leave their times
 // alone.

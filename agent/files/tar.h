@@ -21,7 +21,7 @@ struct FreeArchive {
 };
 using EntryPointer = std::unique_ptr<archive_entry, FreeArchive>;
 
-// Writes a tar stream into a sink.
+// Writes a tar stream into a sink, in pieces of at most 1 MiB.
 class TarWriter {
  public:
   explicit TarWriter(std::function<absl::Status(absl::string_view)> sink);
@@ -40,10 +40,15 @@ class TarWriter {
 
  private:
   static la_ssize_t OnWrite(archive*, void* self, const void* data, size_t size);
+  // What libarchive writes, and the piece of it that is full.
+  absl::Status Take(absl::string_view bytes);
+  absl::Status HandOver();
   absl::Status Error(absl::string_view what);
 
   const std::function<absl::Status(absl::string_view)> sink_;
   absl::Status sink_status_;
+  std::string piece_;              // not handed to the sink yet
+  std::string* header_ = nullptr;  // where it goes meanwhile, when a header is to be mended
   std::unique_ptr<archive, FreeArchive> archive_;
 };
 

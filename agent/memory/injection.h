@@ -14,8 +14,8 @@ struct Injection {
   pid_t thread = 0;
   int pidfd = -1;                    // of its process
   uint64_t syscall_instruction = 0;  // an address where it has one
-  bool suspend_seccomp = false;
-  uint64_t limit_ns = 0;  // for the thread to stop
+  bool suspend_seccomp = false;      // during the calls that are made for it, and no longer
+  uint64_t limit_ns = 0;             // for the thread to stop
   // What came of it. `failed` names what could not be done, and `error` is the errno; null when all is well.
   const char* failed = nullptr;
   int error = 0;

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,10 @@ struct AddressSpace {
   bool aio_ring = false;  // io_setup(2) was called
 };
 
+// Of the text of maps, and of its lines in smaps. An ordinary line has 100 bytes, and vm.max_map_count is
+// 65530 unless somebody raised it; but names of files may be as long as whoever maps them likes.
+inline constexpr size_t kMostMapsText = size_t{64} << 20;
+
 // The text of maps or of smaps. maps does not tell what is locked, droppable, device memory or a shadow
 // stack: these are then among private_anonymous. DataLoss when it is neither. Ranges
 // ascend and do not overlap, whatever the text says: of a running process it is of more than one moment.
@@ -47,7 +52,8 @@ absl::StatusOr<Range> RangeOfMapping(absl::string_view row);
 // maps costs microseconds; smaps walks all the page tables of the task.
 enum class MapsFile { kMaps, kSmaps };
 
-// NotFound when the process is gone; one that is ending has no mappings.
+// NotFound when the process is gone; one that is ending has no mappings. ResourceExhausted: there is more
+// text than kMostMapsText. Little memory is taken, however much there is.
 absl::StatusOr<AddressSpace> ReadAddressSpace(const std::string& proc, pid_t pid, MapsFile file);
 
 }  // namespace godwit::memory

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -19,6 +20,23 @@
 
 namespace godwit::memory {
 namespace {
+
+constexpr uint64_t kMostObjectsOfAll = 2048;
+constexpr uint64_t kMostBytesOfAll = uint64_t{4} << 40;
+
+// A runtime may allow as little as 1024.
+uint64_t QuarterOfDescriptors() {
+  struct rlimit limit{};
+  return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur / 4 : 0;
+}
+
+bool TakeFrom(std::atomic<uint64_t>& used, uint64_t amount, uint64_t most) {
+  uint64_t before = used;
+  do {
+    if (before > most || amount > most - before) return false;
+  } while (!used.compare_exchange_weak(before, before + amount));
+  return true;
+}
 
 std::string MapFile(const std::string& proc, pid_t pid, Range range) {
   return absl::StrFormat("%s/%d/map_files/%x-%x", proc, pid, range.start, range.end);
@@ -39,13 +57,37 @@ absl::Status CheckPermission(const std::string& proc) {
 
 }  // namespace
 
+SharedBudget& SharedBudget::OfProcess() {
+  static SharedBudget budget(
+      {.objects = std::min(kMostObjectsOfAll, QuarterOfDescriptors()), .bytes = kMostBytesOfAll});
+  return budget;
+}
+
+absl::StatusOr<SharedBudget::Share> SharedBudget::Take(uint64_t bytes) {
+  if (!TakeFrom(objects_, 1, most_.objects))
+    return absl::ResourceExhaustedError(
+        absl::StrCat("all that is copied here together has ", most_.objects, " objects of it already"));
+  Share share(this, 0);
+  if (!TakeFrom(bytes_, bytes, most_.bytes))
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "with its ", bytes, " bytes, all that is copied here together would have more than ", most_.bytes));
+  share.bytes_ = bytes;
+  return share;
+}
+
+SharedBudget::Share::~Share() {
+  if (budget_ == nullptr) return;
+  budget_->bytes_ -= bytes_;
+  budget_->objects_ -= 1;
+}
+
 class SharedObjects::Held {
  public:
-  // Takes the place of an object that has had another size.
-  static absl::StatusOr<std::shared_ptr<Held>> Map(UniqueFd file, uint64_t bytes) {
+  static absl::StatusOr<std::shared_ptr<Held>> Map(UniqueFd file, uint64_t bytes, SharedBudget::Share share) {
     void* memory = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file.get(), 0);
     if (memory == MAP_FAILED) return ErrnoStatus("cannot map shared memory");
-    return std::shared_ptr<Held>(new Held(std::move(file), static_cast<char*>(memory), bytes));
+    return std::shared_ptr<Held>(
+        new Held(std::move(share), std::move(file), static_cast<char*>(memory), bytes));
   }
   ~Held() { munmap(memory_, bytes_); }
   Held(const Held&) = delete;
@@ -83,27 +125,38 @@ class SharedObjects::Held {
   }
 
  private:
-  Held(UniqueFd file, char* memory, uint64_t bytes)
-      : file_(std::move(file)), memory_(memory), bytes_(bytes) {}
+  Held(SharedBudget::Share share, UniqueFd file, char* memory, uint64_t bytes)
+      : share_(std::move(share)), file_(std::move(file)), memory_(memory), bytes_(bytes) {}
 
+  const SharedBudget::Share share_;  // the last to go
   const UniqueFd file_;
   char* const memory_;
   const uint64_t bytes_;
 };
 
-absl::StatusOr<SharedObjects> SharedObjects::Start(const std::string& proc) {
+absl::StatusOr<SharedObjects> SharedObjects::Start(const std::string& proc, const SharedBounds& own,
+                                                   SharedBudget& all) {
   GODWIT_RETURN_IF_ERROR(CheckPermission(proc));
   const UniqueFd file(memfd_create("godwit", MFD_CLOEXEC));
   struct stat status{};
   if (!file.ok() || fstat(file.get(), &status) != 0) return ErrnoStatus("cannot make shared memory");
-  GODWIT_ASSIGN_OR_RETURN(PagemapScan own, PagemapScan::Open(proc, getpid()));
-  return SharedObjects(proc, status.st_dev,
+  GODWIT_ASSIGN_OR_RETURN(PagemapScan pages, PagemapScan::Open(proc, getpid()));
+  return SharedObjects(proc, own, all, status.st_dev,
                        absl::StrFormat("%02x:%02x", major(status.st_dev), minor(status.st_dev)),
-                       std::move(own));
+                       std::move(pages));
+}
+
+// 0: no object that could be followed.
+pid_t SharedObjects::KeyOf(const SharedMapping& mapping) const {
+  if (mapping.device != device_name_ || mapping.inode > kMaxSharedId) return 0;
+  return SharedKey(static_cast<uint32_t>(mapping.inode));
 }
 
 absl::StatusOr<std::shared_ptr<SharedObjects::Held>> SharedObjects::Open(pid_t pid,
                                                                          const SharedMapping& mapping) const {
+  if (held_.size() >= bounds_.objects)
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the container has more than ", bounds_.objects, " objects of it"));
   GODWIT_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(MapFile(proc_, pid, mapping.range), O_RDONLY));
   struct stat status{};
   if (fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode) || status.st_dev != device_ ||
@@ -111,29 +164,47 @@ absl::StatusOr<std::shared_ptr<SharedObjects::Held>> SharedObjects::Open(pid_t p
     return absl::NotFoundError("something else is mapped there now");
   const uint64_t bytes = Held::SizeOf(file.get());
   if (bytes == 0) return absl::NotFoundError("it is empty");
-  return Held::Map(std::move(file), bytes);
+  uint64_t others = 0;
+  for (const auto& [key, held] : held_) others += held->bytes();
+  if (bytes > bounds_.bytes - others)
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the container has more than ", bounds_.bytes, " bytes of it"));
+  GODWIT_ASSIGN_OR_RETURN(SharedBudget::Share share, all_->Take(bytes));
+  return Held::Map(std::move(file), bytes, std::move(share));
 }
 
 void SharedObjects::Follow(const std::vector<std::pair<pid_t, SharedMapping>>& mappings) {
-  std::map<pid_t, std::shared_ptr<Held>> now;
+  // First what stays: what does not makes room. An inode number is not given to another object while this one
+  // is held.
+  std::map<pid_t, std::shared_ptr<Held>> staying;
   for (const auto& [pid, mapping] : mappings) {
-    if (mapping.device != device_name_ || mapping.inode > kMaxSharedId) continue;
-    const pid_t key = SharedKey(static_cast<uint32_t>(mapping.inode));
-    if (now.contains(key)) continue;
-    // An inode number is not given to another object while this one is held.
-    const auto before = held_.find(key);
-    if (before != held_.end() && before->second->HasItsSize()) {
-      now.emplace(key, before->second);
+    const auto before = held_.find(KeyOf(mapping));
+    if (before != held_.end() && !staying.contains(before->first) && before->second->HasItsSize())
+      staying.insert(*before);
+  }
+  held_ = std::move(staying);
+
+  std::set<pid_t> left;
+  uint64_t more = 0;
+  absl::Status why;
+  for (const auto& [pid, mapping] : mappings) {
+    const pid_t key = KeyOf(mapping);
+    if (key == 0 || held_.contains(key) || left.contains(key)) continue;
+    if (left_.contains(key)) {
+      left.insert(key);
       continue;
     }
     absl::StatusOr<std::shared_ptr<Held>> opened = Open(pid, mapping);
     if (opened.ok()) {
-      now.emplace(key, *std::move(opened));
+      held_.emplace(key, *std::move(opened));
     } else if (!absl::IsNotFound(opened.status())) {
-      LOG(WARNING) << Log("shared memory is left to CRIU").With("pid", pid).With(opened.status());
+      left.insert(key);
+      ++more;
+      why.Update(Annotate(opened.status(), absl::StrCat("of process ", pid)));
     }
   }
-  held_ = std::move(now);
+  left_ = std::move(left);
+  if (more > 0) LOG(WARNING) << Log("shared memory is left to CRIU").With("objects", more).With(why);
 }
 
 std::vector<SharedObjects::Object> SharedObjects::objects() const {

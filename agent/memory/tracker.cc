@@ -2,6 +2,7 @@
 #include "agent/memory/tracker.h"
 
 #include <linux/kcmp.h>
+#include <poll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -10,6 +11,8 @@
 #include <set>
 
 #include "absl/log/log.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "agent/memory/pagemap_scan.h"
 #include "agent/memory/pinned.h"
 #include "agent/memory/shared_objects.h"
@@ -17,6 +20,7 @@
 #include "agent/memory/uffd.h"
 #include "agent/runtime/cgroup.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/share_work.h"
 #include "base/status.h"
@@ -28,10 +32,25 @@ namespace {
 // round it may as well be stopped at the next one.
 constexpr absl::Duration kStopLimit = absl::Seconds(1);
 constexpr absl::Duration kStopLimitInRound = absl::Milliseconds(100);
+// For all that is new in one look: a container may have as many that do not stop as it may have processes.
+constexpr absl::Duration kAttachLimitInRound = absl::Seconds(2);
 // An exec between a look's steps is rare; what goes on doing it is taken as it is.
 constexpr int kAttachAttempts = 3;
 
 bool ShareMemory(pid_t a, pid_t b) { return syscall(SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0; }
+
+bool HasEnded(const UniqueFd& pidfd) {
+  pollfd ended{pidfd.get(), POLLIN, 0};
+  return poll(&ended, 1, 0) == 1;
+}
+
+// `folder` is where the cgroup is mounted and its path; `path` is a cgroup's path, as the kernel shows it.
+bool IsInCgroup(const std::string& folder, absl::string_view path) {
+  for (; absl::StartsWith(path, "/") && path.size() > 1; path = path.substr(0, path.rfind('/'))) {
+    if (absl::EndsWith(folder, path)) return true;
+  }
+  return false;
+}
 
 }  // namespace
 
@@ -82,13 +101,15 @@ class Tracker::Impl {
   absl::Status Follow();
   absl::StatusOr<Look> TakeLook(LookKind kind);
   bool SharesMemory(const TrackedTask& task) const;
-  void AttachNew(const Tasks& tasks);
+  absl::Status AttachTo(TrackedTask& task, absl::Duration limit) const;
+  void AttachNew(Tasks& tasks, absl::Time deadline);
   absl::Status LookOnce(LookKind kind, Tasks& tasks);
   absl::Status LookAtShared(LookKind kind, std::vector<TaskPages>& shared);
 
   const std::string proc_, cgroup_;
   std::map<pid_t, std::unique_ptr<TrackedTask>> tasks_;
   std::optional<SharedObjects> shared_;
+  pid_t next_ = 0;  // where the last look's time for AttachNew was over
 };
 
 // Makes tasks_ those that are in the cgroup now.
@@ -124,20 +145,57 @@ absl::Status Tracker::Impl::Attach(const Options& options) {
   GODWIT_RETURN_IF_ERROR(Follow());
   for (auto task = tasks_.begin(); task != tasks_.end();) {
     const absl::Status attached =
-        SharesMemory(*task->second) ? absl::OkStatus() : task->second->Attach(kStopLimit);
-    if (!attached.ok() && !absl::IsNotFound(attached)) return attached;
+        SharesMemory(*task->second) ? absl::OkStatus() : AttachTo(*task->second, kStopLimit);
+    if (!attached.ok() && !absl::IsNotFound(attached) && !absl::IsOutOfRange(attached)) return attached;
     task = attached.ok() ? std::next(task) : tasks_.erase(task);
   }
   return absl::OkStatus();
 }
 
-void Tracker::Impl::AttachNew(const Tasks& tasks) {
-  for (TrackedTask* task : tasks) {
-    if (task->attached() || SharesMemory(*task)) continue;
-    const absl::Status attached = task->Attach(kStopLimitInRound);
-    if (!attached.ok() && !absl::IsNotFound(attached))
-      LOG(WARNING) << Log("process is sent as a whole again in the next round").With(attached);
+// Since the cgroup was read, the process' number may have become another one's, of another container even.
+// What is found to be this container's by its number, and has not ended when all is done, was it all the
+// time. OutOfRange: it is not this container's.
+absl::Status Tracker::Impl::AttachTo(TrackedTask& task, absl::Duration limit) const {
+  const UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, task.pid(), 0)));
+  if (!pidfd.ok()) {
+    return errno == ESRCH ? absl::NotFoundError(absl::StrCat("process ", task.pid(), " has ended"))
+                          : ErrnoStatus(absl::StrCat("cannot get hold of process ", task.pid()));
   }
+  GODWIT_ASSIGN_OR_RETURN(const std::string cgroup, runtime::CgroupOfProcess(proc_, task.pid()));
+  if (!IsInCgroup(cgroup_, cgroup))
+    return absl::OutOfRangeError(absl::StrCat("process ", task.pid(), " is in cgroup ", cgroup, " now"));
+  GODWIT_RETURN_IF_ERROR(task.Attach(limit));
+  if (!HasEnded(pidfd)) return absl::OkStatus();
+  task.Detach();
+  return absl::NotFoundError(absl::StrCat("process ", task.pid(), " has ended"));
+}
+
+// Goes on where the last look's time was over, so that each has its turn. Leaves in `tasks` those that are
+// the container's.
+void Tracker::Impl::AttachNew(Tasks& tasks, absl::Time deadline) {
+  std::rotate(
+      tasks.begin(),
+      std::find_if(tasks.begin(), tasks.end(), [&](TrackedTask* task) { return task->pid() >= next_; }),
+      tasks.end());
+  for (TrackedTask*& task : tasks) {
+    if (task->attached()) continue;
+    const absl::Duration left = deadline - SteadyNow();
+    if (left <= absl::ZeroDuration()) {
+      next_ = task->pid();
+      LOG(WARNING) << Log("new processes are left to the next round: there is no time for all in this one")
+                          .With("next", next_);
+      break;
+    }
+    if (SharesMemory(*task)) continue;
+    const absl::Status attached = AttachTo(*task, std::min(left, kStopLimitInRound));
+    if (absl::IsOutOfRange(attached)) {
+      tasks_.erase(task->pid());
+      task = nullptr;
+    } else if (!attached.ok() && !absl::IsNotFound(attached)) {
+      LOG(WARNING) << Log("process is sent as a whole again in the next round").With(attached);
+    }
+  }
+  std::erase(tasks, nullptr);
 }
 
 // Leaves in `tasks` those that have to be looked at again.
@@ -186,7 +244,7 @@ absl::StatusOr<Look> Tracker::Impl::TakeLook(LookKind kind) {
   Tasks open;
   for (const auto& [pid, task] : tasks_) open.push_back(task.get());
   for (int attempt = 0; !open.empty(); ++attempt) {
-    if (kind == LookKind::kRound && attempt < kAttachAttempts) AttachNew(open);
+    if (kind == LookKind::kRound && attempt < kAttachAttempts) AttachNew(open, began + kAttachLimitInRound);
     GODWIT_RETURN_IF_ERROR(LookOnce(kind, open));
   }
   Look look;

@@ -82,6 +82,8 @@ class Tracker {
 
   // One look at a running container: reports what was written since the last look and re-arms it before it
   // returns, so that a page that is read afterwards and written meanwhile is dirty in the next look.
+  // Processes that are new, and do not stop within 100 ms each and two seconds together, are all dirty in it
+  // and are tried again in the next.
   absl::StatusOr<Look> Round();
 
   // Of a frozen container, which mappings are carried (TaskPages::owned alone is filled): no page is looked

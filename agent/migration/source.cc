@@ -33,6 +33,7 @@ absl::Time After(absl::Duration duration) { return SteadyNow() + duration; }
 // What the journal says last.
 SourceState LastOf(const absl::StatusOr<std::vector<journal::SourceRecord>>& records, std::string* reason,
                    std::string* message) {
+  if (absl::IsNotFound(records.status())) return SourceState::kNone;  // cut off before its first record
   if (!records.ok()) return SourceState::kFrozen;  // whatever it says, nothing may be concluded
   if (records->empty()) return SourceState::kNone;
   *reason = records->back().reason;
@@ -200,6 +201,7 @@ absl::Status Source::Finish(absl::Duration limit, const agent_api::FinishRequest
   const bool ceded = StateOf(stage_) == SourceState::kCeded;
   if (ceded && request.unconfirmed && stage_ != SourceStage::kTakingBack) {
     status_.target_running = true;
+    if (freeze_begin_.has_value() && !freeze_end_.has_value()) freeze_end_ = SteadyNow() - *freeze_begin_;
     if (stage_ == SourceStage::kCommitting && stream_ != nullptr) stream_->Shutdown();
   }
   abandon_ = abandon_ || ((request.abandon || request.unconfirmed) && ceded && status_.target_running);

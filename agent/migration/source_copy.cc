@@ -316,6 +316,7 @@ absl::Status Source::StartGuard() {
                                 .runc_root = part.container.runtime_root,
                                 .init_pid = part.container.init_pid,
                                 .root_device = part.container.root_device,
+                                .place = part.container.place,
                                 .images = absl::StrCat(folder, "/images"),
                                 .work = work,
                                 .hidden = pre_copy_ == nullptr ? "" : absl::StrCat(folder, "/hidden"),

@@ -57,8 +57,12 @@ absl::StatusOr<std::unique_ptr<transfer::Stream>> Source::Reach(const transfer::
                           node_.connect(spec_.target_address, spec_.target_node, deadline));
   GODWIT_RETURN_IF_ERROR(stream->SendMessage(FrameType::kHello, hello, deadline));
   absl::StatusOr<transfer::Frame> frame = stream->Receive(deadline);
-  if (!frame.ok())
-    return Annotate(frame.status(), absl::StrCat("the agent of node ", spec_.target_node, " did not answer"));
+  if (!frame.ok()) {
+    return Annotate(frame.status(),
+                    absl::StrCat("the agent of node ", spec_.target_node,
+                                 " did not answer (one that has too many connections hangs up, "
+                                 "and its log says so)"));
+  }
   if (frame->type == FrameType::kHelloOk) {
     GODWIT_ASSIGN_OR_RETURN(*answer, transfer::DecodeMessage<transfer::HelloOk>(*frame));
     return stream;

@@ -527,6 +527,11 @@ void Target::LoseMemory(const std::string& container, const std::string& why) {
     absl::MutexLock lock(&mutex_);
     if (!pulled_.contains(container)) return;
   }
+  // Whoever tells us forgets it now.
+  if (absl::Status noted = WriteFileDurably(LostFile(container), why); !noted.ok())
+    LOG(WARNING) << Log("a restart would take the container for one that ended by itself")
+                        .With("migration", request_.uid)
+                        .With(noted);
   pulls_.at(container)->Killed(why);
 }
 

@@ -8,7 +8,8 @@
 //   <folder>/copies.json    the restored containers
 //   <folder>/<container>/{images,work,rootfs-*.tar}, volumes/*.tar
 //   <folder>/thawed         exists when the copies run
-//   <folder>/pulled         exists when a post-copy's pages are all there
+//   <folder>/pulled         when a post-copy's pulling is over: why memory is lost, or nothing
+//   <folder>/<container>/lost  why a container's memory is lost, when it is
 #pragma once
 
 #include <functional>
@@ -191,6 +192,10 @@ class Target {
 
   // Pulling what a post-copy left with the source, in target_pull.cc.
   std::unique_ptr<Pull> MakePull(const std::string& container, bool known);
+  std::string PulledFile() const { return absl::StrCat(folder_, "/pulled"); }
+  std::string LostFile(const std::string& container) const {
+    return absl::StrCat(folder_, "/", container, "/lost");
+  }
   void TakeUpPulls();
   void BeginPulling();
   std::optional<TargetEvent> AwaitPages();

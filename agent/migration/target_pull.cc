@@ -38,12 +38,14 @@ std::map<std::string, memory::PageStore*> Target::Stores() const {
 
 // An earlier agent's: only the pagers know what is missing.
 void Target::TakeUpPulls() {
-  if (FileExists(absl::StrCat(folder_, "/pulled"))) return;
+  if (FileExists(PulledFile())) return;
   absl::MutexLock lock(&mutex_);
   for (const Copy& copy : copies_) {
     if (copy.missing == 0) continue;
     pulled_.insert(copy.container);
     pulls_[copy.container] = MakePull(copy.container, /*known=*/false);
+    if (const auto lost = ReadFile(LostFile(copy.container)); lost.ok())
+      pulls_[copy.container]->Killed(*lost);
   }
 }
 
@@ -60,9 +62,12 @@ void Target::BeginPulling() {
     if (copy.missing > 0) pulled_.insert(copy.container);
   }
   if (recovered_ && stream_ == nullptr) alone_since_ = SteadyNow();
-  if (!recovered_ || !FileExists(absl::StrCat(folder_, "/pulled"))) return;
+  if (!recovered_) return;
+  const absl::StatusOr<std::string> lost = ReadFile(PulledFile());
+  if (absl::IsNotFound(lost.status())) return;
   pulled_.clear();
   pull_end_.total_bytes = pull_bytes_;
+  pull_end_.lost = lost.ok() ? *lost : "how the pulling of its memory ended cannot be read any more";
 }
 
 std::optional<TargetEvent> Target::AwaitPages() {
@@ -153,7 +158,7 @@ void Target::EndPulling(std::string why) {
   end.lost = why.empty() || all ? "" : absl::StrCat(end.missing_bytes, " bytes of memory are lost: ", why);
   std::shared_ptr<transfer::Stream> stream;
   if (!pulled.empty()) {
-    if (absl::Status written = WriteFileDurably(absl::StrCat(folder_, "/pulled"), ""); !written.ok())
+    if (absl::Status written = WriteFileDurably(PulledFile(), end.lost); !written.ok())
       LOG(WARNING) << Log("a restart will have to find out that all pages are there")
                           .With("migration", request_.uid)
                           .With(written);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/operations/operations.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <system_error>
@@ -77,6 +79,12 @@ auto StatusOf(const Sides& sides, const char* kind, const std::string& uid)
   return left == sides.left.end() ? None(kind, uid) : NotTakenUp(uid, left->second);
 }
 
+// Without its spec first: what is left, should this be cut off, is nobody's.
+absl::Status RemoveSide(const std::string& folder) {
+  if (unlink(absl::StrCat(folder, "/spec.json").c_str()) == 0) GODWIT_RETURN_IF_ERROR(SyncFolder(folder));
+  return RemoveTree(folder);
+}
+
 // Begins a side, or answers for the one there is. `asked_for` gives its spec, `start` makes it in the folder.
 template <class Sides, class Spec, class AskedFor, class Start>
 auto Begin(Sides& sides, const std::string& uid, const Spec& spec, const std::string& folder,
@@ -93,7 +101,7 @@ auto Begin(Sides& sides, const std::string& uid, const Spec& spec, const std::st
   auto started = made.ok() ? start() : decltype(start())(made);
   if (!started.ok()) {
     sides.by_uid.erase(uid);
-    RemoveTree(folder).IgnoreError();
+    RemoveSide(folder).IgnoreError();
     return started.status();
   }
   side = *std::move(started);
@@ -109,7 +117,7 @@ absl::Status Forget(Sides& sides, const std::string& uid, const std::string& fol
     return absl::FailedPreconditionError(
         absl::StrCat(uid, " is still in work (", json::Name(side->status().state), "): abort it first"));
   }
-  GODWIT_RETURN_IF_ERROR(RemoveTree(folder));
+  GODWIT_RETURN_IF_ERROR(RemoveSide(folder));
   {
     absl::MutexLock lock(&sides.mutex);
     sides.by_uid.erase(uid);

@@ -129,7 +129,7 @@ std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& ho
   const absl::StatusOr<std::string> layer = runtime::FindWritableLayer(host, container);
   if (!layer.ok()) findings.Add("NoWritableLayer", layer.status().message(), container.rootfs);
   const absl::StatusOr<std::vector<runtime::Mount>> mounts =
-      runtime::ReadMounts(host.proc, container.init_pid);
+      runtime::ReadContainerMounts(host.proc, container.init_pid);
   if (!mounts.ok()) return findings.Take();
   for (const runtime::Mount& mount : *mounts) {
     for (const char* type : {"fuse", "nfs", "cifs", "ceph", "9p", "virtiofs", "autofs"}) {

@@ -8,11 +8,14 @@
 
 #include <algorithm>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "agent/criu/plan.h"
+#include "agent/files/content.h"
+#include "agent/files/snapshot.h"
 #include "agent/preflight/finding.h"
 #include "agent/preflight/parse.h"
 #include "agent/runtime/layer.h"
@@ -32,23 +35,80 @@ constexpr criu::Version kPointerAuthentication = {4, 2, 0};  // criu#2709, PR 27
 constexpr criu::Version kNewKernel = {6, 16, 0};
 constexpr criu::Version kRseqForTracers = {5, 13, 0};  // PTRACE_GET_RSEQ_CONFIGURATION; criu#1696
 constexpr criu::Version kRuntime = {1, 1, 0};
-constexpr int kMaxDepth = 128;
+constexpr int kMaxDepth = 400;           // the packer's
+constexpr int64_t kTarBlock = 512;       // pax(1): headers and contents are padded to it
+constexpr int64_t kUstarName = 100;      // longer ones are in the pax header, whole
+constexpr int64_t kPaxRecords = 100;     // the pax header's other records, which each entry has
+constexpr int64_t kLookAtTheTime = 256;  // names
 
 std::string MiB(int64_t bytes) { return absl::StrFormat("%d MiB", (bytes + (1 << 20) - 1) >> 20); }
+
+// A file with several names: its content travels with the first that the packer meets, whichever that is, and
+// each other points to that one.
+struct Linked {
+  int64_t names = 0;
+  int64_t longest = 0;
+};
 
 struct Measuring {
   dev_t device = 0;
   absl::Time deadline;
   bool overlay = false;  // a device 0:0 stands for what was removed
   Measured measured;
+  absl::flat_hash_map<ino_t, Linked> linked;  // as many as are packed
+  int64_t looked = 0;
 };
+
+int64_t Blocks(int64_t bytes) { return (bytes + kTarBlock - 1) / kTarBlock * kTarBlock; }
+
+// What libarchive writes for a name without its content: header, pax header, its records.
+int64_t TarBytes(int64_t path, int64_t target) {
+  return 2 * kTarBlock +
+         Blocks(kPaxRecords + (path > kUstarName ? path : 0) + (target > kUstarName ? target : 0));
+}
+
+// Counts a name that is `path` bytes long in the tar.
+void Count(const struct stat& status, int64_t path, Measuring& measuring) {
+  Measured& measured = measuring.measured;
+  const bool hidden = S_ISCHR(status.st_mode) && measuring.overlay;
+  if (!S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode) && !S_ISLNK(status.st_mode) &&
+      !S_ISFIFO(status.st_mode) && !hidden)
+    return;
+  ++measured.names;
+  measured.path_bytes += path;
+  if (S_ISREG(status.st_mode) && status.st_nlink > 1 &&
+      (measuring.linked.size() < files::kMaxEntries || measuring.linked.contains(status.st_ino))) {
+    Linked& linked = measuring.linked[status.st_ino];
+    linked.longest = std::max(linked.longest, path);
+    if (++linked.names > 1) {
+      measured.bytes += TarBytes(path, 0);
+      return;
+    }
+  }
+  const int64_t target = S_ISLNK(status.st_mode) ? status.st_size : 0;
+  measured.path_bytes += target;
+  measured.bytes += TarBytes(path, target);
+  if (!S_ISREG(status.st_mode)) return;
+  const int64_t content = std::min<int64_t>(status.st_size, int64_t{status.st_blocks} * 512);
+  measured.bytes += Blocks(content);
+  if (content < status.st_size) measured.bytes += TarBytes(path, 0);  // the map of its holes, the path again
+}
+
+// What the further names of files point to.
+void CountTargets(Measuring& measuring) {
+  for (const auto& [inode, linked] : measuring.linked) {
+    const int64_t further = linked.names - 1;
+    measuring.measured.path_bytes += further * linked.longest;
+    if (linked.longest > kUstarName) measuring.measured.bytes += further * Blocks(linked.longest);
+  }
+}
 
 bool IsDevice(const struct stat& status, bool overlay) {
   if (S_ISBLK(status.st_mode)) return true;
   return S_ISCHR(status.st_mode) && !(overlay && status.st_rdev == makedev(0, 0));
 }
 
-// Adds up the regular files of an open folder, called `path` in what is told. False when the time is over.
+// Adds up what is in an open folder, called `path` in what is told. False when the time is over.
 bool Measure(int folder, const std::string& path, int depth, Measuring& measuring) {
   DIR* dir = fdopendir(folder);
   if (dir == nullptr) {
@@ -61,10 +121,16 @@ bool Measure(int folder, const std::string& path, int depth, Measuring& measurin
     if (name == "." || name == "..") continue;
     struct stat status{};
     if (fstatat(dirfd(dir), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) != 0) continue;  // removed meanwhile
-    if (S_ISREG(status.st_mode))
-      measuring.measured.bytes += std::min<int64_t>(status.st_size, int64_t{status.st_blocks} * 512);
+    Count(status, static_cast<int64_t>(path.size() + name.size()), measuring);
+    if (S_ISREG(status.st_mode) && measuring.measured.huge_file.empty() &&
+        status.st_size > files::kMostFileBytes)
+      measuring.measured.huge_file = absl::StrCat(path, "/", name);
     if (measuring.measured.device_file.empty() && IsDevice(status, measuring.overlay))
       measuring.measured.device_file = absl::StrCat(path, "/", name);
+    if (++measuring.looked % kLookAtTheTime == 0 && SteadyNow() > measuring.deadline) {
+      in_time = false;
+      break;
+    }
     if (!S_ISDIR(status.st_mode) || status.st_dev != measuring.device || depth >= kMaxDepth) continue;
     const int below = openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (below >= 0) in_time = Measure(below, absl::StrCat(path, "/", name), depth + 1, measuring);
@@ -123,6 +189,7 @@ Measured MeasureFolder(const std::string& folder, absl::Duration limit, bool ove
   if (!top.ok() || fstat(top->get(), &status) != 0) return {};
   Measuring measuring{.device = status.st_dev, .deadline = SteadyNow() + limit, .overlay = overlay};
   measuring.measured.whole = Measure(top->Release(), "", 0, measuring);
+  CountTargets(measuring);
   return measuring.measured;
 }
 
@@ -179,15 +246,18 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
                                                    const NodeFacts& facts) {
   agent_api::PreflightReport report;
   std::vector<runtime::BundleMount> mounts;
-  const absl::Time deadline = SteadyNow() + facts.measure_limit;
+  const absl::Time begun = SteadyNow();
   const auto measure = [&](const std::string& container, absl::string_view what, const std::string& folder,
                            bool overlay) {
-    const Measured measured = MeasureFolder(host.At(folder), deadline - SteadyNow(), overlay);
+    const Measured measured = MeasureFolder(host.At(folder), begun + facts.limit - SteadyNow(), overlay);
     report.file_bytes += measured.bytes;
     Findings findings(container);
     if (!measured.device_file.empty())
       findings.Add("DeviceFileWritten", absl::StrCat(what, " holds the device file ", measured.device_file),
                    absl::StrCat(folder, measured.device_file));
+    if (!measured.huge_file.empty())
+      findings.Add("FileTooLarge", absl::StrCat(what, " holds ", measured.huge_file),
+                   absl::StrCat(folder, measured.huge_file));
     if (!measured.whole)
       findings.Add("FilesNotMeasured",
                    absl::StrCat("of ", what, " only ", MiB(measured.bytes), " were counted in time"), folder);
@@ -199,16 +269,27 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
     const absl::StatusOr<std::vector<runtime::Process>> processes =
         runtime::ReadProcesses(host.proc, host.At(container.cgroup));
     if (!processes.ok()) return Annotate(processes.status(), absl::StrCat("container ", ref.name));
-    std::vector<pid_t> pids;
+    Look look{.deadline = begun + facts.look_limit};
     for (const runtime::Process& process : *processes) {
-      pids.push_back(process.pid);
+      if (SteadyNow() > look.deadline) break;
+      look.processes.push_back(process.pid);
       report.memory_bytes += OwnMemory(host.proc, process);
       report.other_users = report.other_users || !IsRoot(host.proc, process.pid);
+      look.weight += runtime::Weigh(host.proc, {process.pid});
     }
-    report.weight += runtime::Weigh(host.proc, pids);
-    const runtime::Held held = runtime::HeldBytes(host.proc, pids);
-    report.memory_bytes += held.deleted;  // CRIU's images have it
-    Append(report.findings, InspectProcesses(host, container, pids, held));
+    report.weight += look.weight;
+    look.held = runtime::HeldBytes(host.proc, look.processes, look.deadline);
+    report.memory_bytes += look.held.deleted;  // CRIU's images have it
+    Append(report.findings, InspectProcesses(host, container, look));
+    if (SteadyNow() > look.deadline) {
+      Findings late(ref.name);
+      late.Add("TooManyObjects",
+               absl::StrCat("container ", ref.name, " could not be looked at whole in ",
+                            absl::FormatDuration(facts.look_limit), ": ", processes->size(), " processes, ",
+                            look.weight.threads, " threads, ", look.weight.descriptors, " descriptors and ",
+                            look.weight.mappings, " mappings were counted"));
+      Append(report.findings, late.Take());
+    }
     if (const std::string layer = runtime::FindWritableLayer(host, container).value_or(""); !layer.empty())
       measure(ref.name, absl::StrCat("the file system of container ", ref.name), layer, true);
     mounts.insert(mounts.end(), container.mounts.begin(), container.mounts.end());

@@ -19,8 +19,10 @@ namespace godwit::preflight {
 struct NodeFacts {
   agent_api::NodeInfo node;  // architecture, kernel, criu_version, storage_available
   uint64_t hwcap = 0;        // getauxval(AT_HWCAP)
-  // Longest that a measuring of files may take; what is beyond is estimated as "at least".
-  absl::Duration measure_limit = absl::Seconds(10);
+  // Longest for what the processes are and hold; what is beyond is TooManyObjects.
+  absl::Duration look_limit = absl::Seconds(5);
+  // Longest from the beginning until all files are measured; what is beyond is told as "at least".
+  absl::Duration limit = absl::Seconds(10);
 };
 
 // Looks at the pod that the request names. NotFound, FailedPrecondition: one of its containers is not here,
@@ -29,23 +31,30 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
                                                    const agent_api::PreflightRequest& request,
                                                    const NodeFacts& facts);
 
-// The parts of Inspect, each for one container; `processes` are those of its cgroup.
+// The parts of Inspect, each for one container.
 // Its configuration: terminal, devices, mounts, namespaces shared with the host or the pod.
 std::vector<agent_api::Finding> InspectConfiguration(const runtime::HostView& host,
                                                      const runtime::Container& container);
-// What its processes are and hold open; `held`: runtime::HeldBytes of them.
+// What its processes are and hold open. Ends when the deadline is over, whatever is left.
+struct Look {
+  std::vector<pid_t> processes;
+  agent_api::Weight weight;                      // runtime::Weigh of them
+  runtime::Held held;                            // runtime::HeldBytes of them
+  absl::Time deadline = absl::InfiniteFuture();  // SteadyNow
+};
 std::vector<agent_api::Finding> InspectProcesses(const runtime::HostView& host,
-                                                 const runtime::Container& container,
-                                                 const std::vector<pid_t>& processes,
-                                                 const runtime::Held& held);
+                                                 const runtime::Container& container, const Look& look);
 // The node itself: CRIU's version with this kernel and CPU, its privileges, room for the images.
 // `other_users`: the pod has processes that are not root's.
 std::vector<agent_api::Finding> InspectNode(const NodeFacts& facts, int64_t memory_bytes, bool other_users);
 
 // What is in a folder, not crossing into other mounts.
 struct Measured {
-  int64_t bytes = 0;        // of regular files
+  int64_t bytes = 0;       // about what its tar will have: content, and a header or more for each name
+  int64_t names = 0;       // of what is packed; more than files::kMaxEntries are not
+  int64_t path_bytes = 0;  // of them and of what they point to; more than files::kMaxPathBytes are not packed
   std::string device_file;  // the first device file, below the folder; empty: none
+  std::string huge_file;    // the first file larger than any that is packed (files::kMostFileBytes)
   bool whole = true;        // false: the limit came first
 };
 // `overlay`: the folder is an overlay's upper one.

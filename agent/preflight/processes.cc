@@ -16,11 +16,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "agent/memory/maps.h"
 #include "agent/preflight/finding.h"
 #include "agent/preflight/inspect.h"
 #include "agent/preflight/parse.h"
 #include "agent/runtime/layer.h"
 #include "agent/runtime/weight.h"
+#include "base/clock.h"
 #include "base/file.h"
 
 namespace godwit::preflight {
@@ -37,6 +39,7 @@ constexpr int64_t kManyDescriptors = 1000, kManyProcesses = 50, kManyThreads = 5
 struct Holder {
   const runtime::Container& container;
   const runtime::Process& process;
+  const absl::Time deadline;
   std::string Who() const {
     return absl::StrCat("process ", process.pid, " (", process.command, ") of container ", container.name);
   }
@@ -163,6 +166,7 @@ void InspectDescriptors(const std::string& proc, const Holder& holder, int& left
   if (dir == nullptr) return;  // it has ended
   while (const dirent* entry = readdir(dir)) {
     if (entry->d_name[0] == '.') continue;
+    if (SteadyNow() > holder.deadline) break;
     if (left-- <= 0) {
       findings.Add("NotAllLookedAt",
                    absl::StrCat("container ", holder.container.name, " has more than ", kMostDescriptors,
@@ -209,7 +213,13 @@ void InspectNamespaces(const std::string& proc, const Holder& holder, Findings& 
 
 void InspectMaps(const std::string& proc, const Holder& holder, Findings& findings) {
   const std::string path = absl::StrCat(proc, "/", holder.process.pid, "/maps");
-  const absl::StatusOr<std::string> text = ReadFile(path, kMostText);
+  const absl::StatusOr<std::string> text = ReadFile(path, memory::kMostMapsText);
+  if (absl::IsResourceExhausted(text.status()))
+    findings.Add("TooManyObjects",
+                 absl::StrCat(holder.Who(),
+                              " has so many mappings, or of files with such long names, that "
+                              "they cannot all be looked at"),
+                 absl::StrCat(path, ": more than ", memory::kMostMapsText >> 20, " MiB"));
   if (!text.ok()) return;
   const MapsFacts facts = ParseMaps(*text);
   const auto seen = [&path](absl::string_view name) { return absl::StrCat(path, ": ", name); };
@@ -242,6 +252,7 @@ void InspectThreads(const std::string& proc, const Holder& holder, const StatusF
   const absl::StatusOr<std::vector<std::string>> threads = ListFolder(folder);
   if (!threads.ok()) return;
   for (const std::string& thread : *threads) {
+    if (SteadyNow() > holder.deadline) return;
     const absl::StatusOr<std::string> text =
         ReadFile(absl::StrCat(folder, "/", thread, "/status"), kMostText);
     if (!text.ok() || ParseStatus(*text).state != 'Z') continue;
@@ -310,9 +321,8 @@ void InspectTree(const std::vector<runtime::Process>& processes, pid_t init, con
                  absl::StrCat("its first process is ", init));
 }
 
-void InspectWeight(const std::string& proc, const std::vector<pid_t>& processes, const std::string& container,
+void InspectWeight(const std::string& proc, const agent_api::Weight& weight, const std::string& container,
                    Findings& findings) {
-  const agent_api::Weight weight = runtime::Weigh(proc, processes);
   if (weight.processes < kManyProcesses && weight.threads < kManyThreads &&
       weight.descriptors < kManyDescriptors && weight.mappings < kManyMappings)
     return;
@@ -326,17 +336,16 @@ void InspectWeight(const std::string& proc, const std::vector<pid_t>& processes,
 }  // namespace
 
 std::vector<agent_api::Finding> InspectProcesses(const runtime::HostView& host,
-                                                 const runtime::Container& container,
-                                                 const std::vector<pid_t>& processes,
-                                                 const runtime::Held& held) {
+                                                 const runtime::Container& container, const Look& look) {
   Findings findings(container.name);
   int left = kMostDescriptors;
   std::vector<runtime::Process> seen;
-  for (pid_t pid : processes) {
+  for (pid_t pid : look.processes) {
+    if (SteadyNow() > look.deadline) break;
     const absl::StatusOr<runtime::Process> process = runtime::ReadProcess(host.proc, pid);
     if (!process.ok()) continue;  // it has ended
     seen.push_back(*process);
-    const Holder holder{container, *process};
+    const Holder holder{container, *process, look.deadline};
     if (process->tracer != 0) {
       findings.Add("Traced", absl::StrCat(holder.Who(), " is traced by process ", process->tracer),
                    absl::StrCat(host.proc, "/", pid, "/status: TracerPid: ", process->tracer));
@@ -347,13 +356,17 @@ std::vector<agent_api::Finding> InspectProcesses(const runtime::HostView& host,
     InspectMaps(host.proc, holder, findings);
     if (pid == container.init_pid) InspectLabel(host.proc, holder, findings);
   }
-  if (held.deleted > kGhostLimit) {
+  if (look.held.deleted > kGhostLimit) {
     findings.Add("LargeDeletedFile",
-                 absl::StrCat("container ", container.name, " holds deleted files of ", held.deleted >> 20,
-                              " MiB open"),
-                 absl::StrCat(host.proc, "/PID/fd of its ", processes.size(), " processes"));
+                 absl::StrCat("container ", container.name, " holds deleted files of ",
+                              look.held.deleted >> 20, " MiB open"),
+                 absl::StrCat(host.proc, "/PID/fd of its ", look.processes.size(), " processes"));
   }
-  const auto overlays = runtime::FindInnerOverlays(host.proc, container.root_device, processes);
+  const auto overlays =
+      runtime::FindInnerOverlays(host.proc, container.root_device, look.processes, look.deadline);
+  if (absl::IsResourceExhausted(overlays.status()))
+    findings.Add("TooManyObjects",
+                 absl::StrCat("in container ", container.name, ", ", overlays.status().message()));
   for (const runtime::InnerOverlay& overlay : overlays.value_or(std::vector<runtime::InnerOverlay>())) {
     findings.Add("UnsupportedMount",
                  absl::StrCat("container ", container.name, " has mounted an overlay at ", overlay.point),
@@ -361,7 +374,7 @@ std::vector<agent_api::Finding> InspectProcesses(const runtime::HostView& host,
   }
   InspectTree(seen, container.init_pid, container.name, findings);
   InspectConnections(host.proc, container.init_pid, findings);
-  InspectWeight(host.proc, processes, container.name, findings);
+  InspectWeight(host.proc, look.weight, container.name, findings);
   return findings.Take();
 }
 

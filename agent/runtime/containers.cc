@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "agent/runtime/cgroup.h"
+#include "agent/runtime/layer.h"
 #include "agent/runtime/mounts.h"
 #include "agent/runtime/processes.h"
 #include "base/file.h"
@@ -247,6 +248,7 @@ absl::StatusOr<Container> FindContainer(const HostView& host, absl::string_view 
   GODWIT_ASSIGN_OR_RETURN(Container container, runtime->Find(std::string(id)));
   // None when it is just ending: then there is no device that could be its root's.
   container.root_device = DeviceOf(host.At(container.rootfs)).value_or("");
+  container.place = PlaceOf(host, container).value_or(Place());
   return container;
 }
 

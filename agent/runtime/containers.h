@@ -33,6 +33,9 @@ struct BundleMount {
   std::vector<std::string> options;
 };
 
+// Where a container's processes belong (layer.h).
+using Place = std::map<std::string, std::string>;
+
 struct Container {
   std::string id;
   std::string name;     // in the pod
@@ -43,6 +46,7 @@ struct Container {
   std::string bundle;        // host path
   std::string rootfs;        // host path: where the container runtime mounts its root file system
   std::string root_device;   // of that (mounts.h: DeviceOf)
+  Place place;               // of its init process
   std::string runtime_root;  // runc --root
   pid_t init_pid = 0;        // host's pid namespace
   std::string cgroup;        // absolute host path of its cgroup2 folder; the init process was seen in it

@@ -17,6 +17,12 @@
 namespace godwit::runtime {
 namespace {
 
+constexpr size_t kMostContainerMounts = size_t{512} << 10;  // bytes of text
+
+std::string MountInfo(const std::string& proc, pid_t pid) {
+  return absl::StrCat(proc, "/", pid, "/mountinfo");
+}
+
 // The kernel writes space, tab, newline and backslash as \ooo.
 std::string Unescape(absl::string_view text) {
   const auto octal = [&](size_t at) { return at < text.size() && text[at] >= '0' && text[at] <= '7'; };
@@ -64,8 +70,16 @@ absl::StatusOr<std::vector<Mount>> ParseMountInfo(absl::string_view text) {
 }
 
 absl::StatusOr<std::vector<Mount>> ReadMounts(const std::string& proc, pid_t pid) {
-  GODWIT_ASSIGN_OR_RETURN(const std::string text, ReadFile(absl::StrCat(proc, "/", pid, "/mountinfo")));
+  GODWIT_ASSIGN_OR_RETURN(const std::string text, ReadFile(MountInfo(proc, pid)));
   return ParseMountInfo(text);
+}
+
+absl::StatusOr<std::vector<Mount>> ReadContainerMounts(const std::string& proc, pid_t pid) {
+  const absl::StatusOr<std::string> text = ReadFile(MountInfo(proc, pid), kMostContainerMounts);
+  if (absl::IsResourceExhausted(text.status()))
+    return absl::ResourceExhaustedError(absl::StrCat("process ", pid, " has thousands of mounts"));
+  GODWIT_RETURN_IF_ERROR(text.status());
+  return ParseMountInfo(*text);
 }
 
 absl::StatusOr<std::string> DeviceOf(const std::string& path) {

@@ -15,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "agent/runtime/cgroup.h"
+#include "base/clock.h"
 #include "base/file.h"
 
 namespace godwit::runtime {
@@ -60,7 +61,7 @@ agent_api::Weight Weigh(const std::string& proc, const std::vector<pid_t>& proce
   return weight;
 }
 
-Held HeldBytes(const std::string& proc, const std::vector<pid_t>& processes) {
+Held HeldBytes(const std::string& proc, const std::vector<pid_t>& processes, absl::Time deadline) {
   Held held;
   std::set<std::tuple<uint32_t, uint32_t, uint64_t>> seen;
   int64_t left = kCountTo;
@@ -70,7 +71,7 @@ Held HeldBytes(const std::string& proc, const std::vector<pid_t>& processes) {
     if (dir == nullptr) continue;  // it has ended
     while (const dirent* entry = readdir(dir)) {
       if (entry->d_name[0] == '.') continue;
-      if (left-- <= 0) break;
+      if (left-- <= 0 || SteadyNow() > deadline) break;
       const std::string link = absl::StrCat(folder, "/", entry->d_name);
       char target[PATH_MAX];
       const ssize_t size = readlink(link.c_str(), target, sizeof(target));

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "agent/api/messages.h"
 
 namespace godwit::runtime {
@@ -17,12 +18,14 @@ namespace godwit::runtime {
 agent_api::Weight Weigh(const std::string& proc, const std::vector<pid_t>& processes);
 
 // Bytes of files without a name that these processes have open, each file once: CRIU's images have them as
-// they are. A file system that does not answer (FUSE, NFS) is not waited for.
+// they are. A file system that does not answer (FUSE, NFS) is not waited for. What is not seen until the
+// deadline (SteadyNow) does not count.
 struct Held {
   int64_t deleted = 0;
   int64_t memfds = 0;  // what is mapped of them is resident memory, too
 };
-Held HeldBytes(const std::string& proc, const std::vector<pid_t>& processes);
+Held HeldBytes(const std::string& proc, const std::vector<pid_t>& processes,
+               absl::Time deadline = absl::InfiniteFuture());
 
 // Of all processes of a cgroup2 folder; nothing when that is gone.
 agent_api::Weight WeighCgroup(const std::string& proc, const std::string& cgroup);

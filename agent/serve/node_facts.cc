@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/serve/node_facts.h"
 
+#include <sys/statvfs.h>
 #include <sys/utsname.h>
 
 #include <algorithm>
@@ -143,8 +144,15 @@ agent_api::NodeInfo NodeFacts::Info() const {
   info.no_pre_copy = std::string(CheckTracking().message());
   info.memory_available = MemoryAvailable(options_.host.proc);
   auto free = FreeBytes(options_.state_folder);
-  info.storage_available = free.ok() ? *free : 0;
+  info.storage_available = free.ok() ? std::max(int64_t{0}, *free - DiskReserve()) : 0;
   return info;
+}
+
+int64_t NodeFacts::DiskReserve() const {
+  struct statvfs info;
+  if (statvfs(options_.state_folder.c_str(), &info) != 0) return 0;
+  const int64_t size = static_cast<int64_t>(info.f_blocks) * static_cast<int64_t>(info.f_frsize);
+  return size / 100 * options_.disk_reserve_percent;
 }
 
 int64_t MemoryAvailable(const std::string& proc) {

@@ -28,6 +28,7 @@ class NodeFacts {
     std::string state_folder;
     std::string cri_socket;  // host path
     bool memory_tracking = true;
+    int disk_reserve_percent = 0;
   };
   // Reads etc/runtime.json, asks runc and CRIU for their versions and CRIU what it thinks of the node.
   static absl::StatusOr<NodeFacts> Make(Options options);
@@ -35,6 +36,9 @@ class NodeFacts {
   const agent_api::RuntimeConfig& runtime() const { return runtime_; }
   // Why no memory can be tracked here: the kernel's fault, or somebody's wish.
   absl::Status CheckTracking() const;
+  // Bytes of the state folder's file system that stay free whatever is kept there: kubelet evicts pods of
+  // others when less is left.
+  int64_t DiskReserve() const;
   // As it is now; whether the handler is live is asked at most every two seconds.
   agent_api::NodeInfo Info() const ABSL_LOCKS_EXCLUDED(live_->mutex);
 

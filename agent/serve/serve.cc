@@ -139,13 +139,15 @@ class Agent {
     const std::string identity_folder = absl::StrCat(options_.state_folder, "/identity");
     GODWIT_RETURN_IF_ERROR(MakeFolders(identity_folder, 0700));
     GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(options_.run_folder, "/guards"), 0700));
-    GODWIT_ASSIGN_OR_RETURN(NodeFacts facts, NodeFacts::Make({.node = options_.node,
-                                                              .host = host_,
-                                                              .host_namespaces = launch_.host_namespaces,
-                                                              .install_folder = options_.install_folder,
-                                                              .state_folder = options_.state_folder,
-                                                              .cri_socket = options_.cri_socket,
-                                                              .memory_tracking = options_.memory_tracking}));
+    GODWIT_ASSIGN_OR_RETURN(NodeFacts facts,
+                            NodeFacts::Make({.node = options_.node,
+                                             .host = host_,
+                                             .host_namespaces = launch_.host_namespaces,
+                                             .install_folder = options_.install_folder,
+                                             .state_folder = options_.state_folder,
+                                             .cri_socket = options_.cri_socket,
+                                             .memory_tracking = options_.memory_tracking,
+                                             .disk_reserve_percent = options_.disk_reserve_percent}));
     facts_ = std::make_unique<NodeFacts>(std::move(facts));
     host_.cgroup = facts_->runtime().cgroup_root;
     GODWIT_RETURN_IF_ERROR(GetIdentity(absl::StrCat(identity_folder, "/agent.pem"), end_signals));
@@ -241,6 +243,7 @@ class Agent {
         .criu_version = facts_->Info().criu_version,
         .memory = TrackedMemory({}),  // shared memory is in CRIU's images, as they are kept
         .memory_for_pages = [this] { return MemoryForPages(); },
+        .disk_reserve = facts_->DiskReserve(),
         .write_smaps = SmapsWriter(),
         .check_addresses = [this](const auto& container,
                                   const auto& addresses) { return CheckAddresses(container, addresses); }};

@@ -23,7 +23,8 @@ struct ServeOptions {
   std::string cri_socket;       // host path
   std::string kubelet_folder;   // host path
   bool memory_tracking = true;  // false: no pod is pre-copied
-  bool on_host = false;         // runs on the host itself, not in a container (tests)
+  int disk_reserve_percent = 15;
+  bool on_host = false;  // runs on the host itself, not in a container (tests)
 };
 
 // Blocks until SIGTERM or SIGINT, then ends in order: what was frozen and not ceded is thawed by its guards.

@@ -9,6 +9,7 @@
 #include "controller/pods/eligibility.h"
 #include "controller/pods/findings.h"
 #include "controller/runtime/conditions.h"
+#include "controller/runtime/turns.h"
 
 namespace godwit::controller {
 namespace {
@@ -130,6 +131,8 @@ CheckpointDecision CheckpointDraft::Pending() {
   }
   if (findings.empty()) {
     if (!seen.node.agent.ok()) return Silent(seen.node.agent.status());
+    if (seen.preflight_waits)
+      return Wait("WaitingForPreflights", "other pods are looked at first", kTurnPoll);
     if (!seen.preflight.ok() && !IsRefusal(seen.preflight.status())) return Silent(seen.preflight.status());
     if (!seen.preflight.ok()) {
       return Fail({"PreflightFailed", absl::StrCat("node ", seen.node.name, " could not look at the pod: ",

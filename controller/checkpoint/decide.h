@@ -28,6 +28,7 @@ struct CheckpointObserved {
   std::string manifest_digest;  // of it
   // Pending only.
   absl::StatusOr<agent_api::PreflightReport> preflight = absl::NotFoundError("not asked");
+  bool preflight_waits = false;  // others have their turn
   // From Running on; state None when the agent knows nothing of the Checkpoint.
   absl::StatusOr<agent_api::CheckpointStatus> side = agent_api::CheckpointStatus{};
 };

@@ -69,6 +69,9 @@ absl::StatusOr<CheckpointObserved> CheckpointReconciler::Observe(const crds::Che
     seen.node = cluster_->View(seen.pod->view.spec.node_name, true);
     if (!seen.node.agent.ok() || !seen.older.empty()) return seen;
     const k8s::Pod& view = seen.pod->view;
+    const std::optional<Turns::Turn> turn = cluster_->preflights().Take(view.metadata.name_space);
+    seen.preflight_waits = !turn.has_value();
+    if (!turn) return seen;
     seen.preflight = cluster_->AgentOn(seen.node)->Preflight(
         {.pod = NameOf(view.metadata), .containers = ContainersOf(view), .empty_dirs = EmptyDirsOf(view)});
     return seen;

@@ -10,6 +10,7 @@
 #include "controller/pods/eligibility.h"
 #include "controller/pods/findings.h"
 #include "controller/pods/names.h"
+#include "controller/runtime/turns.h"
 
 namespace godwit::controller {
 namespace {
@@ -220,6 +221,8 @@ MigrationDecision DecidePreflight(Draft& draft) {
   }
   if (auto why = WhyAgentUnsuitable(seen.target_node, seen.source_node.agent->architecture))
     return draft.Fail(*why);
+  if (seen.preflight_waits)
+    return draft.Wait("WaitingForPreflights", "other pods are looked at first", kTurnPoll);
   if (!seen.preflight.ok()) {
     const absl::Status& error = seen.preflight.status();
     if (!IsRefusal(error)) return AwaitAgent(draft, AgentFailure(seen.source_node.name, error));

@@ -26,7 +26,9 @@ std::optional<MigrationDecision> Remove(Draft& draft, std::optional<Failure>& in
       (seen.target_side->state == TargetState::kOpen || seen.target_side->state == TargetState::kPrepared)) {
     return draft.Abort(MigrationStep::kAbortTarget, {why.reason, why.message});
   }
-  const bool ours = seen.target && MadeBy(seen.migration.metadata, seen.target->metadata);
+  // Known by its UID, too, should somebody have taken our marks off.
+  const bool ours = seen.target && (MadeBy(seen.migration.metadata, seen.target->metadata) ||
+                                    seen.target->metadata.uid == draft.status.target_pod_uid);
   // A target that was given up says what it last knew, when its node is back; the pod's object is gone.
   const bool runs = draft.TargetRuns() && (why.reason != kTargetLost || ours);
   // Nobody on its node would see a deletion that waits for the pod's end.
@@ -71,7 +73,7 @@ MigrationDecision DecideEnded(Draft& draft) {
     if (step) return *std::move(step);
     // Its node was given up, and is back: it hears from the target that the pod runs there.
     if (!failed && draft.seen.source_side.ok() && draft.seen.source_side->state == SourceState::kCeded) {
-      return draft.Do(MigrationStep::kFinishSource, absl::Seconds(1));
+      return draft.Finish(MigrationStep::kFinishSource, absl::Seconds(1));
     }
     if (in_the_way) {
       draft.Condition(crds::kCleanedUp, "False", in_the_way->reason, in_the_way->message);

@@ -24,10 +24,6 @@ bool TargetThere(const Draft& draft) {
          !target->finished();
 }
 
-bool SourceStays(const Draft& draft) {
-  return draft.SourceThere() && !draft.seen.source->view.metadata.terminating();
-}
-
 std::string UnreadySibling(const Draft& draft) {
   for (const k8s::Pod& pod : draft.seen.siblings) {
     if (!pod.ready()) return pod.metadata.name;
@@ -45,12 +41,6 @@ bool IsOwned(const HandOver& hand_over) {
                      [](const k8s::OwnerReference& owner) { return owner.controller; });
 }
 
-// A person has given the source up, and nobody has said since that the target runs.
-bool Abandoned(const Draft& draft) {
-  const k8s::Condition* switched = k8s::FindCondition(draft.status.conditions, crds::kSwitched);
-  return switched != nullptr && switched->reason == kSourceAbandoned;
-}
-
 // What the sides say of memory that a post-copy left to be pulled.
 enum class Memory {
   kThere,    // nothing is missing, or never was
@@ -63,7 +53,8 @@ Memory MemoryOf(const Draft& draft) {
   const k8s::Condition* told = k8s::FindCondition(draft.status.conditions, crds::kMemoryArrived);
   if (told != nullptr && told->status == "True") return Memory::kThere;
   if (told != nullptr && told->reason == crds::kLost) return Memory::kLost;
-  if (Abandoned(draft)) return Memory::kThere;  // whatever there was on the source is given up with it
+  if (IsAbandoned(draft.status.conditions))
+    return Memory::kThere;  // whatever there was on the source is given up with it
   const agent_api::SourceStatus* source = seen.source_side.ok() ? &*seen.source_side : nullptr;
   const agent_api::TargetStatus* target = seen.target_side.ok() ? &*seen.target_side : nullptr;
   const bool serves = source != nullptr && source->state == SourceState::kCeded && source->serving;
@@ -79,6 +70,17 @@ Memory MemoryOf(const Draft& draft) {
       !seen.source_node.exists ||
       (source != nullptr && (source->state != SourceState::kCeded || source->target_running));
   return !may_be || not_needed || runs ? Memory::kThere : Memory::kMissing;
+}
+
+// The target has gone. What it had not pulled by then is lost, and with it what the pod had come to.
+void LoseMissing(Draft& draft) {
+  const bool pulled = k8s::FindCondition(draft.status.conditions, crds::kMemoryArrived) != nullptr ||
+                      (draft.seen.source_side.ok() && draft.seen.source_side->serving);
+  if (!pulled || MemoryOf(draft) != Memory::kMissing) return;
+  const std::string message = absl::StrCat("pod ", draft.status.target_pod_name,
+                                           " was deleted or ended before all of its memory had come");
+  draft.Condition(crds::kMemoryArrived, "False", crds::kLost, message);
+  draft.Say(true, "StateLost", message);
 }
 
 // From the figures in status, which change once a second.
@@ -137,9 +139,11 @@ std::optional<MigrationDecision> HandOverStep(Draft& draft) {
     return std::nullopt;
   }
   if (!owned) return draft.Do(MigrationStep::kHandOver);
-  if (SourceStays(draft) && seen.source->view.metadata.Annotation(kDeletionCost) != kLowestDeletionCost) {
+  if (draft.SourceStays() && seen.source->view.metadata.Annotation(kDeletionCost) != kLowestDeletionCost) {
     return draft.Do(MigrationStep::kLowerDeletionCost);
   }
+  // A source that is given up goes first: its target's node may be silent for long.
+  if (IsAbandoned(draft.status.conditions) && draft.SourceStays()) return std::nullopt;
   // Not ready, the target would be the one that the ReplicaSet deletes.
   if (!seen.target->ready()) {
     const std::string message = absl::StrCat(
@@ -147,11 +151,11 @@ std::optional<MigrationDecision> HandOverStep(Draft& draft) {
         " is not ready yet; it joins its ReplicaSet when it is (or delete it to give up its state)");
     draft.Condition(crds::kHandedOver, "False", "WaitingForTargetReady", message);
     if (ProbesPress(draft)) return std::nullopt;
-    if (SourceStays(draft)) return draft.Wait("WaitingForTargetReady", message, kLook);
+    if (draft.SourceStays()) return draft.Wait("WaitingForTargetReady", message, kLook);
     return std::nullopt;
   }
   if (const std::string sibling = UnreadySibling(draft);
-      SourceStays(draft) && !sibling.empty() && !ProbesPress(draft)) {
+      draft.SourceStays() && !sibling.empty() && !ProbesPress(draft)) {
     const std::string message = absl::StrCat(
         "pod ", sibling,
         " of the same ReplicaSet is not ready: the ReplicaSet would delete it, and not the source");
@@ -184,8 +188,9 @@ std::optional<MigrationDecision> FinishSource(Draft& draft) {
                      "not delete the pod by force before the node is fenced"),
         kLook);
   }
-  const bool abandoned = seen.source_side->serving && !TargetThere(draft);
-  return draft.Do(abandoned ? MigrationStep::kAbandonSource : MigrationStep::kFinishSource, kLook);
+  const bool abandoned =
+      seen.source_side->serving && (!TargetThere(draft) || MemoryOf(draft) == Memory::kLost);
+  return draft.Finish(abandoned ? MigrationStep::kAbandonSource : MigrationStep::kFinishSource, kLook);
 }
 
 // The source was given up before anybody knew whether the target runs; what is known of that by now. nullopt:
@@ -220,7 +225,7 @@ std::optional<MigrationDecision> EndOfAbandoned(Draft& draft) {
 }  // namespace
 
 bool ProbesPress(const Draft& draft) {
-  if (!SourceStays(draft)) return false;
+  if (!draft.SourceStays()) return false;
   const k8s::Pod& source = draft.seen.source->view;
   const auto limit = FreezeLimit(source, draft.settings.freeze_cap);
   if (!limit.ok() || !HasLivenessProbe(source) || draft.status.freeze.frozen_at == absl::Time()) return false;
@@ -256,12 +261,12 @@ MigrationDecision DecideFinishing(Draft& draft) {
   const MigrationObserved& seen = draft.seen;
   draft.TellTooLate();
   if (seen.source_side.ok() && seen.target_side.ok()) draft.AgentsAnswer();
-  if (Abandoned(draft)) {
+  if (IsAbandoned(draft.status.conditions)) {
     if (auto end = EndOfAbandoned(draft)) return *std::move(end);
   }
   if (seen.source_side.ok() && seen.source_side->state == SourceState::kCeded &&
       seen.source_side->target_running) {
-    draft.status.freeze = FreezeOf(*seen.source_side, draft.now);  // in all, now
+    draft.status.freeze = FreezeOf(draft, *seen.source_side);  // in all, now
   }
   if (TargetThere(draft)) {
     if (!IsCommitted(*seen.target)) return draft.Do(MigrationStep::kMarkCommitted);
@@ -271,11 +276,12 @@ MigrationDecision DecideFinishing(Draft& draft) {
     if (auto step = owned ? AwaitMemory(draft) : HandOverStep(draft)) return *std::move(step);
     if (auto step = owned ? HandOverStep(draft) : AwaitMemory(draft)) return *std::move(step);
   } else {
+    LoseMissing(draft);
     draft.Condition(
-        crds::kHandedOver, "False", "TargetPodGone",
+        crds::kHandedOver, "False", kTargetPodGone,
         absl::StrCat("pod ", draft.status.target_pod_name, " was deleted or ended after it had taken over"));
   }
-  if (SourceStays(draft)) return draft.Do(MigrationStep::kDeleteSourcePod);
+  if (draft.SourceStays()) return draft.Do(MigrationStep::kDeleteSourcePod);
   if (auto step = FinishSource(draft)) return *std::move(step);
   if (draft.SourceThere()) {
     draft.Condition(crds::kSourceRemoved, "False", "Terminating", "kubelet is removing the source pod");
@@ -291,7 +297,7 @@ MigrationDecision DecideFinishing(Draft& draft) {
   if (in_the_way && !draft.AgentSilent(*in_the_way)) {
     return draft.Wait(in_the_way->reason, in_the_way->message, absl::Seconds(2));
   }
-  if (Abandoned(draft)) {
+  if (IsAbandoned(draft.status.conditions)) {
     return draft.Wait(crds::kOutcomeUncertain,
                       absl::StrCat("the source was given up; whether the processes run on node ",
                                    seen.target_node.name, " its agent has not said yet"),

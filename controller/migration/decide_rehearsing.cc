@@ -11,7 +11,7 @@
 namespace godwit::controller {
 namespace {
 
-constexpr absl::Duration kTurnPoll = absl::Seconds(2);
+constexpr absl::Duration kDryRunPoll = absl::Seconds(2);
 
 using crds::Finding;
 using crds::Severity;
@@ -128,7 +128,7 @@ MigrationDecision DecideRehearsing(Draft& draft) {
   if (draft.now > draft.deadline())
     return draft.Fail(Expired(draft, "before the pod's memory was looked at"));
   if (seen.rehearsal_waits)
-    return draft.Wait("WaitingForDryRuns", "other dry runs have their turn first", kTurnPoll);
+    return draft.Wait("WaitingForDryRuns", "other dry runs have their turn first", kDryRunPoll);
   if (!seen.rehearsal.ok()) {
     const absl::Status& error = seen.rehearsal.status();
     if (!IsRefusal(error)) return AwaitAgent(draft, AgentFailure(seen.source_node.name, error));

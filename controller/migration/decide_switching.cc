@@ -11,6 +11,9 @@ using agent_api::SourceState;
 using agent_api::TargetState;
 using crds::MigrationPhase;
 
+// So long the two sides are given to hear of each other; they ask for each other's word every few seconds.
+constexpr absl::Duration kRelayAfter = absl::Seconds(30);
+
 // Why the switch should be given up while that is still possible; the source's agent has the last word.
 std::optional<Failure> WhyGiveUp(const Draft& draft) {
   const MigrationObserved& seen = draft.seen;
@@ -91,15 +94,44 @@ MigrationDecision AwaitDecision(Draft& draft) {
                     draft.settings.switching_poll);
 }
 
+// Source and target settle between themselves how the decision is carried out. Where they have not heard of
+// each other for long, though both answer here, the link between them is cut: the target's word is brought to
+// the source, and one that stands and waits is given up, by which the source may go on. nullopt: nothing is
+// to be brought.
+std::optional<MigrationDecision> Relay(Draft& draft, const agent_api::SourceStatus& source,
+                                       const agent_api::TargetStatus& target) {
+  const k8s::Condition* complete = k8s::FindCondition(draft.status.conditions, crds::kComplete);
+  if (complete == nullptr || complete->reason != kCommitted ||
+      draft.now - draft.status.waiting_since < kRelayAfter)
+    return std::nullopt;
+  if (target.state == TargetState::kAborted)
+    return draft.Abort(MigrationStep::kReclaimSource, AbortedBy(target), absl::Seconds(1));
+  // One that is being taken back has a reason.
+  if (target.state != TargetState::kPrepared || !source.reason.empty()) return std::nullopt;
+  const bool keep = draft.seen.migration.spec.resolve_uncertain == crds::ResolveUncertain::kKeepSource;
+  if (draft.SourceStays() || keep) {
+    return draft.Abort(
+        MigrationStep::kAbortTarget,
+        {"LinkLost", absl::StrCat("nodes ", draft.status.source_node, " and ", draft.status.target_node,
+                                  " have not reached each other since the decision")},
+        absl::Seconds(1));
+  }
+  // The source's pod is deleted already, so that kubelet would end what is taken back.
+  const bool whole = source.pull_bytes == 0;
+  if (whole) return draft.Do(MigrationStep::kTakeOver, draft.settings.switching_poll);
+  return std::nullopt;
+}
+
 // The source has ceded, and nobody has said yet that the target runs.
 MigrationDecision AwaitRunning(Draft& draft, const agent_api::SourceStatus& source) {
   const absl::StatusOr<agent_api::TargetStatus>& target = draft.seen.target_side;
   if (!target.ok() || target->state == TargetState::kNone) return DecideWithoutTarget(draft, source);
   draft.AgentsAnswer();
   draft.NoLongerUncertain();
-  draft.status.freeze.frozen_at = FrozenAt(source, draft.now);
+  draft.status.freeze.frozen_at = FrozenAt(draft, source);
+  if (auto relay = Relay(draft, source, *target)) return *std::move(relay);
   if (ProbesPress(draft)) return draft.Do(MigrationStep::kRetireSourcePod);
-  return draft.Wait("Committed",
+  return draft.Wait(kCommitted,
                     absl::StrCat("the decision for node ", draft.status.target_node,
                                  " has fallen; waiting for its word that the processes run"),
                     draft.settings.switching_poll);
@@ -133,7 +165,7 @@ MigrationDecision DecideSwitching(Draft& draft) {
     case SourceState::kAborted: {
       draft.AgentsAnswer();
       RecordProgress(draft, source, /*last=*/true);
-      draft.status.freeze = FreezeOf(source, draft.now);
+      draft.status.freeze = FreezeOf(draft, source);
       const Failure why = AbortedBy(source);
       draft.Condition(crds::kSwitched, "False", why.reason, why.message);
       return draft.Fail(why);

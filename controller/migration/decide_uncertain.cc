@@ -105,7 +105,7 @@ MigrationDecision TargetIsReady(Draft& draft) {
 
 MigrationDecision DecideWithoutTarget(Draft& draft, const agent_api::SourceStatus& source) {
   const MigrationObserved& seen = draft.seen;
-  draft.status.freeze.frozen_at = FrozenAt(source, draft.now);
+  draft.status.freeze.frozen_at = FrozenAt(draft, source);
   const bool forgotten = seen.target_side.ok();
   const Failure why =
       forgotten ? Failure{"TargetForgotten", absl::StrCat("the agent of node ", seen.target_node.name,

@@ -47,6 +47,11 @@ absl::string_view StepName(MigrationStep step);
 inline constexpr char kTargetLost[] = "TargetLost";
 // The reason in Switched while nobody has said that the target runs, and a person has given the source up.
 inline constexpr char kSourceAbandoned[] = "SourceAbandoned";
+bool IsAbandoned(const std::vector<k8s::Condition>& conditions);
+// The reason in HandedOver when the target went away after the decision.
+inline constexpr char kTargetPodGone[] = "TargetPodGone";
+// The reason in Complete while the source has ceded, and the target has not said yet that it runs.
+inline constexpr char kCommitted[] = "Committed";
 
 // When `status` differs from the Migration's, that is the write, and the step waits for the next look; else
 // the step is.
@@ -55,6 +60,7 @@ struct MigrationDecision {
   std::vector<Tell> tells;  // once the status is written
   MigrationStep step = MigrationStep::kNothing;
   agent_api::AbortRequest why;                      // of kAbortSource and kAbortTarget
+  bool unconfirmed = false;                         // of kFinishSource and kAbandonSource
   absl::Duration again = absl::InfiniteDuration();  // look again then, even if nothing is heard
 };
 

@@ -64,6 +64,11 @@ absl::string_view StepName(MigrationStep step) {
   return "";
 }
 
+bool IsAbandoned(const std::vector<k8s::Condition>& conditions) {
+  const k8s::Condition* switched = k8s::FindCondition(conditions, crds::kSwitched);
+  return switched != nullptr && switched->reason == kSourceAbandoned;
+}
+
 Draft::Draft(const MigrationObserved& observed, const MigrationSettings& limits, absl::Time time)
     : seen(observed), settings(limits), now(time), status(observed.migration.status) {
   status.observed_generation = seen.migration.metadata.generation;
@@ -90,6 +95,8 @@ std::optional<Failure> Draft::WhyUnwanted() const {
 bool Draft::SourceThere() const {
   return seen.source.has_value() && seen.source->view.metadata.uid == status.source_pod_uid;
 }
+
+bool Draft::SourceStays() const { return SourceThere() && !seen.source->view.metadata.terminating(); }
 
 bool Draft::TargetRuns() const {
   return seen.target_side.ok() && seen.target_side->state == agent_api::TargetState::kRunning;
@@ -118,6 +125,14 @@ MigrationDecision Draft::End(MigrationStep step, absl::Duration again) {
 MigrationDecision Draft::Abort(MigrationStep step, const Failure& why, absl::Duration again) {
   MigrationDecision decision = Do(step, again);
   decision.why = {.reason = why.reason, .message = why.message};
+  return decision;
+}
+
+MigrationDecision Draft::Finish(MigrationStep step, absl::Duration again) {
+  const bool runs = TargetRuns() && !seen.target_side->pull.pulling;
+  const bool ours = !seen.target_side.ok() || runs || IsAbandoned(status.conditions);
+  MigrationDecision decision = Do(step, again);
+  decision.unconfirmed = ours && seen.source_side.ok() && !seen.source_side->target_running;
   return decision;
 }
 
@@ -202,9 +217,11 @@ MigrationDecision Draft::FinishFailing(const std::optional<Failure>& left_behind
 MigrationDecision Draft::Succeed(const std::optional<Failure>& left_behind) {
   status.phase = MigrationPhase::kSucceeded;
   Complete();
-  const std::string summary = absl::StrCat(
-      "pod ", seen.migration.spec.pod_ref.name, " goes on as ", status.target_pod_name, " on node ",
-      status.target_node, "; it stood still for ", absl::FormatDuration(status.freeze.duration));
+  const std::string summary =
+      absl::StrCat("pod ", seen.migration.spec.pod_ref.name, TargetGone() ? " went on as " : " goes on as ",
+                   status.target_pod_name, " on node ", status.target_node, "; it stood still for ",
+                   absl::FormatDuration(status.freeze.duration),
+                   TargetGone() ? "; that pod was deleted or ended since" : "");
   Condition(crds::kComplete, "True", "Succeeded", summary);
   TellCleanedUp(left_behind);
   Say(false, "Succeeded", summary);
@@ -224,13 +241,18 @@ MigrationDecision Draft::EndLost(const std::optional<Failure>& left_behind) {
   const k8s::Condition why = *k8s::FindCondition(status.conditions, crds::kMemoryArrived);
   status.phase = MigrationPhase::kFailed;
   Complete();
-  const std::string summary =
-      absl::StrCat("the pod moved to ", status.target_pod_name, " on node ", status.target_node,
-                   " and lost its state there, where it begins afresh: ", why.message);
+  const std::string summary = absl::StrCat("the pod moved to ", status.target_pod_name, " on node ",
+                                           status.target_node, " and lost its state there",
+                                           TargetGone() ? ": " : ", where it begins afresh: ", why.message);
   Condition(crds::kComplete, "False", "StateLost", summary);
   TellCleanedUp(left_behind);
   Say(true, "StateLost", summary);
   return End(MigrationStep::kNothing, absl::ZeroDuration());
+}
+
+bool Draft::TargetGone() const {
+  const k8s::Condition* handed = k8s::FindCondition(status.conditions, crds::kHandedOver);
+  return handed != nullptr && handed->reason == kTargetPodGone;
 }
 
 void Draft::TellCleanedUp(const std::optional<Failure>& left_behind) {
@@ -372,7 +394,7 @@ MigrationDecision EnterFinishing(Draft& draft, const agent_api::SourceStatus* so
   if (source != nullptr) {
     RecordProgress(draft, *source, /*last=*/true);
     if (source->pull_bytes > 0) draft.status.strategy = crds::Strategy::kPostCopy;
-    draft.status.freeze = FreezeOf(*source, draft.now);
+    draft.status.freeze = FreezeOf(draft, *source);
     draft.status.transfer = {.memory_bytes = source->memory_bytes,
                              .file_bytes = source->file_bytes,
                              .wire_bytes = source->wire_bytes};
@@ -391,12 +413,13 @@ MigrationDecision EnterFinishing(Draft& draft, const agent_api::SourceStatus* so
                    absl::FormatDuration(draft.status.freeze.duration), "; removing the source pod"));
 }
 
-absl::Time FrozenAt(const agent_api::SourceStatus& source, absl::Time now) {
-  return std::min(source.frozen_at, now - source.freeze);
+absl::Time FrozenAt(const Draft& draft, const agent_api::SourceStatus& source) {
+  const absl::Time told = draft.status.freeze.frozen_at;
+  return told != absl::Time() ? told : std::min(source.frozen_at, draft.now - source.freeze);
 }
 
-crds::Freeze FreezeOf(const agent_api::SourceStatus& source, absl::Time now) {
-  crds::Freeze freeze{.duration = crds::Readable(source.freeze), .frozen_at = FrozenAt(source, now)};
+crds::Freeze FreezeOf(const Draft& draft, const agent_api::SourceStatus& source) {
+  crds::Freeze freeze{.duration = crds::Readable(source.freeze), .frozen_at = FrozenAt(draft, source)};
   for (const agent_api::FreezeStep& step : source.steps) {
     freeze.steps.push_back(
         {.name = step.name, .container = step.container, .offset = step.offset, .duration = step.duration});

@@ -31,6 +31,8 @@ class Draft {
   absl::Time deadline() const;
   // Nobody but the pod of that name and UID is the source.
   bool SourceThere() const;
+  // And nobody has deleted it.
+  bool SourceStays() const;
   // Its agent answers, and says so.
   bool TargetRuns() const;
 
@@ -46,6 +48,9 @@ class Draft {
   }
   MigrationDecision Abort(MigrationStep step, const Failure& why,
                           absl::Duration again = absl::ZeroDuration());
+  // kFinishSource or kAbandonSource. Where the source has not heard that the target runs, and perhaps cannot,
+  // it takes our word for it: we have heard it, or a person gives the source up all the same.
+  MigrationDecision Finish(MigrationStep step, absl::Duration again);
   // `reason` and `message` go to the Complete condition: what is waited for.
   MigrationDecision Wait(absl::string_view reason, absl::string_view message, absl::Duration again);
   MigrationDecision Enter(crds::MigrationPhase phase, absl::string_view message);
@@ -78,6 +83,7 @@ class Draft {
   MigrationDecision End(MigrationStep step, absl::Duration again);
   void Complete();
   void GoOn();
+  bool TargetGone() const;  // after the decision
   void TellCleanedUp(const std::optional<Failure>& left_behind);
 
   std::vector<Tell> tells_;
@@ -129,11 +135,11 @@ Failure AbortedBy(const agent_api::TargetStatus& target);
 // stands still.
 MigrationDecision AwaitAgent(Draft& draft, const Failure& why);
 
-// What the source says of its freeze.
-// By its node's clock, unless that is ahead of `now`, the controller's: probes are not to be waited for too
-// long.
-absl::Time FrozenAt(const agent_api::SourceStatus& source, absl::Time now);
-crds::Freeze FreezeOf(const agent_api::SourceStatus& source, absl::Time now);
+// What the source says of its freeze. Since when: by its node's clock, unless that is ahead of ours (probes
+// are not to be waited for too long); once told it stays, for a status that changes at every look is all that
+// would be done.
+absl::Time FrozenAt(const Draft& draft, const agent_api::SourceStatus& source);
+crds::Freeze FreezeOf(const Draft& draft, const agent_api::SourceStatus& source);
 
 // Takes over what the source says of its pre-copy: at most once a second, or, at its end, at once.
 void RecordProgress(Draft& draft, const agent_api::SourceStatus& source, bool last);

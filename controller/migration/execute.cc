@@ -133,11 +133,8 @@ absl::Status Execute(const Cluster& cluster, const MigrationSettings& settings, 
     case MigrationStep::kFinishSource:
     case MigrationStep::kAbandonSource: {
       GODWIT_ASSIGN_OR_RETURN(auto agent, source());
-      // It has not heard that the target runs, and cannot: we have, or a person has said so.
-      const bool unconfirmed =
-          !seen.target_side.ok() && seen.source_side.ok() && !seen.source_side->target_running;
-      return agent->FinishSource(
-          uid, {.abandon = decision.step == MigrationStep::kAbandonSource, .unconfirmed = unconfirmed});
+      return agent->FinishSource(uid, {.abandon = decision.step == MigrationStep::kAbandonSource,
+                                       .unconfirmed = decision.unconfirmed});
     }
     case MigrationStep::kReclaimSource: {
       GODWIT_ASSIGN_OR_RETURN(auto agent, source());

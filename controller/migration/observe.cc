@@ -156,6 +156,9 @@ void ObservePreflight(Cluster& cluster, MigrationObserved& seen) {
   seen.target_node = std::move(nodes[1]);
   if (!seen.source || !seen.source_node.agent.ok() || !seen.target_node.agent.ok()) return;
   const k8s::Pod& pod = seen.source->view;
+  const std::optional<Turns::Turn> turn = cluster.preflights().Take(pod.metadata.name_space);
+  seen.preflight_waits = !turn.has_value();
+  if (!turn) return;
   seen.target_images = ImagesOn(cluster.api(), seen.target_node.name);
   seen.host_port_taken = HostPortTaken(pod, cluster.PodsOnNode(seen.target_node.name), seen.target_node.name);
   seen.preflight =
@@ -256,7 +259,13 @@ absl::StatusOr<MigrationObserved> Observe(Cluster& cluster, const MigrationSetti
   if (phase == MigrationPhase::kSwitching && AwaitsOrder(seen)) {
     GODWIT_RETURN_IF_ERROR(ObserveSource(cluster, true, seen));
   }
-  seen.target = cluster.Pod({migration.metadata.name_space, migration.status.target_pod_name});
+  const k8s::ObjectName target{migration.metadata.name_space, migration.status.target_pod_name};
+  seen.target = cluster.Pod(target);
+  // Where nothing may be left behind, what our copies do not show may be there all the same.
+  if (!seen.target && !target.name.empty() && (Failing(migration) || crds::Ended(phase))) {
+    GODWIT_ASSIGN_OR_RETURN(const std::optional<WholePod> pod, cluster.ReadPod(target));
+    if (pod) seen.target = pod->view;
+  }
   const k8s::Condition* waits = k8s::FindCondition(migration.status.conditions, crds::kComplete);
   const bool starts = waits != nullptr && waits->reason == kWaitingForTarget;
   if (preparing && seen.target && starts && now > migration.status.waiting_since + kStartPatience) {

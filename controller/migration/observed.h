@@ -40,6 +40,7 @@ struct MigrationObserved {
   // Preflight only.
   std::optional<std::vector<std::string>> target_images;  // names that the target's kubelet lists
   absl::StatusOr<agent_api::PreflightReport> preflight = absl::NotFoundError("not asked");
+  bool preflight_waits = false;  // others have their turn
   // Rehearsing only.
   bool rehearsal_waits = false;  // others have their turn
   absl::StatusOr<agent_api::RehearsalReport> rehearsal = absl::NotFoundError("not asked");

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -175,6 +176,13 @@ std::vector<std::pair<absl::string_view, const k8s::Probe*>> KillingProbes(const
   return probes;
 }
 
+// A pod may be written to have thousands; what is wrong with it is told by a few.
+void KeepSome(std::vector<Finding>& findings) {
+  constexpr int kMostOfAKind = 3;
+  std::map<std::string, int> seen;
+  std::erase_if(findings, [&seen](const Finding& finding) { return ++seen[finding.id] > kMostOfAKind; });
+}
+
 }  // namespace
 
 std::vector<Finding> WhyNotMovable(const WholePod& pod) {
@@ -183,6 +191,7 @@ std::vector<Finding> WhyNotMovable(const WholePod& pod) {
   CheckPodSpec(pod.view, pod, findings);
   CheckContainers(pod.view, findings);
   CheckVolumes(pod.view, findings);
+  KeepSome(findings);
   return findings;
 }
 

@@ -10,6 +10,8 @@ namespace godwit::controller {
 using crds::Finding;
 using crds::Severity;
 
+constexpr size_t kMostMessage = 4096;  // of a condition: its findings are in status, too
+
 Finding FromAgent(const agent_api::Finding& in) {
   Finding out{.id = in.id,
               .container = in.container,
@@ -33,6 +35,10 @@ std::optional<Failure> FirstBlocking(const std::vector<Finding>& findings) {
   for (const Finding& finding : findings) {
     if (finding.severity != Severity::kBlocking) continue;
     if (!first) first = Failure{finding.id, ""};
+    if (first->message.size() > kMostMessage) {
+      absl::StrAppend(&first->message, "; and more");
+      break;
+    }
     absl::StrAppend(&first->message, first->message.empty() ? "" : "; ",
                     absl::StrContains(finding.message, finding.container)
                         ? ""

@@ -13,6 +13,8 @@
 namespace godwit::controller {
 namespace {
 
+constexpr int kMostRestores = 4;  // of one namespace at a time
+
 using agent_api::TargetState;
 using crds::RestorePhase;
 
@@ -136,6 +138,13 @@ RestoreDecision RestoreDraft::Pending() {
   if (from.phase != crds::CheckpointPhase::kReady) {
     return Wait("CheckpointNotReady",
                 absl::StrCat("waiting until Checkpoint ", seen.checkpoint->metadata.name, " is Ready"),
+                absl::Seconds(1));
+  }
+  // Each has room for itself as it begins; and agents take so many streams of each other.
+  if (seen.restores_in_work >= kMostRestores) {
+    return Wait("WaitingForRestores",
+                absl::StrCat(seen.restores_in_work, " Restores of namespace ",
+                             seen.restore.metadata.name_space, " are in work already; the others wait"),
                 absl::Seconds(1));
   }
   if (auto why =

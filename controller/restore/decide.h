@@ -28,6 +28,7 @@ struct RestoreObserved {
   std::string selector;
   // From the archives, checked against the Checkpoint; while it is needed.
   absl::StatusOr<k8s::Unstructured> manifest = absl::NotFoundError("not asked");
+  int restores_in_work = 0;     // Pending: others of this namespace
   std::string pod_name;         // that the new pod gets; "" while that is not known
   std::optional<k8s::Pod> pod;  // of that name
   std::string warning;          // what was last complained about it in its events, once it takes long

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "controller/restore/reconciler.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -32,8 +33,17 @@ void RestoreReconciler::ObserveManifest(RestoreObserved& seen) const {
   seen.manifest = CheckedManifest(*text, seen.checkpoint->status.manifest_digest);
 }
 
+int RestoreReconciler::RestoresInWork(const crds::Restore& restore) const {
+  const auto all = cluster_->restores().List();
+  return static_cast<int>(std::count_if(all.begin(), all.end(), [&restore](const auto& other) {
+    return other->metadata.name_space == restore.metadata.name_space &&
+           other->metadata.uid != restore.metadata.uid && other->status.phase == RestorePhase::kRestoring;
+  }));
+}
+
 void RestoreReconciler::ObservePending(RestoreObserved& seen) const {
   const crds::Restore& restore = seen.restore;
+  seen.restores_in_work = RestoresInWork(restore);
   if (!seen.checkpoint || seen.checkpoint->status.phase != crds::CheckpointPhase::kReady) return;
   seen.archive_node = cluster_->View(seen.checkpoint->status.node_name, true);
   if (!restore.spec.target.node_selector.empty()) {

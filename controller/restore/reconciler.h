@@ -25,6 +25,7 @@ class RestoreReconciler {
 
  private:
   absl::StatusOr<RestoreObserved> Observe(const crds::Restore& restore) const;
+  int RestoresInWork(const crds::Restore& restore) const;
   void ObservePending(RestoreObserved& seen) const;
   void ObserveManifest(RestoreObserved& seen) const;
   absl::Status Execute(const RestoreObserved& seen, const RestoreDecision& decision) const;

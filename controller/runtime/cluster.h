@@ -31,7 +31,8 @@ struct ClusterOptions {
   k8s::InformerOptions informer;
 };
 
-inline constexpr size_t kMostRehearsals = 2;  // of the workers that migrations need
+// Of the workers that migrations and checkpoints need.
+inline constexpr size_t kMostRehearsals = 2, kMostPreflights = 4, kMostPreflightsOfANamespace = 2;
 
 // Thread-safe from Start on.
 class Cluster {
@@ -55,6 +56,8 @@ class Cluster {
   const k8s::Api& api() const { return api_; }
   // Of the dry runs that look at memory, by source node: each keeps a worker for seconds.
   Turns& rehearsals() { return rehearsals_; }
+  // Of the pods that an agent looks at, by namespace: a pod may be made to be looked at for seconds.
+  Turns& preflights() { return preflights_; }
 
   // Live.
   absl::StatusOr<std::optional<WholePod>> ReadPod(const k8s::ObjectName& name) const;
@@ -84,6 +87,7 @@ class Cluster {
   Agents* const agents_;
   const ClusterOptions options_;
   Turns rehearsals_{kMostRehearsals};
+  Turns preflights_{kMostPreflights, kMostPreflightsOfANamespace};
   k8s::Informer<crds::Migration> migrations_;
   k8s::Informer<crds::Checkpoint> checkpoints_;
   k8s::Informer<crds::Restore> restores_;

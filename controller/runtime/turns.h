@@ -14,14 +14,18 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 
 namespace godwit::controller {
+
+// Whoever waits for the turn of something that is usually done in an instant comes back after this.
+inline constexpr absl::Duration kTurnPoll = absl::Milliseconds(500);
 
 // Thread-safe. Outlives its turns.
 class Turns {
  public:
-  // At most so many at a time, and one for each key.
-  explicit Turns(size_t most) : most_(most) {}
+  // At most so many at a time, and so many for each key.
+  explicit Turns(size_t most, size_t each = 1) : most_(most), each_(each) {}
 
   // Ends when it goes.
   class Turn {
@@ -42,19 +46,21 @@ class Turns {
   // nullopt: others have theirs.
   std::optional<Turn> Take(const std::string& key) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
-    if (taken_.size() >= most_ || !taken_.insert(key).second) return std::nullopt;
+    if (taken_.size() >= most_ || taken_.count(key) >= each_) return std::nullopt;
+    taken_.insert(key);
     return Turn(this, key);
   }
 
  private:
   void End(const std::string& key) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
-    taken_.erase(key);
+    taken_.erase(taken_.find(key));
   }
 
   const size_t most_;
+  const size_t each_;
   absl::Mutex mutex_;
-  std::set<std::string> taken_ ABSL_GUARDED_BY(mutex_);
+  std::multiset<std::string> taken_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace godwit::controller

@@ -147,6 +147,10 @@ std::optional<Refusal> HostActs::Check(bool* exec_in_flight) const {
     }
     std::vector<pid_t> pids;
     for (const runtime::Process& process : *processes) pids.push_back(process.pid);
+    if (const absl::Status placed =
+            runtime::CheckInPlace(proc_, container.place, static_cast<pid_t>(container.init_pid), pids);
+        !placed.ok())
+      return Refusal{"NestedNamespace", absl::StrCat("in ", what, ": ", placed.message())};
     if (const absl::Status mounts = runtime::CheckNoInnerOverlay(proc_, container.root_device, pids);
         !mounts.ok())
       return Refusal{"UnsupportedMount", absl::StrCat("in ", what, ": ", mounts.message())};

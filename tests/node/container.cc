@@ -306,6 +306,13 @@ pid_t Container::init_pid() const {
   return pid;
 }
 
+// As runtime::PlaceOf has it.
+static std::string IdentityOf(const std::string& path) {
+  struct stat status{};
+  EXPECT_EQ(stat(path.c_str(), &status), 0) << path;
+  return absl::StrCat(status.st_dev, ":", status.st_ino);
+}
+
 agent_api::GuardContainer Container::Spec() const {
   return {.name = id_,
           .id = id_,
@@ -313,6 +320,7 @@ agent_api::GuardContainer Container::Spec() const {
           .runc_root = kRuncRoot,
           .init_pid = init_pid(),
           .root_device = runtime::DeviceOf(rootfs()).value_or("none"),
+          .place = {{"root", IdentityOf(rootfs())}, {"ns/user", IdentityOf("/proc/self/ns/user")}},
           .images = images(),
           .work = work()};
 }

@@ -90,8 +90,8 @@ class GodwitRuntimeTest : public testing::Test {
   }
 
   // A source that counted and was dumped and killed.
-  void MakeImages(bool without_memory = false) {
-    source_ = std::make_unique<Container>("source", here_, std::vector<std::string>{"count"});
+  void MakeImages(bool without_memory = false, const std::string& mode = "count") {
+    source_ = std::make_unique<Container>("source", here_, std::vector<std::string>{mode});
     source_->Start();
     ASSERT_TRUE(source_->output().WaitLines(20));
     agent_api::GuardSpec spec = SpecFor({source_.get()});
@@ -235,6 +235,25 @@ TEST_F(GodwitRuntimeTest, ACreateBecomesARestoreThatStandsStillAndItsStartDoesNo
   target.Thaw();
   ASSERT_TRUE(target.output().WaitLines(20));
   EXPECT_EQ(target.output().numbers()[0], source_->output().numbers().back() + 1);
+}
+
+// What lies in root's session keyring, or in that of another pod, is not for what comes back.
+TEST_F(GodwitRuntimeTest, ARestoredContainerHasASessionKeyringOfItsOwn) {
+  ASSERT_NO_FATAL_FAILURE(MakeImages(/*without_memory=*/false, "keyring"));
+  if (absl::EndsWith(source_->output().lines().back(), " none")) GTEST_SKIP() << "a kernel without keys";
+  Container target("target", there_, {"keyring"});
+  Annotate(target, true);
+  ASSERT_TRUE(Add().ok());
+  Child create = Create(target);
+  ASSERT_TRUE(Restore(target).ok());
+  ASSERT_TRUE(table_->Confirm(kMigration, "app", kSoon).ok());
+  ASSERT_TRUE(Succeeds(create)) << ErrorOf(target);
+  ASSERT_TRUE(table_->CheckStanding(kMigration).ok());
+  table_->Spend({.migration_uid = kMigration, .sandbox_uid = kPod, .containers = {"app"}});
+  target.Thaw();
+  ASSERT_TRUE(target.output().WaitLines(20));
+  EXPECT_THAT(source_->output().lines().back(), testing::EndsWith(absl::StrCat(" _ses.", source_->id())));
+  EXPECT_THAT(target.output().lines().back(), testing::EndsWith(absl::StrCat(" _ses.", target.id())));
 }
 
 TEST_F(GodwitRuntimeTest, AfterSpentEveryCreateIsAFreshStartAlsoWithoutAnAgent) {

@@ -17,6 +17,7 @@
 #include "agent/criu/images.h"
 #include "agent/guard/client.h"
 #include "agent/journal/journal.h"
+#include "agent/runtime/cgroup.h"
 #include "agent/runtime/freezer.h"
 #include "agent/runtime/memory_folder.h"
 #include "agent/runtime/processes.h"
@@ -630,6 +631,28 @@ TEST_F(GuardTest, APodThatIsBeingEndedIsNotFrozen) {
   EXPECT_THAT(reply->message, HasSubstr("SIGTERM"));
   EXPECT_FALSE(container.Frozen());
   EXPECT_TRUE(GoesOn(container));
+}
+
+// It passes every check that is made while it runs, and makes a namespace of its own just before the freeze.
+TEST_F(GuardTest, APodThatMadeAUserNamespaceMeanwhileIsNotTakenAlong) {
+  for (const bool child : {false, true}) {
+    Container& container = Started({child ? "nested-user-child" : "nested-user"});
+    GuardClient client = StartedGuard(SpecFor({&container}));
+    const auto processes = runtime::ProcessesInCgroup(container.cgroup());
+    ASSERT_TRUE(processes.ok()) << processes.status();
+    for (const pid_t pid : *processes) ASSERT_EQ(kill(pid, SIGUSR1), 0);
+    absl::SleepFor(absl::Milliseconds(200));
+    if (absl::StrContains(container.output().text(), "unshare user"))
+      GTEST_SKIP() << "no user namespaces here";
+    const auto reply = client.Freeze();
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    EXPECT_FALSE(reply->ok);
+    EXPECT_EQ(reply->reason, "NestedNamespace") << reply->message;
+    EXPECT_THAT(reply->message,
+                HasSubstr(child ? "user namespace that it made" : "user namespace of its own"));
+    EXPECT_FALSE(container.Frozen());
+    EXPECT_TRUE(GoesOn(container));
+  }
 }
 
 TEST_F(GuardTest, AnExecInFlightIsWaitedForAndRefusedWhenItStays) {

@@ -480,6 +480,24 @@ TEST(TrackerTest, ASecondTrackerIsRefusedAndTheFirstGoesOn) {
   EXPECT_TRUE(tracker->Round().ok());
 }
 
+// 100 ms for each of them were 6 s.
+TEST(TrackerTest, ARoundDoesNotWaitForEachOfManyThatCannotBeStopped) {
+  constexpr size_t kWaiting = 60;
+  Workload workload({"vforks", absl::StrCat(kWaiting)});
+  std::unique_ptr<Tracker> tracker = Attached(workload);
+  workload.SendByte();
+  ASSERT_EQ(workload.Answer(), "waiting");
+  // Each round gets further; and where a child is tracked, its parent need not be.
+  for (int round = 0; round < 6; ++round) {
+    const absl::StatusOr<Look> look = tracker->Round();
+    ASSERT_TRUE(look.ok()) << look.status();
+    EXPECT_EQ(look->tasks.size(), 1 + 2 * kWaiting);
+    EXPECT_LT(look->took, absl::Seconds(4));
+    std::cout << "round " << round << ": " << look->took << "\n";
+  }
+  EXPECT_LT(tracker->Round()->took, absl::Seconds(1));
+}
+
 TEST(TrackerTest, WriteProtectionEndsForWhatIsTold) {
   constexpr size_t kBytes = size_t{40} << 20;
   const auto protect = [] {
@@ -650,6 +668,29 @@ TEST_F(InjectTest, AStoppedProcessStaysStopped) {
   ASSERT_EQ(kill(workload.pid(), SIGCONT), 0);
   EXPECT_EQ(workload.Answer(), "read x");
 }
+
+#if defined(__x86_64__)
+// What a thread executes is its process's to change at any moment, the vDSO too.
+TEST_F(InjectTest, CodeThatIsChangedMeanwhileMakesNoCallPastTheFilter) {
+  for (const char* how : {"spin", "call"}) {
+    SCOPED_TRACE(how);
+    Workload workload({"rewrite", how});
+    const std::vector<std::string> before = Descriptors(workload.pid());
+    int made = 0, refused = 0;
+    for (const absl::Time deadline = absl::Now() + absl::Seconds(4); absl::Now() < deadline;) {
+      const auto injected = memory::InjectUserfaultfd("/proc", workload.pid(), absl::Seconds(1));
+      ++(injected.ok() ? made : refused);
+      ASSERT_TRUE(injected.ok() || absl::IsFailedPrecondition(injected.status()))
+          << injected.status() << workload.WouldAnswer();
+    }
+    std::cout << made << " injections, " << refused << " refused\n";
+    EXPECT_GT(made, 0);
+    ExpectUntouched(workload, before);
+    workload.SendByte();
+    EXPECT_EQ(workload.Answer(), "sound");
+  }
+}
+#endif
 
 // By SIGKILL, at any moment of it.
 TEST_F(InjectTest, TheEndOfTheTrackerInTheMiddleDoesNoHarm) {

@@ -2,6 +2,7 @@
 // What the tracker's tests look at: `tracker_workload MODE [ARGUMENT...]`. Static. Says "ready" when it is,
 // and at the end of what it was asked, which is mostly when a line comes in, what it has seen.
 #include <fcntl.h>
+#include <link.h>
 #include <linux/aio_abi.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
@@ -10,6 +11,7 @@
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/auxv.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -448,13 +450,7 @@ void Calls() {
 }
 
 // Registers of both kinds, without a system call.
-void Spin() {
-  Say("ready");
-  std::atomic<bool> end = false;
-  std::thread reader([&end] {
-    AwaitLine();
-    end = true;
-  });
+bool ComputeUntil(const std::atomic<bool>& end) {
   uint64_t wanted = 0;
   bool sound = true;
   for (long round = 0; !end && sound; ++round) {
@@ -471,8 +467,137 @@ void Spin() {
     if (round == 0) wanted = sum;
     sound = sum == wanted;
   }
-  Say(sound ? "sound" : "DAMAGED");
+  return sound;
+}
+
+void Spin() {
+  Say("ready");
+  std::atomic<bool> end = false;
+  std::thread reader([&end] {
+    AwaitLine();
+    end = true;
+  });
+  Say(ComputeUntil(end) ? "sound" : "DAMAGED");
   reader.join();
+}
+
+#if defined(__x86_64__)
+
+// ---- rewrite spin|call: what the thread executes is changed under the injection ----
+
+std::string Umask() {
+  char text[256] = "";
+  const int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || read(fd, text, sizeof(text) - 1) < 0) Die("read status");
+  close(fd);
+  const char* umask = strstr(text, "Umask:");
+  return umask == nullptr ? "" : std::string(umask, 11);
+}
+
+// Refuses umask; and kills for userfaultfd and for what is no system call.
+void RefuseUmask() {
+  sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_umask, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 1, 0),
+      BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog program{sizeof(code) / sizeof(code[0]), code};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+      prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+    Die("seccomp");
+}
+
+// Where an injection finds the instruction first. The mapping's protection changes as a whole or not at all.
+char* FindInVdso() {
+  char* vdso = reinterpret_cast<char*>(getauxval(AT_SYSINFO_EHDR));
+  if (vdso == nullptr) Die("find the vDSO");
+  const auto* header = reinterpret_cast<const ElfW(Ehdr)*>(vdso);
+  const size_t bytes = header->e_shoff + size_t{header->e_shnum} * header->e_shentsize;
+  if (mprotect(vdso, (bytes + kPage - 1) / kPage * kPage, PROT_READ | PROT_WRITE | PROT_EXEC) != 0)
+    Die("change the vDSO");
+  void* found = memmem(vdso, bytes, "\x0f\x05", 2);
+  if (found == nullptr) Die("find the instruction");
+  return static_cast<char*>(found);
+}
+
+long CallBy(const char* code, long number, const void* first, long second) {
+  long result = number;
+  asm volatile("sub $128, %%rsp\n\tcall *%[code]\n\tadd $128, %%rsp"  // past the red zone
+               : "+a"(result), "+D"(first)
+               : [code] "r"(code), "S"(second)
+               : "rcx", "r11", "memory");
+  return result;
+}
+
+void Rewrite(const std::string& how) {
+  RefuseUmask();
+  const std::string before = Umask();
+  // syscall, or a jump past "ret" to: mov $SYS_umask, %eax; mov $0123, %edi; syscall; and all of it again or
+  // "ret".
+  unsigned char code[] = {0x0f, 0x05, 0xc3, 0xb8, 95, 0, 0, 0, 0xbf, 0x53, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf2};
+  char* at;
+  if (how == "call") {
+    code[15] = 0xc3;
+    at = static_cast<char*>(
+        mmap(nullptr, kPage, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (at == MAP_FAILED) Die("mmap");
+  } else {
+    at = FindInVdso();
+  }
+  memcpy(at, code, sizeof(code));
+  const uint16_t call = 0x050f, other = 0x01eb;
+  std::atomic<bool> end = false;
+  std::thread reader([&end] {
+    AwaitLine();
+    end = true;
+  });
+  std::thread rewriter([&] {
+    volatile uint16_t& instruction = *reinterpret_cast<uint16_t*>(at);
+    for (unsigned i = 0; !end; ++i) {
+      instruction = i % 2 == 0 ? other : call;
+      for (unsigned wait = 0; wait < 20 * (i % 64); ++wait) asm volatile("pause");
+    }
+    instruction = call;
+  });
+  Say("ready");
+  bool sound = true;
+  if (how != "call") sound = ComputeUntil(end);
+  const timespec nap{0, 200000};
+  while (!end) {
+    const long result = CallBy(at, SYS_nanosleep, &nap, 0);
+    sound = sound && (result == 0 || result == -EPERM);
+  }
+  rewriter.join();
+  reader.join();
+  Say(Umask() != before ? "the filter was passed by: " + Umask() : sound ? "sound" : "DAMAGED");
+}
+
+#endif
+
+// Processes that cannot be stopped: each waits in vfork(2) for a child that does not end.
+[[noreturn]] void Vforks(long count) {
+  Say("ready");
+  AwaitLine();
+  int ends[2];
+  if (pipe(ends) != 0) Die("pipe");
+  for (long i = 0; i < count; ++i) {
+    if (fork() != 0) continue;
+    if (vfork() == 0) {
+      syscall(SYS_write, ends[1], "x", 1);
+      while (true) pause();
+    }
+    _exit(1);
+  }
+  char byte = 0;
+  for (long i = 0; i < count; ++i) {
+    if (read(ends[0], &byte, 1) != 1) Die("read");
+  }
+  Say("waiting");
+  while (true) pause();
 }
 
 void Direct(const char* path) {
@@ -643,6 +768,10 @@ int main(int argc, char** argv) {
   if (mode == "filter") Filter();
   if (mode == "calls") Calls();
   if (mode == "spin") Spin();
+#if defined(__x86_64__)
+  if (mode == "rewrite") Rewrite(argv[2]);
+#endif
+  if (mode == "vforks") Vforks(number(2));
   if (mode == "direct") Direct(argv[2]);
   if (mode == "aio") Aio();
   if (mode == "scatter") Scatter(static_cast<size_t>(number(2)));

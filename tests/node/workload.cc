@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
+#include <linux/keyctl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -60,6 +61,15 @@ void Nap(long ms) {
 }
 
 std::string Nothing() { return "-"; }
+
+// The name of its session keyring.
+std::string Keyring() {
+  char text[200] = "";
+  const long size = syscall(SYS_keyctl, KEYCTL_DESCRIBE, KEY_SPEC_SESSION_KEYRING, text, sizeof(text) - 1);
+  if (size <= 0) return errno == ENOSYS ? "none" : strerror(errno);
+  const char* name = strrchr(text, ';');  // "keyring;uid;gid;permissions;name"
+  return name != nullptr ? name + 1 : text;
+}
 
 // A sandbox: namespaces that containers join, and nothing else. Says "ready" when loopback is up.
 [[noreturn]] void Sandbox() {
@@ -401,6 +411,23 @@ bool Works(int client, int server) {
   Count(Nothing);
 }
 
+// Waits for SIGUSR1, and then makes a user namespace: as the first process, or as a child of it.
+[[noreturn]] void NestedUserNamespace(bool child) {
+  static volatile sig_atomic_t wanted = 0;
+  signal(SIGUSR1, [](int) { wanted = 1; });
+  if (child && fork() == 0) {
+    while (wanted == 0) Nap(5);
+    if (unshare(CLONE_NEWUSER) != 0) Die("unshare user");
+    while (true) pause();
+  }
+  bool made = child;
+  Count([&made] {
+    if (wanted != 0 && !made && unshare(CLONE_NEWUSER) != 0) Die("unshare user");
+    made = made || wanted != 0;
+    return made ? "made" : "-";
+  });
+}
+
 [[noreturn]] void PendingTerm() {
   sigset_t term;
   sigemptyset(&term);
@@ -518,6 +545,7 @@ int main(int argc, char** argv) {
   const size_t argument = argc > 2 ? strtoul(argv[2], nullptr, 10) : 0;
   if (mode == "sandbox") Sandbox();
   if (mode == "count") Count(Nothing);
+  if (mode == "keyring") Count(Keyring);
   if (mode == "memory") Memory(argument);
   if (mode == "touch") Touch(argument);
   if (mode == "rewrite") Rewrite(argument, /*check=*/true);
@@ -531,6 +559,8 @@ int main(int argc, char** argv) {
   if (mode == "echo") Echo();
   if (mode == "io-uring") IoUring();
   if (mode == "nested-pid") NestedPidNamespace();
+  if (mode == "nested-user") NestedUserNamespace(/*child=*/false);
+  if (mode == "nested-user-child") NestedUserNamespace(/*child=*/true);
   if (mode == "pending-term") PendingTerm();
   if (mode == "deleted-file") DeletedFile(argument);
   if (mode == "many" && argc > 3) Many(argv[2], strtoul(argv[3], nullptr, 10));

@@ -50,7 +50,15 @@ Network::Connection* Network::Find(int id) {
   return nullptr;
 }
 
+void Network::CutForGood() {
+  gone_ = true;
+  std::vector<int> all;
+  for (const Connection& connection : connections_) all.push_back(connection.id);
+  for (const int id : all) Cut(id);
+}
+
 int Network::Connect() {
+  if (gone_) return 0;
   connections_.push_back({.id = ++last_});
   held_[0].push_back(last_);
   held_[1].push_back(last_);

@@ -56,6 +56,9 @@ class Network {
   // Nothing that is sent from now on arrives, nor perhaps what is under way.
   void Cut(int id);
   void CloseAll(End end);
+  // Nothing arrives any more, for good, and nobody answers.
+  void CutForGood();
+  bool gone() const { return gone_; }
 
   bool Open(int id, End end) const;
   // Whether Receive has something to say: a message, or the end of the connection.
@@ -84,6 +87,7 @@ class Network {
 
   Random& random_;
   const Micros& now_;
+  bool gone_ = false;
   int last_ = 0;
   std::vector<Connection> connections_;
   std::vector<int> held_[2];

@@ -12,7 +12,8 @@ namespace {
 using migration::AbortAnswer;
 
 constexpr Micros kFreezeLimit = 10 * kSecond;
-constexpr Micros kThawWithin = 5 * kSecond;     // I6
+constexpr Micros kThawWithin = 5 * kSecond;  // I6
+constexpr Micros kRelayAfter = 30 * kSecond;
 constexpr Micros kTimeout = 600 * kSecond;      // of the Migration, until the decision
 constexpr Micros kEndsWithin = 3600 * kSecond;  // when no fault comes any more
 constexpr int64_t kMostSteps = 50'000;
@@ -40,7 +41,8 @@ constexpr const char* kFaultNames[] = {"the source's agent ends",
                                        "the source's agent never comes back",
                                        "the source's node never comes back",
                                        "the target's agent never comes back",
-                                       "the target's node never comes back"};
+                                       "the target's node never comes back",
+                                       "the link between the nodes is cut for good"};
 
 agent_api::GuardSpec MakeSpec() {
   agent_api::GuardSpec spec;
@@ -85,6 +87,7 @@ Simulation::Simulation(uint64_t seed, Mutation mutation, bool tracing, Figures& 
 void Simulation::PlanFaults() {
   Random& random = world_.random;
   world_.network.disorder = random.OneIn(3);
+  retired_ = random.OneIn(4);
   const int64_t count = random.Below(6);
   const bool together = random.OneIn(2);  // what none of them does alone
   const int64_t first = together ? random.Below(kFaultsUntil) : 0;
@@ -140,6 +143,8 @@ bool Simulation::Step() {
   for (const Node node : {Node::kSource, Node::kTarget}) {
     if (Of(node).off_at <= now && depth_ == 0) TurnOff(node);
   }
+  if (!Apart()) apart_since_ = kNever;
+  if (Apart() && apart_since_ == kNever) apart_since_ = now;
   if (source_.Ready()) ready[count++] = kSource;
   if (GuardLives() && guard_->Ready()) ready[count++] = kGuard;
   if (target_.Ready()) ready[count++] = kTarget;
@@ -153,6 +158,7 @@ bool Simulation::Step() {
     Micros next = std::min(source_.NextTime(), target_.NextTime());
     if (GuardLives()) next = std::min(next, guard_->NextTime());
     if (ControllerCares()) next = std::min(next, control_next_);
+    if (Apart() && now < apart_since_ + kRelayAfter) next = std::min(next, apart_since_ + kRelayAfter);
     if (now < kTimeout && source_.MayBeAborted()) next = std::min(next, kTimeout);
     if (KubeletCares() || SourceKubeletCares()) next = std::min(next, kubelet_next_);
     for (const Leaving& leaving : leaving_) next = std::min(next, leaving.off_at);
@@ -247,6 +253,11 @@ void Simulation::Inject(Fault fault) {
     case Fault::kSourceNodeGoes: return LeaveForGood(Node::kSource, /*at_once=*/true);
     case Fault::kTargetAgentGoes: return LeaveForGood(Node::kTarget, /*at_once=*/false);
     case Fault::kTargetNodeGoes: return LeaveForGood(Node::kTarget, /*at_once=*/true);
+    case Fault::kLinkGoes:
+      // Pages that are missing would never come: the limit of a pull is not simulated.
+      if (target_.post_copy() || Of(Node::kSource).left || Of(Node::kTarget).left) return;
+      ++world_.figures.cuts;
+      return world_.network.CutForGood();
   }
 }
 
@@ -254,7 +265,7 @@ void Simulation::Inject(Fault fault) {
 void Simulation::LeaveForGood(Node node, bool at_once) {
   const Node other = node == Node::kSource ? Node::kTarget : Node::kSource;
   Leaving& leaving = Of(node);
-  if (leaving.left || Of(other).left) return;
+  if (leaving.left || Of(other).left || world_.network.gone()) return;
   leaving.left = true;
   leaving.returns = world_.random.OneIn(2);
   leaving.off_at = world_.now() + (at_once ? 0 : world_.random.Between(60, 900) * kSecond);
@@ -353,7 +364,31 @@ void Simulation::GiveUp(Node node) {
   (node == Node::kSource ? source_back_ : target_back_) = back;
 }
 
+// decide_switching.cc, Relay: both agents answer, the source has ceded, and the target has not taken over.
+bool Simulation::Apart() const {
+  return source_.MayBeReclaimed() && target_.up() &&
+         (target_.stage() == TargetStage::kAborted || target_.MayTakeOver());
+}
+
+bool Simulation::MayRelay() const {
+  const bool told = target_.stage() == TargetStage::kAborted && source_.reclaimed();
+  return Apart() && !told && world_.now() - apart_since_ >= kRelayAfter;
+}
+
+void Simulation::Relay() {
+  if (target_.stage() == TargetStage::kAborted) return source_.Reclaim();
+  if (!retired_ || target_.post_copy()) return target_.Abort();
+  target_.TakeOver();
+}
+
+// The target runs, and all its pages are there.
+bool Simulation::HasNotHeard() const {
+  return source_.ceded() && !source_.target_running() && target_.up() &&
+         target_.stage() == TargetStage::kRunning && source_.stage() != SourceStage::kTakingBack;
+}
+
 bool Simulation::ControllerCares() const {
+  if (MayRelay() || HasNotHeard()) return true;
   if (MayGiveUp(Node::kSource) || MayGiveUp(Node::kTarget)) return true;
   if (Of(Node::kTarget).given_up && !target_.up()) {
     const bool reclaims = source_.MayBeReclaimed() && !source_.reclaimed() && !seen_running_;
@@ -389,6 +424,8 @@ void Simulation::Control() {
     if (target_.MayTakeOver()) return target_.TakeOver();
     return target_.Abort();
   }
+  if (MayRelay()) return Relay();
+  if (HasNotHeard()) return source_.Finish(/*abandon=*/false, /*unconfirmed=*/true);
   if (source_.MayBeKilled()) return source_.Finish(/*abandon=*/false, /*unconfirmed=*/false);
   if (source_.stage() == SourceStage::kAborted) return target_.Abort();
   source_.Abort();

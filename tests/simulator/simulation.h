@@ -52,8 +52,9 @@ class Simulation {
     kSourceNodeGoes,
     kTargetAgentGoes,
     kTargetNodeGoes,
+    kLinkGoes,
   };
-  static constexpr int kFaults = static_cast<int>(Fault::kTargetNodeGoes) + 1;
+  static constexpr int kFaults = static_cast<int>(Fault::kLinkGoes) + 1;
 
   void PlanFaults();
   bool Step();  // false: nothing will ever happen any more
@@ -66,6 +67,10 @@ class Simulation {
   bool GuardLives() const { return guard_ != nullptr && !guard_->dead(); }
   std::shared_ptr<GuardLink> StartGuard();
   std::shared_ptr<GuardLink> FindGuard();
+  bool Apart() const;
+  bool MayRelay() const;
+  void Relay();
+  bool HasNotHeard() const;
   bool ControllerCares() const;
   void Control();
   void GiveUp(Node node);
@@ -98,7 +103,9 @@ class Simulation {
   Leaving leaving_[2];
   Leaving& Of(Node node) { return leaving_[static_cast<int>(node)]; }
   const Leaving& Of(Node node) const { return leaving_[static_cast<int>(node)]; }
-  bool seen_running_ = false;  // the controller has heard that the copy runs
+  bool retired_ = false;         // the source's pod is deleted already: what is taken back would be ended
+  Micros apart_since_ = kNever;  // since when the two sides might have heard of each other, and have not
+  bool seen_running_ = false;    // the controller has heard that the copy runs
   bool guard_cannot_serve_ = false;
   bool may_move_on_ = false;
   Micros source_back_ = 0;

@@ -487,6 +487,7 @@ SourceAgent::Outcome SourceAgent::Reach(Greeting greeting, Micros limit) {
     refused_ = false;
     if (!node_.target_listens()) return Outcome::kNo;
     greeting_ = network.Connect();
+    if (greeting_ == 0) return Outcome::kNo;
     greeting_until_ = Clock() + limit;
     network.Send(greeting_, End::kSource, Frame::kHello, static_cast<int>(greeting));
     world_.Tell("source", "connects, and says HELLO", NameOf(greeting));

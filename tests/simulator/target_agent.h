@@ -32,6 +32,7 @@ class TargetAgent {
   bool up() const { return up_; }
   bool busy() const { return busy_; }
   bool MayTakeOver() const { return up_ && migration::MayTakeOver(stage_) && !abort_ && !commit_; }
+  bool post_copy() const { return post_copy_; }
   bool final() const { return up_ && IsFinal(stage_); }
   TargetStage stage() const { return stage_; }
   // Whether a `create` of the copy's container is an ordinary start by now.

@@ -297,6 +297,38 @@ TEST_F(AdmissionTest, NobodyMarksAPodByItsStatusOrItsBinding) {
   EXPECT_TRUE(k8s::IsForbidden(bound.status())) << bound.status();
 }
 
+// Before the hand-over the memory that comes would run in whatever image it has; without its marks the pod
+// would be started afresh, as a second copy.
+TEST_F(AdmissionTest, ATargetKeepsItsMarksAndItsImagesUntilItsProcessesRun) {
+  const std::vector<std::string> all = {
+      "{apiGroups: [''], resources: [pods, pods/status], verbs: ['*', create]}"};
+  Grant("tenant", all);
+  Grant(kController, all);
+  ASSERT_TRUE(CreatePod(kController,
+                        "{labels: {godwit.io/migration: u, app: a}, annotations: {godwit.io/migration: "
+                        "u, godwit.io/hand-over: '{}'}}")
+                  .ok());
+  const std::string name = last_.String("/metadata/name");
+  const auto status = [&](const std::string& user, const char* conditions) {
+    return k8s::Client<k8s::Unstructured>(Api(user), k8s::Pod::kResource)
+        .MergePatch(ns_, name, FromYaml(absl::StrCat("{status: {conditions: [", conditions, "]}}")),
+                    {.subresource = "status"})
+        .status();
+  };
+  const char* image = "{spec: {containers: [{name: c, image: other}]}}";
+  for (const char* change : {"{metadata: {labels: {godwit.io/migration: null}}}",
+                             "{metadata: {annotations: {godwit.io/migration: null}}}",
+                             "{metadata: {annotations: {godwit.io/hand-over: null}}}", image}) {
+    const absl::Status refused = Change<k8s::Pod>("tenant", change);
+    EXPECT_TRUE(k8s::IsForbidden(refused)) << change << " " << refused;
+  }
+  const char* committed = "{type: godwit.io/committed, status: 'True'}";
+  EXPECT_TRUE(k8s::IsForbidden(status("tenant", committed))) << "that would set the images free";
+  EXPECT_TRUE(status("tenant", "{type: Ready, status: 'False'}").ok()) << "kubelet writes status, too";
+  ASSERT_TRUE(status(kController, committed).ok());
+  EXPECT_TRUE(Change<k8s::Pod>("tenant", image).ok()) << "it is a pod as any other now";
+}
+
 TEST_F(AdmissionTest, TheFinalizerThatRemovesArchivesStays) {
   const std::vector<std::string> all = {
       "{apiGroups: [''], resources: [pods, pods/exec], verbs: ['*', create]}",

@@ -147,6 +147,15 @@ TEST(CheckpointTest, OneAfterTheOther) {
   EXPECT_EQ(Complete(Decide(seen, kSettings, kNow)).reason, "AnotherCheckpoint");
 }
 
+TEST(CheckpointTest, OneWhosePodIsNotLookedAtYetComesBack) {
+  CheckpointObserved seen = Good(CheckpointPhase::kPending);
+  seen.preflight = absl::NotFoundError("not asked");
+  seen.preflight_waits = true;
+  const CheckpointDecision waits = Decide(seen, kSettings, kNow);
+  EXPECT_EQ(Complete(waits).reason, "WaitingForPreflights");
+  EXPECT_LT(waits.again, absl::Seconds(1));
+}
+
 TEST(CheckpointTest, ASilentAgentIsGivenTime) {
   CheckpointObserved seen = Good(CheckpointPhase::kRunning);
   seen.side = absl::UnavailableError("down");

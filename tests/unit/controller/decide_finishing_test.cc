@@ -99,6 +99,19 @@ TEST(FinishingTest, AnOwnedPodIsHandedOverWhenTargetAndSiblingsAreReady) {
   EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
 }
 
+// Its target's node is silent, and may stay so: the one who has given the source up is not kept waiting.
+TEST(FinishingTest, AnAbandonedSourceDoesNotWaitUntilTheTargetIsReady) {
+  MigrationObserved seen = FinishingOwned();
+  seen.source->view.metadata.annotations[kDeletionCost] = kLowestDeletionCost;
+  seen.source_side = SourceStatus{.state = SourceState::kCeded};
+  seen.target->status.conditions[0].status = "False";
+  seen.target_side = absl::UnavailableError("down");
+  k8s::SetCondition(seen.migration.status.conditions,
+                    {.type = crds::kSwitched, .status = "True", .reason = kSourceAbandoned, .message = "m"},
+                    kNow);
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
+}
+
 // kubelet would kill and restart the frozen source: its deletion may not wait for the target's readiness
 // then.
 TEST(FinishingTest, ALivenessProbeOfTheSourcePressesForItsDeletion) {
@@ -292,6 +305,38 @@ TEST(PullingTest, WhenTheTargetPodIsGoneTheSourceIsAbandoned) {
   EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
   Delete(seen, true);
   EXPECT_EQ(NextStep(seen).step, MigrationStep::kAbandonSource);
+  seen.source.reset();
+  seen.source_side = SourceStatus{};
+  seen.target_side = TargetStatus{};
+  const MigrationDecision lost = NextStep(seen);
+  EXPECT_EQ(lost.status.phase, MigrationPhase::kFailed) << "what it had not pulled is nowhere";
+  EXPECT_EQ(ReasonOf(lost), "StateLost");
+  EXPECT_THAT(MessageOf(lost), HasSubstr("was deleted or ended before all of its memory had come"));
+}
+
+// The link is cut for good: the source still waits to be asked for pages that nobody will ask for.
+TEST(PullingTest, ASourceWhosePagesAreGivenUpIsKilledThoughItWouldServeThem) {
+  MigrationObserved seen = Pulling();
+  HandOverTo(seen);
+  NextStep(seen);
+  seen.target_side->pull.pulling = false;
+  seen.target_side->pull.lost = "the connection did not come back";
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kDeleteSourcePod);
+  Delete(seen, true);
+  EXPECT_EQ(NextStep(seen).step, MigrationStep::kAbandonSource);
+}
+
+TEST(FinishingTest, ASourceThatHasNotHeardThatTheTargetRunsTakesOurWord) {
+  MigrationObserved seen = Finishing();
+  HandOverTo(seen);
+  seen.source_side = SourceStatus{.state = SourceState::kCeded};
+  seen.target_side = TargetStatus{.state = TargetState::kRunning};
+  Delete(seen, true);
+  const MigrationDecision finish = NextStep(seen);
+  EXPECT_EQ(finish.step, MigrationStep::kFinishSource);
+  EXPECT_TRUE(finish.unconfirmed);
+  seen.source_side->target_running = true;
+  EXPECT_FALSE(NextStep(seen).unconfirmed);
 }
 
 TEST(PullingTest, MemoryThatIsLostEndsTheMigrationAsAFailureThatSaysSo) {

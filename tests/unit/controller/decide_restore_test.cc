@@ -123,6 +123,14 @@ TEST(RestoreTest, WaitsForACheckpointThatIsBeingMadeButNotForEver) {
   EXPECT_EQ(Decide(seen, kSettings, kNow + absl::Hours(1)).status.phase, RestorePhase::kFailed);
 }
 
+TEST(RestoreTest, ANamespaceRestoresSoManyPodsAtATime) {
+  RestoreObserved seen = Good(RestorePhase::kPending);
+  seen.restores_in_work = 4;
+  EXPECT_EQ(Complete(Decide(seen, kSettings, kNow)).reason, "WaitingForRestores");
+  seen.restores_in_work = 3;
+  EXPECT_EQ(Decide(seen, kSettings, kNow).status.phase, RestorePhase::kRestoring);
+}
+
 TEST(RestoreTest, SettlesNameAndNodeThenGoesStepByStep) {
   RestoreObserved seen = Good(RestorePhase::kPending);
   seen.restore.spec.target = {.node_selector = {{"disk", "ssd"}}};

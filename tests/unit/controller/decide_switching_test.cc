@@ -92,6 +92,43 @@ TEST(SwitchingTest, AfterTheDecisionNothingTurnsItBack) {
   EXPECT_EQ(ReasonOf(decision), "Committed");
 }
 
+// The source has ceded, both agents answer, and neither has heard of the other.
+MigrationObserved CutApart(TargetState target) {
+  MigrationObserved seen = Switching();
+  seen.source_side = InState(SourceState::kCeded);
+  seen.source_side->frozen_at = kNow;
+  seen.target_side = TargetStatus{.state = target, .reason = "Why", .message = "it aborted"};
+  return After(seen, Decide(seen, kSettings, kNow));
+}
+
+TEST(SwitchingTest, OverALinkThatStaysCutTheTargetsWordIsBrought) {
+  const absl::Time later = kNow + absl::Seconds(40);
+  MigrationObserved seen = CutApart(TargetState::kPrepared);
+  EXPECT_EQ(Decide(seen, kSettings, kNow + absl::Seconds(10)).step, MigrationStep::kNothing);
+  MigrationDecision decision = Decide(seen, kSettings, later);
+  EXPECT_EQ(decision.step, MigrationStep::kAbortTarget);
+  EXPECT_EQ(decision.why.reason, "LinkLost");
+  seen.target_side->state = TargetState::kAborted;
+  decision = Decide(seen, kSettings, later);
+  EXPECT_EQ(decision.step, MigrationStep::kReclaimSource);
+  EXPECT_EQ(decision.why.reason, "Why");
+  seen.target_side->state = TargetState::kRunning;
+  EXPECT_EQ(Decide(seen, kSettings, later).status.phase, MigrationPhase::kFinishing)
+      << "COMMIT came after all";
+}
+
+TEST(SwitchingTest, OverALinkThatStaysCutASourceThatIsDeletedIsNotTakenBack) {
+  const absl::Time later = kNow + absl::Seconds(40);
+  MigrationObserved seen = CutApart(TargetState::kPrepared);
+  seen.source->view.metadata.deletion_timestamp = kNow;
+  EXPECT_EQ(Decide(seen, kSettings, later).step, MigrationStep::kTakeOver);
+  seen.source_side->pull_bytes = 1;
+  EXPECT_EQ(Decide(seen, kSettings, later).step, MigrationStep::kNothing) << "its memory cannot come";
+  seen.source_side->pull_bytes = 0;
+  seen.source_side->reason = "TargetLost";
+  EXPECT_EQ(Decide(seen, kSettings, later).step, MigrationStep::kNothing) << "it is being taken back";
+}
+
 TEST(SwitchingTest, TheTargetsRunningIsSuccessWhoeverSaysIt) {
   MigrationObserved by_source = Switching();
   by_source.source_side = SourceStatus{.state = SourceState::kCeded,
@@ -224,6 +261,20 @@ TEST(SwitchingTest, TheLastFiguresStayAlsoWhenARestartedAgentHasForgottenThem) {
   EXPECT_EQ(Decide(seen, kSettings, kNow).status.pre_copy.rounds, 5);
 }
 
+// A target that somebody has taken our marks off is removed all the same: nothing is left behind.
+TEST(FailingTest, ATargetIsKnownByItsUidToo) {
+  MigrationObserved seen = Switching();
+  seen.source_side = InState(SourceState::kAborted);
+  seen.target_side = TargetStatus{.state = TargetState::kAborted};
+  k8s::SetCondition(seen.migration.status.conditions,
+                    {.type = crds::kComplete, .status = "False", .reason = "Timeout", .message = "m"}, kNow);
+  seen.target->metadata.labels.clear();
+  seen.target->metadata.annotations.clear();
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kDeleteTargetPod);
+  seen.target->metadata.uid = "of another pod";
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, MigrationStep::kForgetSource);
+}
+
 // A failing Migration removes what it made, in this order, and only then is Failed.
 TEST(FailingTest, RemovesStepByStep) {
   MigrationObserved seen = Switching();
@@ -251,6 +302,7 @@ TEST(FailingTest, RemovesStepByStep) {
 TEST(FailingTest, APodOfAnotherIsNotDeleted) {
   MigrationObserved seen = GoodObserved(MigrationPhase::kPreparing);
   seen.target->metadata.labels.clear();
+  seen.target->metadata.uid = "of another pod";
   seen.target_side = TargetStatus{};
   const MigrationDecision failing = Decide(seen, kSettings, kNow);
   ASSERT_EQ(ReasonOf(failing), "TargetPodNameTaken");

@@ -246,6 +246,16 @@ TEST(DecideTest, PreflightThatPassesRecordsWhatWillMove) {
   EXPECT_TRUE(k8s::IsConditionTrue(decision.status.conditions, crds::kPreflightPassed));
 }
 
+TEST(DecideTest, OneWhosePodIsNotLookedAtYetComesBack) {
+  MigrationObserved seen = GoodObserved(MigrationPhase::kPreflight);
+  seen.preflight = absl::NotFoundError("not asked");
+  seen.preflight_waits = true;
+  const MigrationDecision waits = Decide(seen, kSettings, kNow);
+  EXPECT_EQ(waits.status.phase, MigrationPhase::kPreflight);
+  EXPECT_EQ(ReasonOf(waits), "WaitingForPreflights");
+  EXPECT_LT(waits.again, absl::Seconds(1));
+}
+
 TEST(DecideTest, DifferentCriuVersionsAreAWarning) {
   MigrationObserved seen = GoodObserved(MigrationPhase::kPreflight);
   seen.target_node.agent->criu_version = "4.3";

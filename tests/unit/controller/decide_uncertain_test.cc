@@ -320,6 +320,20 @@ MigrationObserved Abandoned() {
   return seen;
 }
 
+// Its agent knows nothing of the migration any more, or says that the copy stands and waits.
+TEST(UncertainTest, AnAbandonedSourceIsKilledThoughTheTargetsAgentAnswers) {
+  for (const TargetState state : {TargetState::kNone, TargetState::kPrepared}) {
+    MigrationObserved seen = Abandoned();
+    seen.source_side = SourceStatus{.state = SourceState::kCeded};
+    seen.target_side = TargetStatus{.state = state};
+    MigrationDecision decision = Decide(seen, kSettings, kLater);
+    for (int i = 0; i < 8 && decision.step == MigrationStep::kNothing; ++i)
+      decision = Decide(seen = After(seen, decision), kSettings, kLater);
+    EXPECT_EQ(decision.step, MigrationStep::kFinishSource) << json::Name(state);
+    EXPECT_TRUE(decision.unconfirmed) << json::Name(state);
+  }
+}
+
 TEST(UncertainTest, AnAbandonedSourceIsNoSuccessBeforeTheTargetRuns) {
   MigrationObserved seen = Abandoned();
   for (int i = 0; i < 8; ++i) seen = After(seen, Decide(seen, kSettings, kLater + absl::Hours(1)));
@@ -391,11 +405,26 @@ TEST(UncertainTest, APodThatAFinalizerHoldsIsNotDeletedAgainAndAgain) {
 }
 
 TEST(UncertainTest, AClockThatIsAheadDoesNotMakeAProbeWaitLonger) {
+  const MigrationObserved seen = GoodObserved(MigrationPhase::kSwitching);
+  const Draft draft(seen, kSettings, kNow);
   SourceStatus source{.frozen_at = kNow + absl::Hours(1)};
   source.freeze = absl::Seconds(3);
-  EXPECT_EQ(FrozenAt(source, kNow), kNow - absl::Seconds(3));
+  EXPECT_EQ(FrozenAt(draft, source), kNow - absl::Seconds(3));
   source.frozen_at = kNow - absl::Minutes(1);
-  EXPECT_EQ(FrozenAt(source, kNow), kNow - absl::Minutes(1));
+  EXPECT_EQ(FrozenAt(draft, source), kNow - absl::Minutes(1));
+}
+
+// A status that changes at every look is written at every look, and nothing else is done.
+TEST(UncertainTest, ASourceWhoseClockIsAheadHoldsNothingUp) {
+  MigrationObserved seen = Told(WithoutTarget());
+  seen.target_node.out_of_service = true;
+  seen.source_side->frozen_at = kLater + absl::Hours(1);
+  seen.source_side->freeze = absl::Seconds(70);
+  seen = After(seen, Decide(seen, kSettings, kLater));
+  seen.source_side->freeze += absl::Milliseconds(501);
+  const MigrationDecision next = Decide(seen, kSettings, kLater + absl::Milliseconds(503));
+  EXPECT_EQ(next.status, seen.migration.status);
+  EXPECT_EQ(next.step, MigrationStep::kReclaimSource);
 }
 
 TEST(UncertainTest, BeforeAProbeKillsTheFrozenSourceItsPodIsRetired) {

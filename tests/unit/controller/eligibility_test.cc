@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "controller/pods/eligibility.h"
 
+#include "absl/strings/str_cat.h"
 #include "controller/pods/findings.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -13,6 +14,17 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 TEST(EligibilityTest, AnOrdinaryRunningPodIsMovable) { EXPECT_THAT(WhyNotMovable(PodWith()), IsEmpty()); }
+
+// A status of megabytes would be written by no API server, and the end of its Migration neither.
+TEST(EligibilityTest, ThousandsOfReasonsAreToldByAFew) {
+  std::string limits;
+  for (int i = 0; i < 3000; ++i)
+    absl::StrAppend(&limits, i == 0 ? "" : ",", "\"example.com/r", i, "\":\"1\"");
+  const std::string resources = absl::StrCat("{\"limits\":{", limits, "}}");
+  const auto findings = WhyNotMovable(PodWith({{"/spec/containers/0/resources", resources.c_str()}}));
+  EXPECT_EQ(findings.size(), 3u);
+  EXPECT_LT(FirstBlocking(std::vector(100, findings.front()))->message.size(), 8192u);
+}
 
 struct Case {
   const char* name;

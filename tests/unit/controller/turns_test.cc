@@ -20,6 +20,18 @@ TEST(TurnsTest, OneForEachKeyAndSoManyInAll) {
   EXPECT_TRUE(turns.Take("n1").has_value()) << "the one before has ended at once";
 }
 
+TEST(TurnsTest, SeveralForAKeyLeaveTheOthersTheirs) {
+  Turns turns(3, 2);
+  std::optional<Turns::Turn> first = turns.Take("flood");
+  const std::optional<Turns::Turn> second = turns.Take("flood");
+  ASSERT_TRUE(first.has_value() && second.has_value());
+  EXPECT_FALSE(turns.Take("flood").has_value());
+  const std::optional<Turns::Turn> other = turns.Take("other");
+  EXPECT_TRUE(other.has_value());
+  first.reset();
+  EXPECT_TRUE(turns.Take("flood").has_value()) << "one has ended, the other goes on";
+}
+
 TEST(TurnsTest, ATurnThatWasHandedOnEndsOnce) {
   Turns turns(1);
   {

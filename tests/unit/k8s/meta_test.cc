@@ -64,6 +64,17 @@ TEST(MetaTest, ManagedFieldsAndNullsAreNoHindrance) {
   EXPECT_FALSE(pod->metadata.creation_timestamp.has_value());
 }
 
+TEST(ConditionTest, AMessageThatIsTooLongIsCutBetweenCharacters) {
+  std::vector<Condition> conditions;
+  std::string message;
+  while (message.size() < kMaxConditionMessage) message += "\u00e4";
+  SetCondition(conditions, {.type = "Ready", .status = "False", .message = message + "x"}, kNoon);
+  const std::string& cut = conditions.front().message;
+  EXPECT_LE(cut.size(), kMaxConditionMessage);
+  EXPECT_EQ(cut, message.substr(0, cut.size() - 3) + "...");
+  EXPECT_EQ((cut.size() - 3) % 2, 0u);
+}
+
 TEST(ConditionTest, TheTimeMovesOnlyWithTheStatus) {
   std::vector<Condition> conditions;
   EXPECT_TRUE(SetCondition(conditions, {.type = "Ready", .status = "False", .reason = "Starting"}, kNoon));

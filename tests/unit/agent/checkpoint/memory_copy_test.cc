@@ -33,8 +33,11 @@ class MemoryCopyTest : public ::testing::Test {
     };
     node_.read = [this](auto... arguments) { return world_.Read(arguments...); };
     world_.processes[100] = {.container_pid = 1};
+    Make(/*reserve=*/0);
+  }
+  void Make(int64_t reserve) {
     copy_ = std::make_unique<MemoryCopy>(std::vector<MemoryCopy::Container>{{"app", "/cgroup"}}, node_,
-                                         folder_, stop_);
+                                         folder_, reserve, stop_);
   }
   ~MemoryCopyTest() override {
     copy_.reset();
@@ -122,6 +125,15 @@ TEST_F(MemoryCopyTest, WhatTheNodesMemoryCannotTakeGoesToTheDisk) {
   const absl::Status last = copy_->CopyLast(0);
   ASSERT_TRUE(last.ok()) << last;
   ExpectAllAsItWas();
+}
+
+TEST_F(MemoryCopyTest, WhatTheNodeNeedsOfTheDiskStaysFree) {
+  world_.Write(100, 1, 'a');
+  Make(/*reserve=*/*FreeBytes(folder_) + (int64_t{1} << 30));
+  ASSERT_TRUE(copy_->Attach().ok());
+  const absl::Status full = copy_->CopyRound().status();
+  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
+  copy_->Detach();
 }
 
 TEST_F(MemoryCopyTest, CriuIsToldToLeaveOutWhatIsOwned) {

@@ -20,12 +20,25 @@
 #include "agent/files/tar.h"
 #include "gmock/gmock.h"
 #include "tests/unit/agent/files/describe.h"
+#include "tests/unit/agent/files/long_paths.h"
 #include "tests/unit/agent/files/random_tree.h"
 
 namespace godwit::files {
 namespace {
 
 using testing::HasSubstr;
+
+// What is below a node, and the bytes of all paths there.
+std::pair<int64_t, int64_t> CountBelow(const Node& node, const std::string& path) {
+  std::pair<int64_t, int64_t> all;
+  for (const Node& child : node.children) {
+    const std::string below = path.empty() ? child.name : absl::StrCat(path, "/", child.name);
+    const auto [entries, bytes] = CountBelow(child, below);
+    all.first += 1 + entries;
+    all.second += static_cast<int64_t>(below.size()) + bytes;
+  }
+  return all;
+}
 
 class ChangesTest : public testing::Test {
  protected:
@@ -63,6 +76,12 @@ class ChangesTest : public testing::Test {
                                                   : PackChanges(from_, layout_, pass, snapshot_, sink);
     ASSERT_TRUE(totals.ok()) << totals.status();
     totals_ = *totals;
+    if (rounds_ > 0 || !pass.last) {
+      EXPECT_EQ(std::pair(snapshot_.entries, snapshot_.path_bytes), CountBelow(snapshot_.root, ""));
+      EXPECT_GE(snapshot_.held.count(), snapshot_.entries);
+    } else {
+      EXPECT_EQ(snapshot_.held.count(), 0) << "nothing follows";
+    }
     out.close();
     const absl::Status applied = Apply(path, to_, rounds_ == 0 ? layout_ : Layout::kChanges);
     ASSERT_TRUE(applied.ok()) << applied;
@@ -180,6 +199,21 @@ TEST_F(ChangesTest, DataThatBecameAHoleBecomesZeros) {
   Round();
   EXPECT_LT(totals_.bytes, 2 << 20) << "the new end is a hole";
   EXPECT_EQ(Describe(to_), Describe(from_));
+}
+
+TEST_F(ChangesTest, PatchesFindTheirFilesHoweverLongTheirNames) {
+  MakeSparseFiles(from_);
+  Round();
+  EXPECT_EQ(Describe(to_), Describe(from_));
+  for (const std::string& path : LongPaths())
+    WriteAt(absl::StrCat(from_, "/", path), 100'000, "patched " + path);
+  Round();
+  EXPECT_LE(totals_.bytes, 2 * kBlockBytes * static_cast<int64_t>(LongPaths().size()))
+      << "patches, no whole files";
+  EXPECT_EQ(Describe(to_), Describe(from_));
+  const std::string merged = MakeFolder("merged");
+  ApplyMerged(merged);
+  EXPECT_EQ(Describe(merged), Describe(from_));
 }
 
 TEST_F(ChangesTest, TypesChangeNamesMoveAndNamesThatLookLikeWhiteoutsAreNames) {
@@ -420,6 +454,119 @@ TEST_F(ChangesTest, TarsThatDoNotBelongTogetherAreNotMerged) {
   Round();
   EXPECT_EQ(MergedTar::Plan({TarOf(0), TarOf(3)}, layout_, snapshot_, base_ + "/extra2.tar").status().code(),
             absl::StatusCode::kDataLoss);
+}
+
+TEST_F(ChangesTest, TarsWithMoreNamesThanMayBeInMemoryAreNotMerged) {
+  const std::string folder(100, 'f'), name(50, 'n');
+  ASSERT_EQ(mkdir(absl::StrCat(from_, "/", folder).c_str(), 0755), 0);
+  Put(absl::StrCat(from_, "/", folder, "/", name), "content");
+  ASSERT_EQ(link(absl::StrCat(from_, "/", folder, "/", name).c_str(), (from_ + "/link").c_str()), 0);
+  Put(from_ + "/gone", "gone");
+  Round();
+  ASSERT_EQ(unlink((from_ + "/gone").c_str()), 0);
+  Put(from_ + "/come", "come");
+  Round();
+  constexpr int64_t kBytes = 1 + 100 + 151 + (4 + 151) + 4;  // ".", the folder, the file, the link, what came
+  EXPECT_TRUE(MergedTar::Plan({TarOf(0), TarOf(1)}, layout_, snapshot_, base_ + "/1.extra", kBytes + 4).ok());
+  const absl::Status status =
+      MergedTar::Plan({TarOf(0), TarOf(1)}, layout_, snapshot_, base_ + "/2.extra", kBytes - 1).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(status.message(), HasSubstr("have more than 410 bytes"));
+  EXPECT_THAT(status.message(), HasSubstr(".tar"));
+}
+
+// --- bounds
+
+// A tree that has as much already as the snapshot says, packed in each of the ways.
+class BoundsTest : public ChangesTest {
+ protected:
+  static absl::Status Ignore(absl::string_view) { return absl::OkStatus(); }
+  // What PackBase says, `last` or not.
+  absl::Status Base(bool last, int64_t entries, int64_t path_bytes) {
+    Snapshot snapshot;
+    snapshot.entries = entries;
+    snapshot.path_bytes = path_bytes;
+    return PackBase(from_, layout_, {.begun = absl::Now(), .last = last}, snapshot, Ignore).status();
+  }
+};
+
+TEST_F(BoundsTest, ATreeOfTooManyFilesIsNotPackedFollowedOrNot) {
+  ASSERT_TRUE(MakeFolders(from_ + "/a/b").ok());
+  Put(from_ + "/a/b/file", "content");
+  for (const bool last : {false, true}) {
+    EXPECT_TRUE(Base(last, kMaxEntries - 3, 0).ok());
+    const absl::Status status = Base(last, kMaxEntries - 2, 0);
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(status.message(), HasSubstr(from_));
+    EXPECT_THAT(status.message(), HasSubstr("more than 1000000 files"));
+    EXPECT_FALSE(TooManyHeld(status));
+  }
+  Round();
+  Put(from_ + "/a/more", "more");
+  snapshot_.entries = kMaxEntries;
+  EXPECT_EQ(
+      PackChanges(from_, layout_, {.begun = absl::Now(), .last = true}, snapshot_, Ignore).status().code(),
+      absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(BoundsTest, ATreeOfTooLongPathsIsNotPackedFollowedOrNot) {
+  ASSERT_TRUE(MakeFolders(from_ + "/a/b").ok());
+  Put(from_ + "/a/b/file", "content");
+  constexpr int64_t kBytes = 1 + 3 + 8;
+  for (const bool last : {false, true}) {
+    EXPECT_TRUE(Base(last, 0, kMaxPathBytes - kBytes).ok());
+    const absl::Status status = Base(last, 0, kMaxPathBytes - kBytes + 1);
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(status.message(), HasSubstr(from_));
+    EXPECT_THAT(status.message(), HasSubstr("more than 256 MiB in all"));
+  }
+}
+
+TEST_F(BoundsTest, WhatEachNameOfAFileSaysCounts) {
+  const std::string deep(200, 'd');
+  int64_t bytes = 0;
+  auto expect = [&](int64_t more, absl::string_view what) {
+    bytes += more;
+    EXPECT_TRUE(Base(true, 0, kMaxPathBytes - bytes).ok()) << what;
+    EXPECT_EQ(Base(true, 0, kMaxPathBytes - bytes + 1).code(), absl::StatusCode::kResourceExhausted) << what;
+  };
+  Put(absl::StrCat(from_, "/", deep), "content");
+  expect(200, "a file");
+  ASSERT_EQ(link(absl::StrCat(from_, "/", deep).c_str(), (from_ + "/hard").c_str()), 0);
+  expect(4 + 200, "a hard link");
+  ASSERT_EQ(symlink(std::string(3000, 't').c_str(), (from_ + "/soft").c_str()), 0);
+  expect(4 + 3000, "a symbolic link");
+  ASSERT_EQ(link((from_ + "/soft").c_str(), (from_ + "/same").c_str()), 0);
+  expect(4 + 3000, "its other name");
+}
+
+TEST_F(BoundsTest, AllTreesOfTheProcessCountTogether) {
+  Put(from_ + "/file", "content");
+  {
+    HeldEntries others;
+    ASSERT_TRUE(others.Set(kMaxHeldEntries));
+    for (const bool last : {false, true}) {
+      const absl::Status status = Base(last, 0, 0);
+      EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+      EXPECT_THAT(status.message(), HasSubstr("remember more than 8000000 files"));
+      EXPECT_TRUE(TooManyHeld(status));
+    }
+    EXPECT_FALSE(HeldEntries().Set(1));
+    HeldEntries moved = std::move(others);
+    EXPECT_FALSE(HeldEntries().Set(1)) << "held elsewhere";
+    ASSERT_TRUE(moved.Set(kMaxHeldEntries - 1));
+    EXPECT_TRUE(Base(false, 0, 0).ok());
+    EXPECT_FALSE(moved.Set(kMaxHeldEntries + 1));
+    EXPECT_EQ(moved.count(), kMaxHeldEntries - 1) << "as it was";
+  }
+  HeldEntries all;
+  EXPECT_TRUE(all.Set(kMaxHeldEntries)) << "what went has given back its own";
+  all = {};
+  Round();
+  EXPECT_EQ(snapshot_.held.count(), 1);
+  EXPECT_FALSE(all.Set(kMaxHeldEntries));
+  snapshot_ = {};
+  EXPECT_TRUE(all.Set(kMaxHeldEntries));
 }
 
 // --- random trees

@@ -11,16 +11,19 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "agent/files/content.h"
 #include "agent/files/tar.h"
 #include "base/file.h"
 #include "base/process.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/agent/files/describe.h"
+#include "tests/unit/agent/files/long_paths.h"
 
 namespace godwit::files {
 namespace {
@@ -144,6 +147,76 @@ TEST_F(LayerTest, HolesStayHoles) {
   EXPECT_LT(copy.st_blocks * 512, 1 << 20);
 }
 
+TEST_F(LayerTest, SparseFilesKeepTheirNamesHoweverLong) {
+  MakeSparseFiles(from_);
+  const absl::Status status = Move(Layout::kPlain);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(Describe(to_), Describe(from_));
+  struct stat tar{};
+  ASSERT_EQ(stat(tar_.c_str(), &tar), 0);
+  EXPECT_LT(tar.st_size, 10 << 20) << "without their holes";
+}
+
+// As whoever looks into a checkpoint does.
+TEST_F(LayerTest, GnuTarFindsSparseFilesUnderTheirNames) {
+  MakeSparseFiles(from_);
+  ASSERT_TRUE(PackTo(from_, Layout::kPlain).ok());
+  const absl::StatusOr<std::string> extracted =
+      RunOrError({"tar", "--extract", "--preserve-permissions", "--file", tar_, "--directory", to_});
+  ASSERT_TRUE(extracted.ok()) << extracted.status();
+  EXPECT_EQ(Describe(to_), Describe(from_));
+}
+
+// A header says its length in itself, and the size of the name's record changes that.
+TEST_F(LayerTest, EveryLengthOfASparseFilesNameIsWrittenRight) {
+  std::vector<std::string> names;
+  for (size_t bytes = 1; bytes <= kMaxPath; bytes += bytes < 1200 ? 1 : 61) {
+    names.push_back(bytes % 2 == 0 ? std::string(bytes, 'n') : PathOfBytes(bytes, 60));
+  }
+  Craft([&](TarWriter& tar) {
+    for (const std::string& name : names) {
+      const EntryPointer entry = Entry(name, AE_IFREG);
+      archive_entry_set_size(entry.get(), 1000);
+      archive_entry_sparse_add_entry(entry.get(), 500, 7);
+      archive_entry_xattr_add_entry(entry.get(), "user.name", name.data(), name.size());
+      ASSERT_TRUE(tar.WriteHeader(entry.get()).ok());
+      ASSERT_TRUE(tar.WriteData(std::string(500, '\0')).ok());
+      ASSERT_TRUE(tar.WriteData("content").ok());  // what is missing is a hole
+    }
+  });
+  absl::StatusOr<TarReader> reader = TarReader::Open(tar_);
+  ASSERT_TRUE(reader.ok());
+  for (const std::string& name : names) {
+    const absl::StatusOr<archive_entry*> entry = reader->Next();
+    ASSERT_TRUE(entry.ok() && *entry != nullptr) << name << entry.status();
+    EXPECT_EQ(archive_entry_pathname(*entry), name);
+    EXPECT_EQ(archive_entry_size(*entry), 1000);
+    EXPECT_GT(archive_entry_xattr_count(*entry), 0);
+    absl::string_view data;
+    int64_t offset = 0;
+    ASSERT_TRUE(*reader->NextData(data, offset)) << name;
+    EXPECT_EQ(data, "content");
+    EXPECT_EQ(offset, 500);
+  }
+  EXPECT_EQ(*reader->Next(), nullptr);
+}
+
+// However large a hole is, it costs as good as nothing; larger than any file system of the target could hold
+// it, the file is refused.
+TEST_F(LayerTest, HolesOfManyTebibytesCostNothing) {
+  UniqueFd fd = *OpenFile(from_ + "/huge", O_RDWR | O_CREAT);
+  if (ftruncate(fd.get(), kMostFileBytes - (1 << 20)) != 0)
+    GTEST_SKIP() << "this file system has no such files";
+  ASSERT_EQ(pwrite(fd.get(), "middle", 6, kMostFileBytes / 2), 6);
+  ASSERT_TRUE(Move(Layout::kPlain).ok());
+  EXPECT_EQ(std::filesystem::file_size(to_ + "/huge"), kMostFileBytes - (1 << 20));
+  std::string middle(6, 0);
+  ASSERT_EQ(pread(OpenFile(to_ + "/huge", O_RDONLY)->get(), middle.data(), 6, kMostFileBytes / 2), 6);
+  EXPECT_EQ(middle, "middle");
+  if (ftruncate(fd.get(), kMostFileBytes + 1) != 0) return;
+  EXPECT_THAT(std::string(Move(Layout::kPlain).message()), testing::HasSubstr("larger than the 16 TiB"));
+}
+
 TEST_F(LayerTest, SocketsAreLeftOutAndDevicesAreRefused) {
   sockaddr_un address{.sun_family = AF_UNIX};
   UniqueFd socket_fd(socket(AF_UNIX, SOCK_STREAM, 0));
@@ -171,6 +244,20 @@ TEST_F(LayerTest, APathThatNobodyCouldMakeAgainIsRefused) {
   const absl::Status status = PackTo(from_, Layout::kPlain).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(status.message(), HasSubstr("...\" cannot be carried: its path is longer than 4095 bytes"));
+}
+
+TEST_F(LayerTest, TheTarComesInPiecesOfAMebibyte) {
+  Put(from_ + "/large", std::string(5 << 20, 'x'));
+  MakeSparseFiles(from_);
+  std::vector<size_t> pieces;
+  ASSERT_TRUE(Pack(from_, Layout::kPlain, [&pieces](absl::string_view bytes) {
+                pieces.push_back(bytes.size());
+                return absl::OkStatus();
+              }).ok());
+  ASSERT_GT(pieces.size(), 5u);
+  EXPECT_LE(pieces.back(), 1u << 20);
+  pieces.pop_back();
+  EXPECT_THAT(pieces, testing::Each(1u << 20));
 }
 
 TEST_F(LayerTest, AFullSinkEndsPackingWithItsError) {

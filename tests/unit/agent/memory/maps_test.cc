@@ -4,13 +4,18 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <fstream>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace godwit::memory {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -184,6 +189,77 @@ TEST(MapsTest, ThisProcessIsReadInBothWays) {
   EXPECT_THAT(ReadAddressSpace("/proc", getpid(), MapsFile::kSmaps)->private_anonymous,
               Not(Contains(mapping)));
   munmap(at, bytes);
+}
+
+// /proc of one process, 12.
+class ReadAddressSpaceTest : public testing::Test {
+ protected:
+  void SetUp() override { ASSERT_TRUE(MakeFolders(proc_ + "/12").ok()); }
+  void TearDown() override { ASSERT_TRUE(RemoveTree(proc_).ok()); }
+
+  absl::StatusOr<AddressSpace> Read(MapsFile file) const { return ReadAddressSpace(proc_, 12, file); }
+  void Write(const char* name, absl::string_view text) const {
+    ASSERT_TRUE(std::ofstream(absl::StrCat(proc_, "/12/", name), std::ios::trunc) << text);
+  }
+
+  const std::string proc_ = absl::StrCat(testing::TempDir(), "/maps-", getpid());
+};
+
+TEST_F(ReadAddressSpaceTest, LinesAreWholeWhereverTheReadsEnd) {
+  std::string text;
+  std::vector<Range> expected;
+  for (uint64_t i = 1; i <= 5000; ++i) {
+    const Range range{2 * i * 0x1000, (2 * i + 1) * 0x1000};
+    absl::StrAppendFormat(&text, "%x-%x rw-p 00000000 00:00 0 %s\n", range.start, range.end,
+                          i % 3 == 0 ? "[anon:x]" : "");
+    expected.push_back(range);
+  }
+  Write("maps", text);
+  absl::StatusOr<AddressSpace> space = Read(MapsFile::kMaps);
+  ASSERT_TRUE(space.ok()) << space.status();
+  EXPECT_EQ(space->private_anonymous, expected);
+  // The last one's end is missing.
+  text.pop_back();
+  Write("maps", text);
+  space = Read(MapsFile::kMaps);
+  ASSERT_TRUE(space.ok()) << space.status();
+  EXPECT_EQ(space->private_anonymous, expected);
+  Write("maps", "1000-2000 rw-p 0 00:00 0\nrubbish");
+  const absl::Status status = Read(MapsFile::kMaps).status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("/12/maps: not a mapping: \"rubbish\""));
+}
+
+TEST_F(ReadAddressSpaceTest, ANameOfAnyLengthIsNoMatter) {
+  const std::string name(200'000, 'x');
+  Write("maps", absl::StrCat("1000-2000 rw-p 0 fe:00 7 /", name, "\n3000-4000 rw-p 0 00:00 0\n"));
+  const absl::StatusOr<AddressSpace> space = Read(MapsFile::kMaps);
+  ASSERT_TRUE(space.ok()) << space.status();
+  EXPECT_THAT(space->private_anonymous, ElementsAre(Range{0x3000, 0x4000}));
+}
+
+TEST_F(ReadAddressSpaceTest, MoreTextThanTheBoundIsRefused) {
+  std::string text = "1000-2000 rw-p 0 00:00 0\n";
+  const std::string name(1 << 20, 'x');
+  for (uint64_t i = 1; text.size() + name.size() < kMostMapsText; ++i)
+    absl::StrAppendFormat(&text, "%x-%x rw-p 0 fe:00 7 /%s\n", 2 * i << 12, (2 * i + 1) << 12, name);
+  for (const bool detailed : {false, true}) {
+    const MapsFile file = detailed ? MapsFile::kSmaps : MapsFile::kMaps;
+    const char* const file_name = detailed ? "smaps" : "maps";
+    // What smaps tells more does not count.
+    const std::string more = detailed ? "Rss: 0 kB\nVmFlags: rd\n" : "";
+    std::string full = absl::StrCat(text, "7fffffffe000-7ffffffff000 rw-p 0 fe:00 7 /");
+    full += absl::StrCat(std::string(kMostMapsText - full.size() - 1, 'y'), "\n");
+    Write(file_name, absl::StrCat(full, more));
+    const absl::StatusOr<AddressSpace> space = Read(file);
+    ASSERT_TRUE(space.ok()) << space.status();
+    EXPECT_THAT(space->private_anonymous, ElementsAre(Range{0x1000, 0x2000}));
+    Write(file_name, absl::StrCat(full, more, "\n"));
+    const absl::Status refused = Read(file).status();
+    EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+    EXPECT_THAT(std::string(refused.message()),
+                AllOf(HasSubstr(absl::StrCat("/12/", file_name, ": ")), HasSubstr("so many mappings")));
+  }
 }
 
 TEST(MapsTest, AProcessThatIsGoneIsNotFound) {

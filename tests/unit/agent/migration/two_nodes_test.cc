@@ -885,6 +885,20 @@ TEST_F(TwoNodesTest, ASourceAgentThatEndsAfterTheDecisionFinishesItLater) {
   EXPECT_TRUE(world_.source_killed());
 }
 
+// The agent, or the node, died between the two writes with which a source begins.
+TEST_F(TwoNodesTest, ASourceThatHadNotBegunIsAborted) {
+  StartTarget();
+  CreateStuck("app");
+  StartSource();
+  AwaitSource(SourceState::kFrozen);
+  source_.reset();
+  ASSERT_EQ(unlink((folder_ + "/source/journal").c_str()), 0);
+  ASSERT_EQ(unlink((folder_ + "/source/guard.json").c_str()), 0);
+  source_ = *Source::Recover(folder_ + "/source", Source1());
+  EXPECT_EQ(AwaitSource(SourceState::kAborted).state, SourceState::kAborted);
+  EXPECT_TRUE(world_.source_runs());
+}
+
 TEST_F(TwoNodesTest, ATargetAgentThatEndsBeforePreparedAborts) {
   StartTarget();
   CreateStuck("app");
@@ -1195,6 +1209,11 @@ TEST_F(PostCopyTest, AContainerThatWasKilledForWantOfAPagerHasLostItsMemory) {
   AwaitSource([](const SourceStatus& status) { return !status.serving; });
   EXPECT_THAT(target()->status().pull.lost,
               HasSubstr("bytes of memory are lost: pager and keeper were killed"));
+  DropTarget();
+  MakePermits();
+  RecoverTarget();
+  EXPECT_THAT(target()->status().pull.lost, HasSubstr("pager and keeper were killed"))
+      << "a restarted agent says so, too";
 }
 
 // Found by the simulator: the list of what is missing followed it there, and the source waited for ever.

@@ -7,8 +7,12 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "agent/files/content.h"
+#include "agent/files/layer.h"
+#include "agent/memory/maps.h"
 #include "agent/preflight/inspect.h"
 #include "agent/runtime/mounts.h"
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -82,7 +86,10 @@ class PreflightTest : public testing::Test {
     std::ofstream(folder_ + path, std::ios::trunc) << text;
   }
   std::vector<Finding> Processes(std::vector<pid_t> pids = {77}) {
-    return InspectProcesses(host_, container_, pids, runtime::HeldBytes(host_.proc, pids));
+    return InspectProcesses(host_, container_,
+                            {.processes = pids,
+                             .weight = runtime::Weigh(host_.proc, pids),
+                             .held = runtime::HeldBytes(host_.proc, pids)});
   }
   std::vector<Finding> Configuration() { return InspectConfiguration(host_, container_); }
 
@@ -186,6 +193,18 @@ TEST_F(PreflightTest, DeviceMemoryAndHugePagesBlockAndMemfdsAreTold) {
         "30000-40000 rw-s 00000000 00:01 14   /memfd:frames (deleted)\n"
         "40000-50000 rw-s 00000000 00:01 15   /dev/zero (deleted)\n");
   EXPECT_THAT(Ids(Processes()), UnorderedElementsAre("DeviceMapping", "HugePages", "CopiedInFreeze"));
+}
+
+TEST_F(PreflightTest, MoreMappingsThanCanBeReadBlock) {
+  Write("/proc/77/maps", "7fffffffe000-7ffffffff000 --xp 00000000 00:00 0    [uprobes]\n");
+  std::filesystem::resize_file(folder_ + "/proc/77/maps", memory::kMostMapsText);
+  EXPECT_THAT(Ids(Processes()), ElementsAre("Uprobes"));
+  std::filesystem::resize_file(folder_ + "/proc/77/maps", memory::kMostMapsText + 1);
+  const std::vector<Finding> findings = Processes();
+  ASSERT_THAT(Ids(findings), ElementsAre("TooManyObjects"));
+  EXPECT_EQ(findings[0].severity, Severity::kBlocking);
+  EXPECT_THAT(findings[0].message, HasSubstr("process 77 (server) of container app has so many mappings"));
+  EXPECT_THAT(findings[0].evidence, HasSubstr("/proc/77/maps: more than 64 MiB"));
 }
 
 TEST_F(PreflightTest, ThreadsThatOutliveTheirFirstBlockAndZombiesAreTold) {
@@ -361,32 +380,120 @@ TEST(PreflightSockets, ProtocolsAreToldApart) {
   const int known[] = {socket(AF_INET, SOCK_STREAM, 0), socket(AF_INET6, SOCK_DGRAM, 0),
                        socket(AF_UNIX, SOCK_STREAM, 0), socket(AF_UNIX, SOCK_DGRAM, 0),
                        socket(AF_NETLINK, SOCK_RAW, 0)};
-  EXPECT_THAT(Ids(InspectProcesses(host, self, {getpid()}, {})), testing::Not(Contains("UnsupportedSocket")));
+  EXPECT_THAT(Ids(InspectProcesses(host, self, {.processes = {getpid()}})),
+              testing::Not(Contains("UnsupportedSocket")));
   for (const auto& [family, type, protocol] :
        std::vector<std::tuple<int, int, int>>{{AF_INET, SOCK_STREAM, 262 /* MPTCP */},
                                               {AF_ALG, SOCK_SEQPACKET, 0},
                                               {AF_VSOCK, SOCK_STREAM, 0}}) {
     const int fd = socket(family, type, protocol);
     if (fd < 0) continue;
-    EXPECT_THAT(Ids(InspectProcesses(host, self, {getpid()}, {})), Contains("UnsupportedSocket"))
+    EXPECT_THAT(Ids(InspectProcesses(host, self, {.processes = {getpid()}})), Contains("UnsupportedSocket"))
         << family << " " << protocol;
     close(fd);
   }
   for (int fd : known) close(fd);
 }
 
-TEST(MeasureFolder, CountsRegularFilesOnly) {
+TEST_F(PreflightTest, ThousandsOfMountsAreNotLookedAt) {
+  const std::string mount =
+      absl::StrCat("9 0 ", Device(), " / /", std::string(100, 'x'), " rw - tmpfs t rw\n");
+  std::string mounts;
+  for (int i = 0; i < 1000; ++i) mounts += mount;
+  Write("/proc/77/mountinfo", mounts);
+  EXPECT_THAT(Ids(Processes()), IsEmpty());
+  for (int i = 0; i < 5000; ++i) mounts += mount;
+  Write("/proc/77/mountinfo", mounts);
+  EXPECT_THAT(Ids(Processes()), ElementsAre("TooManyObjects"));
+}
+
+TEST_F(PreflightTest, NothingIsLookedAtWhenTheTimeIsOver) {
+  Open("anon_inode:[io_uring]");
+  const Look late{.processes = {77}, .deadline = SteadyNow() - absl::Seconds(1)};
+  EXPECT_THAT(Ids(InspectProcesses(host_, container_, late)), IsEmpty());
+}
+
+TEST(MeasureFolder, CountsContentAndNames) {
   const std::string folder = absl::StrCat(testing::TempDir(), "/measure-", getpid());
   std::filesystem::create_directories(folder + "/a/b");
   std::ofstream(folder + "/a/b/file") << std::string(10000, 'x');
   std::ofstream(folder + "/file") << std::string(5000, 'x');
   std::filesystem::create_symlink("/etc", folder + "/link");
   const Measured measured = MeasureFolder(folder, absl::Seconds(5), /*overlay=*/false);
-  EXPECT_EQ(measured.bytes, 15000);
+  EXPECT_EQ(measured.bytes, 10240 + 5120 + 5 * 1536) << "content in blocks of 512 bytes, headers";
+  EXPECT_EQ(measured.names, 5);
+  EXPECT_EQ(measured.path_bytes, 1 + 3 + 8 + 4 + (4 + 4));
   EXPECT_TRUE(measured.whole);
   EXPECT_EQ(measured.device_file, "");
+  EXPECT_EQ(measured.huge_file, "");
   EXPECT_EQ(MeasureFolder(folder + "/none", absl::Seconds(5), false).bytes, 0);
   EXPECT_FALSE(MeasureFolder(folder, -absl::Seconds(1), false).whole) << "the time is over";
+  if (truncate((folder + "/a/b/file").c_str(), files::kMostFileBytes + 1) == 0) {  // not all file systems can
+    EXPECT_EQ(MeasureFolder(folder, absl::Seconds(5), false).huge_file, "/a/b/file");
+  }
+  std::filesystem::remove_all(folder);
+}
+
+// Bytes of the folder's tar.
+int64_t Packed(const std::string& folder) {
+  int64_t bytes = 0;
+  const auto totals = files::Pack(folder, files::Layout::kPlain, [&bytes](absl::string_view piece) {
+    bytes += static_cast<int64_t>(piece.size());
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(totals.ok()) << totals.status();
+  return bytes;
+}
+
+// Names cost the pod next to nothing, and in the tar up to two paths of 4 KiB each.
+TEST(MeasureFolder, CountsNamesAsTheyAreInTheTar) {
+  const std::string folder = absl::StrCat(testing::TempDir(), "/measure-names-", getpid());
+  const auto expect = [&folder](absl::string_view what) {
+    const Measured measured = MeasureFolder(folder, absl::Seconds(30), /*overlay=*/false);
+    const int64_t packed = Packed(folder) - 1536 - 1024;  // the folder itself, the end
+    EXPECT_GE(measured.bytes, packed) << what;
+    EXPECT_LE(measured.bytes, packed + packed / 5) << what;
+    return measured;
+  };
+  std::string deep = folder;
+  while (deep.size() < folder.size() + 3500) absl::StrAppend(&deep, "/", std::string(249, 'd'));
+  std::filesystem::create_directories(deep);
+  std::ofstream(deep + "/first") << std::string(10000, 'x');
+  for (int i = 0; i < 500; ++i)
+    ASSERT_EQ(link((deep + "/first").c_str(), absl::StrCat(deep, "/", i).c_str()), 0);
+  EXPECT_GT(expect("links below a deep folder").bytes, 500 * 7000);
+  for (int i = 0; i < 500; ++i)
+    ASSERT_EQ(link((deep + "/first").c_str(), absl::StrCat(folder, "/z", i).c_str()), 0);
+  expect("links to a deep file");
+  const std::string target(4000, 't');
+  ASSERT_EQ(symlink(target.c_str(), (folder + "/soft").c_str()), 0);
+  for (int i = 0; i < 500; ++i)
+    ASSERT_EQ(link((folder + "/soft").c_str(), absl::StrCat(folder, "/soft", i).c_str()), 0);
+  expect("names of a symbolic link");
+  std::filesystem::remove_all(folder);
+  for (const size_t length : {10, 90, 100, 110, 150, 240}) {
+    std::filesystem::create_directories(folder);
+    for (int i = 100; i < 200; ++i) {
+      const std::string path = absl::StrCat(folder, "/", i, std::string(length - 3, 'n'));
+      std::ofstream(path) << "x";
+      ASSERT_EQ(truncate(path.c_str(), i % 2 == 0 ? 1 : 1 << 20), 0);
+    }
+    ASSERT_EQ(mkfifo((folder + "/fifo").c_str(), 0600), 0);
+    expect(absl::StrCat("names of ", length, " bytes"));
+    std::filesystem::remove_all(folder);
+  }
+}
+
+TEST(MeasureFolder, LooksAsDeepAsThePackerAndNoLongerThanItMay) {
+  const std::string folder = absl::StrCat(testing::TempDir(), "/measure-deep-", getpid());
+  std::string deep = folder;
+  for (int i = 0; i < 390; ++i) deep += "/d";
+  std::filesystem::create_directories(deep);
+  for (int i = 0; i < 300; ++i) std::ofstream(absl::StrCat(deep, "/", i)) << "x";
+  EXPECT_EQ(MeasureFolder(folder, absl::Seconds(30), false).names, 390 + 300);
+  const Measured late = MeasureFolder(deep, -absl::Seconds(1), false);
+  EXPECT_FALSE(late.whole) << "though there is no folder in it";
+  EXPECT_LT(late.names, 300);
   std::filesystem::remove_all(folder);
 }
 
