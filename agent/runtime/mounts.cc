@@ -78,6 +78,9 @@ absl::StatusOr<std::vector<Mount>> ReadContainerMounts(const std::string& proc, 
   const absl::StatusOr<std::string> text = ReadFile(MountInfo(proc, pid), kMostContainerMounts);
   if (absl::IsResourceExhausted(text.status()))
     return absl::ResourceExhaustedError(absl::StrCat("process ", pid, " has thousands of mounts"));
+  // EINVAL: it has given its mount namespace back already.
+  if (absl::IsInvalidArgument(text.status()))
+    return absl::NotFoundError(absl::StrCat("process ", pid, " is ending"));
   GODWIT_RETURN_IF_ERROR(text.status());
   return ParseMountInfo(*text);
 }

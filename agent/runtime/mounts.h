@@ -28,8 +28,9 @@ struct Mount {
 absl::StatusOr<std::vector<Mount>> ParseMountInfo(absl::string_view text);
 // Of a process of the host.
 absl::StatusOr<std::vector<Mount>> ReadMounts(const std::string& proc, pid_t pid);
-// Of a process of a container: ResourceExhausted when it has more than about 5000 mounts, as nobody needs.
-// The kernel takes a time for the list that grows with its square.
+// Of a process of a container: NotFound for one that has ended or is about to, ResourceExhausted when it has
+// more than about 5000 mounts, as nobody needs. The kernel takes a time for the list that grows with its
+// square.
 absl::StatusOr<std::vector<Mount>> ReadContainerMounts(const std::string& proc, pid_t pid);
 
 // Mount::device of what is at `path`.

@@ -36,6 +36,9 @@ void CutPod(k8s::Pod& pod) {
   pod.spec.tolerations = {};
 }
 
+// Nothing is decided by what people write on our own kinds.
+void CutOwn(auto& object) { object.metadata.annotations.clear(); }
+
 template <class T>
 std::vector<T> Copies(const std::vector<std::shared_ptr<const T>>& objects) {
   std::vector<T> out;
@@ -54,6 +57,9 @@ Cluster::Cluster(k8s::Api api, Agents* agents, ClusterOptions options)
       restores_(k8s::Client<crds::Restore>(api_), options_.informer),
       pods_(k8s::Client<k8s::Pod>(api_), options_.informer),
       nodes_(k8s::Client<k8s::Node>(api_), options_.informer) {
+  migrations_.SetCut(CutOwn<crds::Migration>);
+  checkpoints_.SetCut(CutOwn<crds::Checkpoint>);
+  restores_.SetCut(CutOwn<crds::Restore>);
   pods_.SetCut(CutPod);
   pods_.AddIndex(kByNode, [](const k8s::Pod& pod) {
     return pod.spec.node_name.empty() ? std::vector<std::string>()

@@ -28,6 +28,7 @@
 #include "base/status.h"
 #include "runtime/godwit_runtime/agent_link.h"
 #include "runtime/godwit_runtime/course.h"
+#include "runtime/godwit_runtime/node_files.h"
 #include "runtime/godwit_runtime/sandbox_hostname.h"
 #include "runtime/godwit_runtime/watcher.h"
 
@@ -199,6 +200,7 @@ absl::Status Restore::Run(const Preparation& preparation, const RuntimeReply& or
     GODWIT_FAILPOINT("runtime.restored", bundle_.migration);
     GODWIT_RETURN_IF_ERROR(preparation.hostname.PutBack());
     GODWIT_ASSIGN_OR_RETURN(const int64_t pid, CheckRestored(watcher));
+    GODWIT_RETURN_IF_ERROR(KeepNodesNull(static_cast<pid_t>(pid)));
     GODWIT_RETURN_IF_ERROR(agent_.Send({.op = RuntimeOp::kRestored, .pid = pid}));
     GODWIT_RETURN_IF_ERROR(HearDone());
     GODWIT_FAILPOINT("runtime.confirmed", bundle_.migration);

@@ -119,7 +119,7 @@ class ChartTest(unittest.TestCase):
     def test_the_policies_are_there_and_refuse(self):
         policies = {o["metadata"]["name"]: o["spec"] for o in self.default if o["kind"] == "ValidatingAdmissionPolicy"}
         bindings = {o["spec"]["policyName"]: o["spec"] for o in self.default if o["kind"] == "ValidatingAdmissionPolicyBinding"}
-        self.assertEqual(set(policies), {"godwit-authors", "godwit-status", "godwit-pods", "godwit-finalizers"})
+        self.assertEqual(set(policies), {"godwit-authors", "godwit-status", "godwit-pods", "godwit-sizes", "godwit-finalizers"})
         self.assertEqual(set(policies), set(bindings))
         for name, spec in policies.items():
             self.assertEqual(spec["failurePolicy"], "Fail", name)

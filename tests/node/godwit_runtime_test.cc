@@ -3,6 +3,7 @@
 // containers.
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <filesystem>
@@ -23,6 +24,7 @@
 #include "agent/permits/cgroup_end.h"
 #include "agent/permits/permit_server.h"
 #include "agent/permits/permit_table.h"
+#include "agent/runtime/mounts.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/process.h"
@@ -235,6 +237,33 @@ TEST_F(GodwitRuntimeTest, ACreateBecomesARestoreThatStandsStillAndItsStartDoesNo
   target.Thaw();
   ASSERT_TRUE(target.output().WaitLines(20));
   EXPECT_EQ(target.output().numbers()[0], source_->output().numbers().back() + 1);
+}
+
+// runc binds the node's over what a container may not see, and in a restore it can be written.
+TEST_F(GodwitRuntimeTest, ARestoredContainerCannotChangeTheNodesNull) {
+  ASSERT_NO_FATAL_FAILURE(MakeImages());
+  Container target("target", there_, {"count"});
+  Annotate(target, true);
+  ASSERT_TRUE(Add().ok());
+  Child create = Create(target);
+  const auto restored = Restore(target);
+  ASSERT_TRUE(restored.ok()) << restored.status();
+  int found = 0;
+  const auto mounts = runtime::ReadContainerMounts("/proc", static_cast<pid_t>(restored->pid));
+  ASSERT_TRUE(mounts.ok()) << mounts.status();
+  for (const runtime::Mount& mount : *mounts) {
+    if (mount.device != *runtime::DeviceOf("/dev") || mount.root != "/null") continue;
+    ++found;
+    EXPECT_TRUE(absl::StartsWith(mount.options, "ro")) << mount.point << " " << mount.options;
+    const std::string path = absl::StrCat("/proc/", restored->pid, "/root", mount.point);
+    EXPECT_NE(chmod(path.c_str(), 0666), 0);
+    EXPECT_EQ(errno, EROFS);
+    std::ofstream null(path);
+    EXPECT_TRUE(null << "goes nowhere" << std::flush) << mount.point;
+  }
+  EXPECT_GT(found, 0) << "runc masks otherwise: is KeepNodesNull still needed?";
+  ASSERT_TRUE(table_->Confirm(kMigration, "app", kSoon).ok());
+  EXPECT_TRUE(Succeeds(create)) << ErrorOf(target);
 }
 
 // What lies in root's session keyring, or in that of another pod, is not for what comes back.

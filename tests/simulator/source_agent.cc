@@ -299,7 +299,10 @@ std::optional<SourceEvent> SourceAgent::Commit() {
 }
 
 std::optional<SourceEvent> SourceAgent::AskTarget() {
-  if (abandon_) return SourceEvent::kDone;
+  if (abandon_) {  // the product's thread has waited for the answer, and does not listen to it
+    if (greeting_ != 0) world_.network.Close(std::exchange(greeting_, 0), End::kSource);
+    return SourceEvent::kDone;
+  }
   const Outcome reached = Reach(Greeting::kAsk, 5 * kSecond);
   if (reached == Outcome::kWaiting) return std::nullopt;
   std::optional<TargetState> answer;

@@ -316,9 +316,10 @@ TEST_F(AdmissionTest, ATargetKeepsItsMarksAndItsImagesUntilItsProcessesRun) {
         .status();
   };
   const char* image = "{spec: {containers: [{name: c, image: other}]}}";
-  for (const char* change : {"{metadata: {labels: {godwit.io/migration: null}}}",
-                             "{metadata: {annotations: {godwit.io/migration: null}}}",
-                             "{metadata: {annotations: {godwit.io/hand-over: null}}}", image}) {
+  for (const char* change :
+       {"{metadata: {labels: {godwit.io/migration: null}}}",
+        "{metadata: {annotations: {godwit.io/migration: null}}}",
+        "{metadata: {annotations: {godwit.io/hand-over: null}}}", "{spec: {schedulingGates: []}}", image}) {
     const absl::Status refused = Change<k8s::Pod>("tenant", change);
     EXPECT_TRUE(k8s::IsForbidden(refused)) << change << " " << refused;
   }
@@ -327,6 +328,20 @@ TEST_F(AdmissionTest, ATargetKeepsItsMarksAndItsImagesUntilItsProcessesRun) {
   EXPECT_TRUE(status("tenant", "{type: Ready, status: 'False'}").ok()) << "kubelet writes status, too";
   ASSERT_TRUE(status(kController, committed).ok());
   EXPECT_TRUE(Change<k8s::Pod>("tenant", image).ok()) << "it is a pod as any other now";
+}
+
+TEST_F(AdmissionTest, WhatIsCopiedToTheControllerIsSmall) {
+  Grant("tenant", {kOwnKinds, Rule("pods", "create, delete"), Rule("pods/eviction", "create")});
+  ASSERT_TRUE(Create<Migration>("tenant", kMove).ok());
+  const auto annotate = [this](size_t bytes) {
+    return Change<Migration>(
+        "tenant", absl::StrCat("{metadata: {annotations: {note: '", std::string(bytes, 'x'), "'}}}"));
+  };
+  EXPECT_TRUE(annotate(16384).ok());
+  const absl::Status refused = annotate(16385);
+  EXPECT_FALSE(refused.ok());
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("at most 16 KiB"));
+  EXPECT_TRUE(Change<Migration>("tenant", "{spec: {timeout: 1h}}").ok());
 }
 
 TEST_F(AdmissionTest, TheFinalizerThatRemovesArchivesStays) {

@@ -90,7 +90,7 @@ class AuthorsTest(ClusterTest):
         self.assertRefused(tenant, pod, "are written on pods by the controller of Godwit")
 
     def test_the_policies_compile_without_a_warning(self):
-        for name in ("godwit-authors", "godwit-status", "godwit-pods", "godwit-finalizers"):
+        for name in ("godwit-authors", "godwit-status", "godwit-pods", "godwit-sizes", "godwit-finalizers"):
             status = lambda: json.loads(kubectl("get", "validatingadmissionpolicy", name, "-o", "json")).get("status", {})
             wait("the type checker", lambda: "typeChecking" in status(), 30)
             self.assertFalse(status()["typeChecking"].get("expressionWarnings"))
