@@ -141,9 +141,12 @@ class AdmissionTest : public ::testing::Test {
         .MergePatch(ns_, last_.String("/metadata/name"), FromYaml(patch))
         .status();
   }
-  absl::Status CreatePod(const std::string& user, const std::string& metadata) {
-    k8s::Unstructured pod = FromYaml(absl::StrCat("{apiVersion: v1, kind: Pod, metadata: ", metadata,
-                                                  ", spec: {containers: [{name: c, image: i}]}}"));
+  // `gates`: of its scheduling.
+  absl::Status CreatePod(const std::string& user, const std::string& metadata,
+                         const std::string& gates = "[]") {
+    k8s::Unstructured pod =
+        FromYaml(absl::StrCat("{apiVersion: v1, kind: Pod, metadata: ", metadata,
+                              ", spec: {schedulingGates: ", gates, ", containers: [{name: c, image: i}]}}"));
     pod.Set("/metadata/namespace", ns_);
     pod.Set("/metadata/generateName", "x-");
     auto made = k8s::Client<k8s::Unstructured>(Api(user), k8s::Pod::kResource).Create(pod);
@@ -306,7 +309,8 @@ TEST_F(AdmissionTest, ATargetKeepsItsMarksAndItsImagesUntilItsProcessesRun) {
   Grant(kController, all);
   ASSERT_TRUE(CreatePod(kController,
                         "{labels: {godwit.io/migration: u, app: a}, annotations: {godwit.io/migration: "
-                        "u, godwit.io/hand-over: '{}'}}")
+                        "u, godwit.io/hand-over: '{}'}}",
+                        "[{name: godwit.io/permit}]")
                   .ok());
   const std::string name = last_.String("/metadata/name");
   const auto status = [&](const std::string& user, const char* conditions) {
