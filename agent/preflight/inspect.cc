@@ -246,6 +246,7 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
                                                    const NodeFacts& facts) {
   agent_api::PreflightReport report;
   std::vector<runtime::BundleMount> mounts;
+  std::vector<std::pair<std::string, std::string>> layers;  // container, folder
   const absl::Time begun = SteadyNow();
   const auto measure = [&](const std::string& container, absl::string_view what, const std::string& folder,
                            bool overlay) {
@@ -258,6 +259,12 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
     if (!measured.huge_file.empty())
       findings.Add("FileTooLarge", absl::StrCat(what, " holds ", measured.huge_file),
                    absl::StrCat(folder, measured.huge_file));
+    if (measured.names > files::kMaxEntries || measured.path_bytes > files::kMaxPathBytes)
+      findings.Add("TooManyObjects",
+                   absl::StrCat(what, " has ", measured.names, " files with names of ",
+                                MiB(measured.path_bytes), " in all; at most ", files::kMaxEntries, " with ",
+                                MiB(files::kMaxPathBytes), " can be packed"),
+                   folder);
     if (!measured.whole)
       findings.Add("FilesNotMeasured",
                    absl::StrCat("of ", what, " only ", MiB(measured.bytes), " were counted in time"), folder);
@@ -291,9 +298,12 @@ absl::StatusOr<agent_api::PreflightReport> Inspect(const runtime::HostView& host
       Append(report.findings, late.Take());
     }
     if (const std::string layer = runtime::FindWritableLayer(host, container).value_or(""); !layer.empty())
-      measure(ref.name, absl::StrCat("the file system of container ", ref.name), layer, true);
+      layers.emplace_back(ref.name, layer);
     mounts.insert(mounts.end(), container.mounts.begin(), container.mounts.end());
   }
+  // Files last: however many there are, all processes were looked at.
+  for (const auto& [container, layer] : layers)
+    measure(container, absl::StrCat("the file system of container ", container), layer, true);
   for (const std::string& volume : request.empty_dirs) {
     const std::string folder = runtime::EmptyDirFolder(mounts, request.pod.uid, volume);
     if (!folder.empty()) measure("", absl::StrCat("emptyDir ", volume), folder, false);

@@ -76,7 +76,10 @@ Memory MemoryOf(const Draft& draft) {
 void LoseMissing(Draft& draft) {
   const bool pulled = k8s::FindCondition(draft.status.conditions, crds::kMemoryArrived) != nullptr ||
                       (draft.seen.source_side.ok() && draft.seen.source_side->serving);
-  if (!pulled || MemoryOf(draft) != Memory::kMissing) return;
+  // Its processes may have ended by themselves, and need no memory any more.
+  const bool over = draft.TargetRuns() && !draft.seen.target_side->pull.pulling &&
+                    draft.seen.target_side->pull.lost.empty();
+  if (!pulled || over || MemoryOf(draft) != Memory::kMissing) return;
   const std::string message = absl::StrCat("pod ", draft.status.target_pod_name,
                                            " was deleted or ended before all of its memory had come");
   draft.Condition(crds::kMemoryArrived, "False", crds::kLost, message);

@@ -108,15 +108,15 @@ std::optional<MigrationDecision> Relay(Draft& draft, const agent_api::SourceStat
     return draft.Abort(MigrationStep::kReclaimSource, AbortedBy(target), absl::Seconds(1));
   // One that is being taken back has a reason.
   if (target.state != TargetState::kPrepared || !source.reason.empty()) return std::nullopt;
-  const bool keep = draft.seen.migration.spec.resolve_uncertain == crds::ResolveUncertain::kKeepSource;
-  if (draft.SourceStays() || keep) {
+  if (draft.SourceStays()) {
     return draft.Abort(
         MigrationStep::kAbortTarget,
         {"LinkLost", absl::StrCat("nodes ", draft.status.source_node, " and ", draft.status.target_node,
                                   " have not reached each other since the decision")},
         absl::Seconds(1));
   }
-  // The source's pod is deleted already, so that kubelet would end what is taken back.
+  // The source's pod is deleted already, so that kubelet would end what is taken back. A copy that lacks
+  // pages cannot run without the link: that is for a person to resolve.
   const bool whole = source.pull_bytes == 0;
   if (whole) return draft.Do(MigrationStep::kTakeOver, draft.settings.switching_poll);
   return std::nullopt;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "controller/pods/findings.h"
 #include "controller/pods/names.h"
+#include "controller/pods/progress.h"
 #include "controller/runtime/conditions.h"
 #include "crds/migration.h"
 
@@ -181,6 +182,7 @@ RestoreDecision RestoreDraft::Pending() {
   if (conditions.Has(crds::kAgentsReachable))
     conditions.Set(crds::kAgentsReachable, "True", "AllAnswer", "the agents answer");
   status.phase = RestorePhase::kRestoring;
+  status.start_time = k8s::WholeSeconds(now);  // what it waited for before is not of its time limit
   status.checkpoint_uid = seen.checkpoint->metadata.uid;
   status.pod_name = seen.pod_name;
   status.node_name = node;
@@ -201,7 +203,11 @@ std::optional<Failure> RestoreDraft::WhyPodFails() const {
 }
 
 RestoreDecision RestoreDraft::Restoring() {
-  if (seen.side.ok() && seen.side->state == TargetState::kRunning) return Succeed();
+  if (seen.side.ok() && seen.side->state == TargetState::kRunning) {
+    const bool mark = ours() && !seen.pod->metadata.terminating() && !IsCommitted(*seen.pod);
+    if (mark && now < status.start_time + settings.limit) return Do(RestoreStep::kMarkCommitted);
+    return Succeed();
+  }
   if (terminating()) return Fail({"Deleted", "the Restore was deleted before the pod ran"});
   if (seen.side.ok() && seen.side->state == TargetState::kAborted) {
     return Fail({seen.side->reason.empty() ? "Aborted" : seen.side->reason, seen.side->message});

@@ -54,6 +54,7 @@ enum class RestoreStep {
   kCreatePod,
   kPermit,  // PUT restore
   kOpenGate,
+  kMarkCommitted,  // the pod's processes run: it is a pod as any other
   kAbort,
   kDeletePod,
   kForget,

@@ -123,6 +123,7 @@ absl::Status RestoreReconciler::Execute(const RestoreObserved& seen, const Resto
                                                                         .owner_uid = meta.uid}));
       return CreatePod(api, pod);
     }
+    case RestoreStep::kMarkCommitted: return MarkCommitted(api, *seen.pod, absl::Now());
     case RestoreStep::kOpenGate: return OpenPermitGate(api, *seen.pod);
     case RestoreStep::kDeletePod: return DeletePod(api, seen.pod->metadata, 1);
     case RestoreStep::kPermit:

@@ -372,12 +372,14 @@ bool Simulation::Apart() const {
 
 bool Simulation::MayRelay() const {
   const bool told = target_.stage() == TargetStage::kAborted && source_.reclaimed();
-  return Apart() && !told && world_.now() - apart_since_ >= kRelayAfter;
+  // A copy that lacks pages, whose source's pod is deleted: nothing is done without the link.
+  const bool neither = retired_ && target_.post_copy() && target_.stage() != TargetStage::kAborted;
+  return Apart() && !told && !neither && world_.now() - apart_since_ >= kRelayAfter;
 }
 
 void Simulation::Relay() {
   if (target_.stage() == TargetStage::kAborted) return source_.Reclaim();
-  if (!retired_ || target_.post_copy()) return target_.Abort();
+  if (!retired_) return target_.Abort();
   target_.TakeOver();
 }
 

@@ -131,6 +131,14 @@ TEST(RestoreTest, ANamespaceRestoresSoManyPodsAtATime) {
   EXPECT_EQ(Decide(seen, kSettings, kNow).status.phase, RestorePhase::kRestoring);
 }
 
+TEST(RestoreTest, WhatItWaitedForIsNotOfItsTimeLimit) {
+  RestoreObserved seen = Good(RestorePhase::kPending);
+  seen.restore.status.start_time = kNow - absl::Hours(1);
+  seen.restore.status = Decide(seen, kSettings, kNow).status;
+  ASSERT_EQ(seen.restore.status.phase, RestorePhase::kRestoring);
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, RestoreStep::kCreatePod);
+}
+
 TEST(RestoreTest, SettlesNameAndNodeThenGoesStepByStep) {
   RestoreObserved seen = Good(RestorePhase::kPending);
   seen.restore.spec.target = {.node_selector = {{"disk", "ssd"}}};
@@ -151,6 +159,8 @@ TEST(RestoreTest, SettlesNameAndNodeThenGoesStepByStep) {
   EXPECT_EQ(Decide(seen, kSettings, kNow).step, RestoreStep::kOpenGate);
   seen.side = TargetStatus{.state = TargetState::kRunning};
   seen.restore.metadata.deletion_timestamp = kNow;
+  EXPECT_EQ(Decide(seen, kSettings, kNow).step, RestoreStep::kMarkCommitted);
+  seen.pod->status.conditions.push_back({.type = kCommittedCondition, .status = "True"});
   EXPECT_EQ(Decide(seen, kSettings, kNow).status.phase, RestorePhase::kSucceeded)
       << "what runs is not taken back";
 }

@@ -127,6 +127,10 @@ TEST(SwitchingTest, OverALinkThatStaysCutASourceThatIsDeletedIsNotTakenBack) {
   seen.source_side->pull_bytes = 0;
   seen.source_side->reason = "TargetLost";
   EXPECT_EQ(Decide(seen, kSettings, later).step, MigrationStep::kNothing) << "it is being taken back";
+  seen.source_side->reason = "";
+  seen.migration.spec.resolve_uncertain = crds::ResolveUncertain::kKeepSource;
+  EXPECT_EQ(Decide(seen, kSettings, later).step, MigrationStep::kTakeOver)
+      << "a word that nobody has asked for";
 }
 
 TEST(SwitchingTest, TheTargetsRunningIsSuccessWhoeverSaysIt) {
