@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/operations/operations.h"
 
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -122,6 +123,8 @@ absl::Status Forget(Sides& sides, const std::string& uid, const std::string& fol
     absl::MutexLock lock(&sides.mutex);
     sides.by_uid.erase(uid);
   }
+  side.reset();
+  malloc_trim(0);  // some 5 MiB of each thread that worked for it
   return absl::OkStatus();
 }
 
