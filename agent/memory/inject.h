@@ -4,7 +4,7 @@
 //
 // The thread stands still for less than a millisecond; the process' other threads go on. Afterwards it is
 // where it was: signals stay pending, a call that was interrupted is taken up by the kernel as after any
-// stop, with what is left of its time. A seccomp filter is suspended for the thread meanwhile (RuntimeDefault
+// stop, with what is left of its time. A seccomp filter is suspended for the two calls (RuntimeDefault
 // refuses userfaultfd). Everything is done by a process of its own, so that the end of this one in between
 // does no harm.
 #pragma once

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/memory/injection.h"
 
-#include <elf.h>
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -47,24 +45,10 @@ int SignalOf(int status) {
   return status >> 16 != 0 || WSTOPSIG(status) == kSyscallStop ? 0 : WSTOPSIG(status);
 }
 
-// At the entry of a system call, by whatever instruction: the thread makes this one instead.
 #if defined(__x86_64__)
 constexpr uint32_t kArchitecture = AUDIT_ARCH_X86_64;
-int MakeInstead(pid_t thread, Registers at_entry, long number, uint64_t argument) {
-  at_entry.orig_rax = static_cast<uint64_t>(number);
-  at_entry.rdi = argument;
-  return WriteRegisters(thread, at_entry);
-}
 #else
 constexpr uint32_t kArchitecture = AUDIT_ARCH_AARCH64;
-int MakeInstead(pid_t thread, Registers at_entry, long number, uint64_t argument) {
-  at_entry.regs[0] = argument;
-  at_entry.regs[8] = static_cast<uint64_t>(number);
-  if (const int error = WriteRegisters(thread, at_entry); error != 0) return error;
-  int value = static_cast<int>(number);
-  iovec vector{&value, sizeof(value)};
-  return ptrace(PTRACE_SETREGSET, thread, NT_ARM_SYSTEM_CALL, &vector) == 0 ? 0 : errno;
-}
 #endif
 
 // What the thread executes is its process's to change, at any moment and the vDSO as well. So nothing is
@@ -130,7 +114,7 @@ class Tracee {
     Registers at_entry;
     if (const int error = ReadEntry(at_entry, made_anywhere); error != 0) return error;
     // Also where it is there by itself: the arguments may not be those that it was started with.
-    if (const int error = MakeInstead(thread_, at_entry, number, argument); error != 0) return error;
+    if (const int error = SwapSystemCall(thread_, at_entry, number, argument); error != 0) return error;
     if (in_call_) registers_ = at_entry;
     away_ = true;
     if (const int error = SuspendFilter(true); error != 0) return error;

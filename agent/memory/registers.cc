@@ -16,6 +16,7 @@ uint64_t InstructionOf(const Registers& at_entry) { return at_entry.rip - sizeof
 uint64_t InstructionOf(const Registers& at_entry) { return at_entry.pc - sizeof(kSyscallInstruction); }
 #endif
 
+#if defined(__aarch64__)
 int HasSyscallInstruction(pid_t thread, uint64_t address, bool& has) {
   errno = 0;
   const long word = ptrace(PTRACE_PEEKTEXT, thread, address, nullptr);
@@ -24,7 +25,6 @@ int HasSyscallInstruction(pid_t thread, uint64_t address, bool& has) {
   return 0;
 }
 
-#if defined(__aarch64__)
 int SetSystemCallNumber(pid_t thread, int number) {
   iovec vector{&number, sizeof(number)};
   return ptrace(PTRACE_SETREGSET, thread, NT_ARM_SYSTEM_CALL, &vector) == 0 ? 0 : errno;
@@ -54,14 +54,10 @@ int IsAboutToRestart(pid_t, const Registers& registers, bool& restarts) {
   return 0;
 }
 
-int SwapSystemCall(pid_t thread, Registers registers, long number, uint64_t argument) {
-  bool known = false;
-  if (const int error = HasSyscallInstruction(thread, InstructionOf(registers), known); error != 0)
-    return error;
-  if (!known) return ENOEXEC;
-  registers.orig_rax = static_cast<uint64_t>(number);
-  registers.rdi = argument;
-  return WriteRegisters(thread, registers);
+int SwapSystemCall(pid_t thread, Registers at_entry, long number, uint64_t argument) {
+  at_entry.orig_rax = static_cast<uint64_t>(number);
+  at_entry.rdi = argument;
+  return WriteRegisters(thread, at_entry);
 }
 
 int RepeatSystemCall(pid_t thread, Registers at_entry) {
@@ -99,14 +95,10 @@ int IsAboutToRestart(pid_t thread, const Registers& registers, bool& restarts) {
   return HasSyscallInstruction(thread, registers.pc, restarts);
 }
 
-int SwapSystemCall(pid_t thread, Registers registers, long number, uint64_t argument) {
-  bool known = false;
-  if (const int error = HasSyscallInstruction(thread, InstructionOf(registers), known); error != 0)
-    return error;
-  if (!known) return ENOEXEC;
-  registers.regs[0] = argument;
-  registers.regs[8] = static_cast<uint64_t>(number);
-  if (const int error = WriteRegisters(thread, registers); error != 0) return error;
+int SwapSystemCall(pid_t thread, Registers at_entry, long number, uint64_t argument) {
+  at_entry.regs[0] = argument;
+  at_entry.regs[8] = static_cast<uint64_t>(number);
+  if (const int error = WriteRegisters(thread, at_entry); error != 0) return error;
   return SetSystemCallNumber(thread, static_cast<int>(number));
 }
 

@@ -36,8 +36,8 @@ int WriteRegisters(pid_t thread, const Registers& registers);
 // never sees).
 int IsAboutToRestart(pid_t thread, const Registers& registers, bool& restarts);
 
-// In a stop at the entry of a system call: the thread makes this one instead.
-int SwapSystemCall(pid_t thread, Registers registers, long number, uint64_t argument);
+// In a stop at the entry of a system call: the thread makes this one instead, whatever it executes there.
+int SwapSystemCall(pid_t thread, Registers at_entry, long number, uint64_t argument);
 // From there on in the stop at its exit: the thread makes the call for which it had come, by the same
 // instruction. ENOEXEC: it did not come by kSyscallInstruction.
 int RepeatSystemCall(pid_t thread, Registers at_entry);

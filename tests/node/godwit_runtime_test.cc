@@ -174,6 +174,13 @@ class GodwitRuntimeTest : public testing::Test {
     if (!claim.ok()) return claim.status();
     return table_->Restore(kMigration, "app", source_->images(), target.work(), kSoon);
   }
+  // What the commit does with a copy that stands restored.
+  void LetRun(Container& target) {
+    ASSERT_TRUE(table_->CheckStanding(kMigration).ok());
+    table_->Spend({.migration_uid = kMigration, .sandbox_uid = kPod, .containers = {"app"}});
+    target.Thaw();
+    ASSERT_TRUE(target.output().WaitLines(20));
+  }
   // Nothing of the container is left on the machine.
   static void ExpectGone(const Container& container) {
     EXPECT_FALSE(container.Running());
@@ -232,10 +239,7 @@ TEST_F(GodwitRuntimeTest, ACreateBecomesARestoreThatStandsStillAndItsStartDoesNo
   EXPECT_EQ(Hostname(there_), "target-pod");
   EXPECT_THAT(*ReadFile(absl::StrCat("/proc/", restored->pid, "/status")),
               HasSubstr(absl::StrCat("PPid:\t", getpid(), "\n")));
-  ASSERT_TRUE(table_->CheckStanding(kMigration).ok());
-  table_->Spend({.migration_uid = kMigration, .sandbox_uid = kPod, .containers = {"app"}});
-  target.Thaw();
-  ASSERT_TRUE(target.output().WaitLines(20));
+  ASSERT_NO_FATAL_FAILURE(LetRun(target));
   EXPECT_EQ(target.output().numbers()[0], source_->output().numbers().back() + 1);
 }
 
@@ -277,10 +281,7 @@ TEST_F(GodwitRuntimeTest, ARestoredContainerHasASessionKeyringOfItsOwn) {
   ASSERT_TRUE(Restore(target).ok());
   ASSERT_TRUE(table_->Confirm(kMigration, "app", kSoon).ok());
   ASSERT_TRUE(Succeeds(create)) << ErrorOf(target);
-  ASSERT_TRUE(table_->CheckStanding(kMigration).ok());
-  table_->Spend({.migration_uid = kMigration, .sandbox_uid = kPod, .containers = {"app"}});
-  target.Thaw();
-  ASSERT_TRUE(target.output().WaitLines(20));
+  ASSERT_NO_FATAL_FAILURE(LetRun(target));
   EXPECT_THAT(source_->output().lines().back(), testing::EndsWith(absl::StrCat(" _ses.", source_->id())));
   EXPECT_THAT(target.output().lines().back(), testing::EndsWith(absl::StrCat(" _ses.", target.id())));
 }

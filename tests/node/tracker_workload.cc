@@ -382,6 +382,14 @@ void Pending() {
   Say(signal == SIGUSR1 && info.si_value.sival_int == 77 ? "still pending" : "lost");
 }
 
+template <size_t kSize>
+void Install(sock_filter (&code)[kSize]) {
+  const sock_fprog program{kSize, code};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+      prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+    Die("seccomp");
+}
+
 void Filter() {
   sock_filter code[] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
@@ -389,10 +397,7 @@ void Filter() {
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };
-  const sock_fprog program{sizeof(code) / sizeof(code[0]), code};
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-      prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
-    Die("seccomp");
+  Install(code);
   Say("ready");
   AwaitLine();
   Say("alive");
@@ -505,10 +510,7 @@ void RefuseUmask() {
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };
-  const sock_fprog program{sizeof(code) / sizeof(code[0]), code};
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-      prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
-    Die("seccomp");
+  Install(code);
 }
 
 // Where an injection finds the instruction first. The mapping's protection changes as a whole or not at all.
