@@ -8,6 +8,9 @@ import time
 
 from cluster import COUNTER, SYSTEM, ClusterTest, counts, kubectl, on_node, wait
 
+# A counter with 256 MiB that nothing compresses: at 40 MiB/s some six seconds of copying.
+NOISY = "import os; noise = os.urandom(256 << 20)\n" + COUNTER
+
 
 def cut(node):
     """Lets nothing of the agents' streams through on a node, silently; what it returns mends the link."""
@@ -80,12 +83,15 @@ class FaultTest(ClusterTest):
 
     def test_the_target_pod_deleted_while_it_waits_goes_away(self):
         a, b = self.nodes[:2]
-        self.start(self.pod("patient", a, self.container(env={"MIB": 512})))
-        self.apply(self.migration("interrupted", "patient", b))
-        target = wait("the target pod", lambda: (self.get("migration", "interrupted").get("status") or {}).get("targetPodName"), 60, 0.05)
+        # Far longer than a kubectl takes on a busy machine.
+        self.start(self.pod("patient", a, self.container(program=NOISY)))
+        self.apply(self.migration("interrupted", "patient", b, bandwidthLimit="40Mi"))
+        target = wait("its name", lambda: (self.get("migration", "interrupted").get("status") or {}).get("targetPodName"), 60, 0.05)
+        wait("the target pod", lambda: self.get("pod", target), 60, 0.05)
         kubectl("-n", self.namespace, "delete", "pod", target, "--wait=false")
-        phase = self.finished("migration", "interrupted")["status"]["phase"]
-        self.assertEqual(phase, "Failed")
+        reason, message = self.failed("migration", "interrupted")
+        print("   ", reason, message)
+        self.assertEqual(reason, "TargetPodDeleted")
         wait("the target pod to go", lambda: self.get("pod", target) is None, 60)
         self.goes_on("patient")
 
@@ -103,8 +109,7 @@ class FaultTest(ClusterTest):
         """For two seconds: the migration goes on where it was. For good: it fails, and the pod has not noticed."""
         runs = int(os.environ.get("GODWIT_LINK_CUTS", "1"))
         a, b = self.nodes[:2]
-        # 256 MiB that nothing compresses take some six seconds.
-        self.start(self.pod("linked", a, self.container(program="import os; noise = os.urandom(256 << 20)\n" + COUNTER)))
+        self.start(self.pod("linked", a, self.container(program=NOISY)))
         for i in range(2 * runs):
             for_good = i % 2 == 1
             pod = self.assertRunsOnce("linked")
