@@ -34,25 +34,33 @@ absl::StatusOr<AddressSpace> TrackedTask::ReadMappings() const {
 absl::Status TrackedTask::Attach(absl::Duration limit) {
   GODWIT_ASSIGN_OR_RETURN(Injected injected, InjectUserfaultfd(proc_, pid_, limit));
   GODWIT_ASSIGN_OR_RETURN(WriteProtection protection, WriteProtection::Enable(std::move(injected.uffd)));
+  protection_.emplace(std::move(protection));
+  const absl::Status registered = RegisterAll();
+  if (!registered.ok()) Detach();
+  return registered;
+}
+
+absl::Status TrackedTask::RegisterAll() {
   GODWIT_ASSIGN_OR_RETURN(const AddressSpace space, ReadAddressSpace(proc_, pid_, MapsFile::kMaps));
   for (const Range& mapping : space.private_anonymous) {
-    GODWIT_ASSIGN_OR_RETURN(const WriteProtection::Outcome outcome, protection.Register(mapping));
+    GODWIT_ASSIGN_OR_RETURN(const WriteProtection::Outcome outcome, protection_->Register(mapping));
     if (outcome == WriteProtection::Outcome::kBusy)
       return absl::FailedPreconditionError(
           absl::StrCat("cannot track process ", pid_,
                        ": a userfaultfd is on its memory already (a pager that still fills it, or its own)"));
+    if (outcome == WriteProtection::Outcome::kRegistered) Append(registered_, mapping);
   }
-  protection_.emplace(std::move(protection));
   return absl::OkStatus();
 }
 
 void TrackedTask::Detach() {
   if (attached()) {
-    for (const Range& range : known_) {
+    for (const Range& range : registered_) {
       if (!protection_->Unregister(range)) break;  // closing it does the rest
     }
   }
   protection_.reset();
+  registered_.clear();
   Forget();
 }
 
@@ -164,6 +172,7 @@ absl::StatusOr<TaskPages> TrackedTask::Take(LookKind kind) {
                           pid_, status_.command, lost.front().start));
   }
   if (kind == LookKind::kRound) known_ = std::move(armed);
+  if (attached()) registered_ = task.owned;
   pieces_.clear();
   scan_.reset();
   return task;

@@ -49,6 +49,8 @@ class TrackedTask {
   // Injects and registers all that there is. Errors as of InjectUserfaultfd; FailedPrecondition also when a
   // userfaultfd is on the memory already.
   absl::Status Attach(absl::Duration limit);
+  // A little at a time (WriteProtection::Unregister), but for what was mapped since the last look that went
+  // well.
   void Detach();
   // All memory counts as never looked at.
   void Forget() { known_.clear(); }
@@ -67,6 +69,7 @@ class TrackedTask {
   absl::StatusOr<TaskPages> Take(LookKind kind);
 
  private:
+  absl::Status RegisterAll();
   absl::StatusOr<AddressSpace> ReadMappings() const;
   void ScanKnown(LookKind kind, Piece& piece) const;
   void LookWhetherOwned(Piece& piece) const;
@@ -75,6 +78,9 @@ class TrackedTask {
   const std::string proc_;
   const pid_t pid_;
   std::optional<WriteProtection> protection_;
+  // With protection_, as Attach found it or the last look that went well. No more than that: before
+  // Linux 6.17 one userfaultfd could end another's registration, one of the task's own perhaps.
+  Ranges registered_;
   Ranges known_;  // registered, looked at and armed at the last Round
   Ranges told_;   // what the last look for kOwned found; kLast must find it, too
 

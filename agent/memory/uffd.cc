@@ -67,7 +67,10 @@ bool WriteProtection::Unregister(Range range) const {
   while (range.start < range.end) {
     const uint64_t bytes = std::min(range.bytes(), kUnregisterBytes - range.start % kUnregisterBytes);
     uffdio_range step{.start = range.start, .len = bytes};
-    if (ioctl(uffd_.get(), UFFDIO_UNREGISTER, &step) != 0) return false;
+    // fs/userfaultfd.c, userfaultfd_unregister. EINVAL: there is no mapping, or one that cannot be
+    // registered. Closing does what is left of this step. ENOMEM: the memory is gone, or no mapping can be
+    // split any more.
+    if (ioctl(uffd_.get(), UFFDIO_UNREGISTER, &step) != 0 && errno != EINVAL) return false;
     range.start += bytes;
   }
   return true;

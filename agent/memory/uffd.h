@@ -31,8 +31,9 @@ class WriteProtection {
     kMemoryGone,  // the task has ended, or has other memory since an exec
   };
   absl::StatusOr<Outcome> Register(Range range) const;
-  // Ends it for `range`, a little at a time, so that the task waits for 2 ms at most. False: not for all of
-  // it, as something else is mapped there by now, or the task has ended.
+  // Ends it for `range`, a little at a time, so that the task waits for 2 ms at most. Passes over what is no
+  // longer mapped, or something else by now. False: no more is worth trying, as the task has ended or has
+  // other memory since an exec.
   bool Unregister(Range range) const;
 
  private:

@@ -67,6 +67,8 @@ absl::Status Pager::FillInOrder(Source& source, const std::atomic<bool>& stop) {
     GODWIT_ASSIGN_OR_RETURN(const std::optional<memory::Range> run, source.store.NextRun(source.filled));
     if (!run.has_value()) {
       source.may_be_punched = source.filled.load();
+      // Nobody will find in order what comes above the last run: it is FillArrived's.
+      source.filled = kAddressEnd;
       source.passed = true;
       return EndIfFilled(source);
     }

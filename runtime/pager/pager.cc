@@ -27,8 +27,6 @@ constexpr uint64_t kFaultBytes = uint64_t{32} << 10;
 constexpr uint64_t kWantedBytes = uint64_t{32} << 10;
 constexpr int kMessagesAtOnce = 64;
 constexpr absl::Duration kMemoryPatience = absl::Seconds(10);
-// No page of a store lies there or beyond.
-constexpr uint64_t kAddressEnd = uint64_t{1} << 57;
 
 bool IsZero(const char* data, uint64_t bytes) {
   return data[0] == 0 && memcmp(data, data + 1, bytes - 1) == 0;

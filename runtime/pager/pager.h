@@ -125,7 +125,7 @@ class Pager {
     std::vector<std::unique_ptr<Space>> spaces;  // only grows
     std::atomic<uint64_t> punched{0};            // everything below
     memory::Range run;                           // without holes, that is being filled
-    std::atomic<uint64_t> filled{0};             // everywhere below
+    std::atomic<uint64_t> filled{0};             // everywhere below, but for what is late
     std::atomic<uint64_t> may_be_punched{0};     // below, too
     std::atomic<bool> done{false};
     // Of a post-copy; under the lock.

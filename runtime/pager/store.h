@@ -14,6 +14,9 @@
 
 namespace godwit::pager {
 
+// No page of a store lies there or beyond.
+inline constexpr uint64_t kAddressEnd = uint64_t{1} << 57;
+
 // Does not own the descriptor. -1: a store without pages.
 class Store {
  public:

@@ -580,6 +580,17 @@ class PullTest : public PagerTest {
     absl::MutexLock lock(&mutex_);
     agent_.Insert(Offsets(first, end));
   }
+  // The store has never had anything of them.
+  void MissUnsent(size_t first, size_t end) {
+    Punch(Offsets(first, end));
+    absl::MutexLock lock(&mutex_);
+    agent_.Insert(Offsets(first, end));
+  }
+  void Punch(memory::Range offsets) const {
+    EXPECT_EQ(fallocate(memory_.store(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                        static_cast<off_t>(offsets.start), static_cast<off_t>(offsets.bytes())),
+              0);
+  }
   // Those of them that are missing: others the pager may have given back.
   void Arrive(size_t first, size_t end) {
     for (size_t page = first; page < end; ++page) {
@@ -587,10 +598,7 @@ class PullTest : public PagerTest {
       if (page % 10 < 8) {
         memory_.Write(page, Memory::Content(page));
       } else {
-        const memory::Range own = Offsets(page, page + 1);
-        EXPECT_EQ(fallocate(memory_.store(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                            static_cast<off_t>(own.start), kPage),
-                  0);
+        Punch(Offsets(page, page + 1));
       }
     }
     absl::MutexLock lock(&mutex_);
@@ -677,6 +685,23 @@ class PullTest : public PagerTest {
       ++touched_;
     });
   }
+  // Without touching it.
+  bool IsInstalled(size_t page) const {
+    unsigned char found = 0;
+    EXPECT_EQ(mincore(memory_.at(page), kPage, &found), 0);
+    return (found & 1) != 0;
+  }
+  // The pager writes its status between steps of its filling: from one time to the next there was a step.
+  void AwaitStep() {
+    const auto filling = [this] {
+      const absl::StatusOr<PagerStatus> status = Status();
+      return status.ok() ? status->filling : absl::ZeroDuration();
+    };
+    for (int i = 0; i < 2; ++i) {
+      const absl::Duration before = filling();
+      EXPECT_TRUE(Eventually([&] { return filling() != before; }));
+    }
+  }
   void JoinTouchers() {
     for (std::thread& thread : touchers_) thread.join();
     touchers_.clear();
@@ -733,6 +758,40 @@ TEST_F(PullTest, PagesThatComeInAnyOrderAreAllFilled) {
   for (size_t page = 0; page < 32768; page += 64) order.push_back(page);
   std::shuffle(order.begin(), order.end(), std::mt19937(7));
   for (const size_t page : order) Arrive(page, page + 40);
+  WaitForEnd();
+  EXPECT_EQ(memory_.FirstWrong(), -1);
+  EXPECT_EQ(memory_.StoredBytes(), 0);
+}
+
+// The filling in order finds nothing, and has ended before anything comes.
+TEST_F(PullTest, MemoryOfWhichNothingHadComeIsFilled) {
+  MissUnsent(0, 32768);
+  Restore(memory_);
+  Thaw();
+  Touch(4);
+  EXPECT_TRUE(Eventually([&] { return Wants(4); }));
+  AwaitStep();
+  Arrive(0, 16000);
+  JoinTouchers();
+  EXPECT_TRUE(Eventually([&] { return memory_.StoredBytes() == 0; })) << "what has come is not filled";
+  // A pager that takes over finds nothing, too.
+  const pid_t pager = NextPid(&PagerStatus::pager_pid, 0);
+  kill(pager, SIGKILL);
+  NextPid(&PagerStatus::pager_pid, pager);
+  AwaitStep();
+  Arrive(16000, 32768);
+  WaitForEnd();
+  EXPECT_EQ(memory_.FirstWrong(), -1);
+  EXPECT_EQ(memory_.StoredBytes(), 0);
+}
+
+TEST_F(PullTest, PagesThatComeAboveAllThatWasHeldAreFilled) {
+  MissUnsent(1000, 32768);
+  Restore(memory_);
+  Thaw();
+  EXPECT_TRUE(Eventually([&] { return IsInstalled(997); })) << "the last one that is held";
+  AwaitStep();  // which finds no more
+  Arrive(1000, 32768);
   WaitForEnd();
   EXPECT_EQ(memory_.FirstWrong(), -1);
   EXPECT_EQ(memory_.StoredBytes(), 0);

@@ -32,6 +32,7 @@
 #include "agent/memory/maps.h"
 #include "agent/memory/shared_key.h"
 #include "agent/memory/task_status.h"
+#include "agent/memory/tracked_task.h"
 #include "agent/memory/uffd.h"
 #include "agent/runtime/cgroup.h"
 #include "agent/runtime/freezer.h"
@@ -516,8 +517,86 @@ TEST(TrackerTest, WriteProtectionEndsForWhatIsTold) {
   EXPECT_TRUE(first.Unregister(half));
   EXPECT_EQ(*second.Register(half), Outcome::kRegistered);
   EXPECT_EQ(*second.Register(rest), Outcome::kBusy);
-  munmap(pages, kBytes);
-  EXPECT_FALSE(first.Unregister(all));
+  // What is unmapped by now is passed over.
+  ASSERT_EQ(munmap(pages, half.bytes()), 0);
+  EXPECT_TRUE(first.Unregister(all));
+  EXPECT_EQ(*second.Register(rest), Outcome::kRegistered);
+  munmap(reinterpret_cast<void*>(rest.start), rest.bytes());
+}
+
+TEST(TrackerTest, TheMemoryOfATaskThatHasEndedIsNotGoneThrough) {
+  Workload workload({"pipe"});
+  absl::StatusOr<memory::Injected> injected =
+      memory::InjectUserfaultfd("/proc", workload.pid(), absl::Seconds(1));
+  ASSERT_TRUE(injected.ok()) << injected.status();
+  const auto protection = memory::WriteProtection::Enable(std::move(injected->uffd));
+  ASSERT_TRUE(protection.ok()) << protection.status();
+  const Range anything{uint64_t{1} << 30, uint64_t{2} << 30};
+  EXPECT_TRUE(protection->Unregister(anything));
+  ASSERT_EQ(kill(workload.pid(), SIGKILL), 0);
+  EXPECT_EQ(workload.WaitEnd().signal, SIGKILL);
+  EXPECT_FALSE(protection->Unregister(anything));
+}
+
+// While copies of them are open, closing the first ones ends nothing.
+std::vector<UniqueFd> CopyUserfaultfds() {
+  std::vector<UniqueFd> copies;
+  for (const std::string& line : Descriptors(getpid())) {
+    int fd = -1;
+    if (absl::EndsWith(line, " anon_inode:[userfaultfd]") &&
+        absl::SimpleAtoi(line.substr(0, line.find(' ')), &fd))
+      copies.emplace_back(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  }
+  return copies;
+}
+
+size_t ProtectedMappings(pid_t pid) {
+  const std::string smaps = ReadFile(absl::StrCat("/proc/", pid, "/smaps")).value_or("");
+  size_t found = 0;
+  for (absl::string_view line : absl::StrSplit(smaps, '\n', absl::SkipEmpty())) {
+    if (absl::StartsWith(line, "VmFlags:") && absl::StrContains(line, " uw")) ++found;
+  }
+  return found;
+}
+
+void MakeRound(memory::TrackedTask& task) {
+  ASSERT_TRUE(task.Plan(memory::LookKind::kRound).ok());
+  for (memory::TrackedTask::Piece& piece : task.pieces()) task.Scan(memory::LookKind::kRound, piece);
+  ASSERT_TRUE(task.Take(memory::LookKind::kRound).ok());
+}
+
+// Closing does it all at once, while the process waits.
+TEST(TrackerTest, TheEndOfWriteProtectionIsNotLeftToClosing) {
+  const struct {
+    const char* when;
+    std::function<void(Workload&, memory::TrackedTask&)> before;
+  } cases[] = {
+      {"before the first round", [](Workload&, memory::TrackedTask&) {}},
+      {"after a round that failed",
+       [](Workload&, memory::TrackedTask& task) {
+         MakeRound(task);
+         task.Forget();
+       }},
+      {"when some has been unmapped",
+       [](Workload& workload, memory::TrackedTask& task) {
+         MakeRound(task);
+         workload.SendLine();
+         ASSERT_EQ(workload.Answer(), "unmapped");
+       }},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.when);
+    Workload workload({"unmap", "64"});
+    memory::TrackedTask task("/proc", workload.pid());
+    const absl::Status attached = task.Attach(absl::Seconds(1));
+    ASSERT_TRUE(attached.ok()) << attached;
+    const std::vector<UniqueFd> copies = CopyUserfaultfds();
+    ASSERT_EQ(copies.size(), 1u);
+    ASSERT_NO_FATAL_FAILURE(c.before(workload, task));
+    EXPECT_GT(ProtectedMappings(workload.pid()), 0u);
+    task.Detach();
+    EXPECT_EQ(ProtectedMappings(workload.pid()), 0u);
+  }
 }
 
 TEST(TrackerTest, AProcessOfADebuggerIsRefused) {

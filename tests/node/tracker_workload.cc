@@ -631,6 +631,19 @@ void Aio() {
   }
 }
 
+// Memory of which the lower half is unmapped when a line comes in.
+[[noreturn]] void Unmap(size_t mib) {
+  const size_t bytes = mib << 20;
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) Die("mmap");
+  memset(memory, 1, bytes);
+  Say("ready");
+  AwaitLine();
+  if (munmap(memory, bytes / 2) != 0) Die("munmap");
+  Say("unmapped");
+  while (true) pause();
+}
+
 // Memory of which single pages are written at random places, for ever: many short ranges at each look.
 [[noreturn]] void Scatter(size_t mib) {
   const size_t pages = (mib << 20) / kPage;
@@ -778,5 +791,6 @@ int main(int argc, char** argv) {
   if (mode == "aio") Aio();
   if (mode == "scatter") Scatter(static_cast<size_t>(number(2)));
   if (mode == "fill") Fill(static_cast<size_t>(number(2)));
+  if (mode == "unmap") Unmap(static_cast<size_t>(number(2)));
   return 0;
 }
