@@ -23,7 +23,12 @@
 namespace godwit::guard {
 namespace {
 
-constexpr absl::Duration kFreezeWrite = absl::Seconds(2);   // for all tasks to stand still
+constexpr absl::Duration kFreezeWrite = absl::Seconds(2);  // for all tasks to stand still
+// A task in a wait for a disk stands still when that is over, and no sooner; the others would stand and wait
+// for it. So the first try is short, and the pod runs between two. Each is twice as long as the one before,
+// for a pod that is in such waits nearly all the time, or has very many tasks, is caught by no short one.
+constexpr absl::Duration kFreezeTry = absl::Milliseconds(30);
+constexpr absl::Duration kFreezePause = absl::Milliseconds(20);
 constexpr absl::Duration kExecPatience = absl::Seconds(2);  // for an exec probe to end by itself
 constexpr absl::Duration kExecPause = absl::Milliseconds(20);
 constexpr absl::Duration kKillLimit = absl::Seconds(10);
@@ -169,6 +174,8 @@ std::optional<Refusal> HostActs::Check(bool* exec_in_flight) const {
 std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& before_freeze,
                                         FreezeMoment* moment) {
   const absl::Time patience = SteadyNow() + kExecPatience;
+  absl::Time first_try = absl::InfiniteFuture();
+  absl::Duration next_try = kFreezeTry;
   bool exec_in_flight = false;
   while (true) {
     std::optional<Refusal> refusal = Check(&exec_in_flight);
@@ -181,10 +188,21 @@ std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& bef
       }
       *moment = {clock_.Monotonic(), clock_.Now(), absl::ZeroDuration()};
       GODWIT_FAILPOINT("guard.freezing", spec_.migration_uid);
-      absl::StatusOr<runtime::FrozenCgroups> frozen = runtime::FreezeCgroups(Cgroups(), kFreezeWrite);
-      if (!frozen.ok()) {
+      first_try = std::min(first_try, SteadyNow());
+      const absl::Duration left = kFreezeWrite - (SteadyNow() - first_try);
+      const bool last = left <= next_try + kFreezePause;
+      absl::StatusOr<runtime::FrozenCgroups> frozen =
+          runtime::FreezeCgroups(Cgroups(), last ? std::max(left, kFreezeTry) : next_try);
+      next_try *= 2;
+      if (!frozen.ok()) {  // and all are thawed
         LowerFence();
-        return Refusal{"FreezeFailed", std::string(frozen.status().message())};
+        if (last || !absl::IsDeadlineExceeded(frozen.status()))
+          return Refusal{"FreezeFailed", std::string(frozen.status().message())};
+        LOG(WARNING) << Log("the pod goes on for a moment before it is frozen again")
+                            .With("migration", spec_.migration_uid)
+                            .With(frozen.status());
+        absl::SleepFor(kFreezePause);
+        continue;
       }
       // Again, now that nothing changes any more: a signal or an exec may have come between.
       refusal = Check(&exec_in_flight);
@@ -199,6 +217,8 @@ std::optional<Refusal> HostActs::Freeze(const std::function<absl::Status()>& bef
       LowerFence();
     }
     if (!exec_in_flight || SteadyNow() >= patience) return refusal;
+    first_try = absl::InfiniteFuture();
+    next_try = kFreezeTry;
     absl::SleepFor(kExecPause);  // exec probes are short
   }
 }

@@ -47,7 +47,8 @@ class Acts {
  public:
   virtual ~Acts() = default;
   // Checks that the pod may be frozen, calls `before_freeze` (which journals), freezes all containers
-  // together and checks again. With a refusal nothing is frozen.
+  // together and checks again; all of that again where it helps. `moment` is of the freeze that holds. With a
+  // refusal nothing is frozen.
   virtual std::optional<Refusal> Freeze(const std::function<absl::Status()>& before_freeze,
                                         FreezeMoment* moment) = 0;
   virtual absl::Status Thaw() = 0;
