@@ -44,8 +44,8 @@ ABSL_FLAG(std::string, state_folder, godwit::agent_api::kStateFolder,
 ABSL_FLAG(std::string, run_folder, "/run/godwit", "sockets; the same path on the host");
 ABSL_FLAG(bool, memory_tracking, true, "false: pods are not pre-copied from or to this node");
 ABSL_FLAG(int, disk_reserve_percent, 15,
-          "of the disk with the state folder, that archives and images leave free: kubelet evicts pods when "
-          "less is left");
+          "of the disk with the state folder, that archives leave free: kubelet evicts pods when less is "
+          "left. Migrations may take it");
 ABSL_FLAG(bool, on_host, false, "runs on the host itself, not in a container");
 
 namespace {

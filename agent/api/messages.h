@@ -99,7 +99,8 @@ struct NodeInfo {
   std::string runc_version;
   bool runtime_ready = false;     // the container runtime knows the handler "godwit"
   int64_t memory_available = 0;   // MemAvailable
-  int64_t storage_available = 0;  // free bytes where images are written
+  int64_t storage_available = 0;  // free bytes where images and archives are written
+  int64_t storage_reserve = 0;    // of these, what archives leave free; images of migrations may take it
   int64_t images_bytes = 0;       // bytes that Godwit holds there
   std::string no_pre_copy;        // not empty: why this node's kernel cannot pre-copy ("kernel 6.1 has no
                                   // PAGEMAP_SCAN ...")
@@ -119,6 +120,7 @@ struct NodeInfo {
     field("runtimeReady", self.runtime_ready);
     field("memoryAvailable", self.memory_available);
     field("storageAvailable", self.storage_available);
+    field("storageReserve", self.storage_reserve);
     field("imagesBytes", self.images_bytes);
     field("noPreCopy", self.no_pre_copy);
     field("cpuFeatures", self.cpu_features);
@@ -450,7 +452,7 @@ struct SourceStatus {
 // Memory that the target pulls from the source while it runs already.
 struct PullStatus {
   bool pulling = false;       // some is missing, or may be; the source is needed
-  int64_t total_bytes = 0;    // was missing when the target began to run
+  int64_t total_bytes = 0;    // was missing when the target began to run, or will be when it does
   int64_t missing_bytes = 0;  // is still
   int64_t faults = 0;         // missing pages that the processes waited for
   absl::Duration fault_p50;   // from a fault on a missing page to its installation
@@ -472,14 +474,16 @@ struct PullStatus {
 // GET /v1/migrations/{uid}/target and GET /v1/restores/{uid}
 struct TargetStatus {
   TargetState state = TargetState::kNone;
+  bool committing = false;  // kPrepared, and the word that it is to run has come
   std::string reason;
   std::string message;
   std::vector<std::string> waiting;   // containers whose `create` waits now
   std::vector<std::string> restored;  // containers that stand restored and still
-  PullStatus pull;                    // with kRunning, after a post-copy
+  PullStatus pull;                    // of a post-copy, with kRunning; its total_bytes with kPrepared, too
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("state", self.state);
+    field("committing", self.committing);
     field("reason", self.reason);
     field("message", self.message);
     field("waiting", self.waiting);

@@ -9,6 +9,7 @@
 #include "agent/files/layer.h"
 #include "agent/runtime/layer.h"
 #include "agent/runtime/volumes.h"
+#include "agent/transfer/container_path.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/status.h"
@@ -50,7 +51,7 @@ absl::StatusOr<Source> FindSource(const agent_api::CheckpointSpec& spec, const r
                                                       source.container.pod_uid, ", not to ", spec.pod.uid));
   }
   GODWIT_ASSIGN_OR_RETURN(source.layer, runtime::FindWritableLayer(host, source.container));
-  source.folder = absl::StrCat(work, "/", ref.name);
+  source.folder = absl::StrCat(work, "/", transfer::ContainerPath(ref.name));
   source.parts.images = absl::StrCat(source.folder, "/images");
   source.parts.dump_log = absl::StrCat(source.folder, "/work/dump.log");
   source.parts.spec = absl::StrCat(source.folder, "/spec.dump");

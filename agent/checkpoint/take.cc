@@ -25,6 +25,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/nice.h"
 #include "base/status.h"
 
 namespace godwit::checkpoint {
@@ -340,6 +341,7 @@ class Taker {
   }
 
   std::optional<Failure> Archives() {
+    const ScopedNice gives_way;  // to the pod, which goes on
     for (size_t i = 0; i < sources_.size(); ++i) {
       if (stop_) return Because("", absl::CancelledError());
       Source& source = sources_[i];

@@ -93,7 +93,8 @@ AbortAnswer AbortIn(TargetStage stage);
 // Whether a source's HELLO is taken; one that only asks always is.
 bool TakesStream(bool ask, bool resume, Bringing bringing, TargetStage stage, bool abort_wanted);
 // The stream that brings the state has ended: may another go on where it was cut? Once a restore waits at its
-// gate (`armed`) the source stands still, or is about to.
+// gate (`armed`) the source stands still, or is about to. `in_rounds`: files or memory have come as a source
+// sends them while its pod runs; of one that has sent nothing, or an image first, none is awaited.
 bool MayResume(bool armed, bool in_rounds, bool abort_wanted);
 // A stream that listens for the verdict has ended: is that the end? Before PREPARED the source cannot have
 // ceded.

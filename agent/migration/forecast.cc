@@ -11,9 +11,6 @@ using agent_api::PreCopyLimits;
 using agent_api::WhenNotConverging;
 using Verdict = Convergence::Verdict;
 
-// CRIU's dump and restore of memory that is its own, together: 768 MiB in 1.2 s
-// (docs/design/page-engine.md).
-constexpr double kCriuRate = 650e6;
 // CRIU's images of a small container without memory.
 constexpr int64_t kImageBytes = int64_t{512} << 10;
 constexpr int kMostRounds = 500;
@@ -71,7 +68,8 @@ class Rounds {
     for (int i = 0; i < kWaitingRounds; ++i) CopyAgain(std::max(kShortestPause, kPauseFactor * took_));
     for (int i = 0; i < kSwitchingRounds && !convergence_.Fits(); ++i) CopyAgain(absl::ZeroDuration());
     const bool leaves =
-        pulled_ || (!forecast.converges && limits_.when_not_converging == WhenNotConverging::kPostCopy);
+        pulled_ || (!forecast.converges && limits_.when_not_converging == WhenNotConverging::kPostCopy &&
+                    convergence_.PullingPays());
     forecast.freeze = Freeze(leaves);
     if (leaves) {
       const double left = Written(took_ + kToTheFreeze) - SharedWritten(took_ + kToTheFreeze);
@@ -104,7 +102,8 @@ class Rounds {
          .dirty_bytes = static_cast<int64_t>(dirty),
          .shared_bytes = static_cast<int64_t>(shared),
          .sent_bytes = static_cast<int64_t>(dirty * content_rate_ / std::max(content_rate_, page_rate_)),
-         .comparing = sample_.comparing});
+         .comparing = sample_.comparing,
+         .criu_bytes = sample_.criu_bytes});
   }
   void CopyAgain(absl::Duration pause) {
     const absl::Duration since = took_ + pause, before = copying_;
@@ -124,9 +123,8 @@ class Rounds {
     const absl::Duration since = took_ + kToTheFreeze;
     const double left = leaves ? SharedWritten(since) : Written(since);
     const absl::Duration sending = absl::Seconds(left / link_);
-    const double criu = static_cast<double>(sample_.criu_bytes);
     return fixed_.freeze + std::max(absl::ZeroDuration(), sample_.comparing + sending - fixed_.dump) +
-           absl::Seconds(criu / kCriuRate + criu / link_);
+           CriuTakes(sample_.criu_bytes, link_);
   }
 
   const Sample& sample_;
@@ -150,10 +148,9 @@ Forecast ForecastCopy(const Sample& sample, const FixedPart& fixed, CopyMode mod
 Forecast ForecastStopAndCopy(const Sample& sample, const FixedPart& fixed, int64_t memory_bytes,
                              int64_t file_bytes, bool files_before) {
   const double link = ThroughputOrGuess(sample.throughput);
-  const double memory = static_cast<double>(memory_bytes);
   const absl::Duration files = absl::Seconds(static_cast<double>(file_bytes) / link);
   Forecast forecast{.converges = true};
-  forecast.freeze = fixed.freeze + absl::Seconds(memory / kCriuRate + memory / link);
+  forecast.freeze = fixed.freeze + CriuTakes(memory_bytes, link);
   (files_before ? forecast.copying : forecast.freeze) += files;
   forecast.transfer_bytes = memory_bytes + file_bytes + kImageBytes;
   return forecast;

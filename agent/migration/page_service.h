@@ -40,7 +40,8 @@ class PageService {
   absl::Status SendUnlisted(const transfer::TaskRanges& pages, absl::Time deadline);
   // Of those listed.
   absl::Status SendWanted(const transfer::TaskRanges& wanted, absl::Time deadline);
-  // The next ones. False: all that were listed have been sent.
+  // The next ones. False: all that were listed have been sent. While the bucket is owed for earlier ones it
+  // waits for that, and whoever wants a page meanwhile waits with it: call it when nothing is owed.
   absl::StatusOr<bool> SendNext(absl::Time deadline);
 
   int64_t left_bytes() const;

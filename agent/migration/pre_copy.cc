@@ -10,16 +10,21 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "agent/memory/copy_on_write.h"
 #include "agent/memory/shared_key.h"
 #include "agent/memory/task_status.h"
 #include "agent/runtime/cgroup.h"
 #include "agent/runtime/weight.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/nice.h"
 #include "base/status.h"
 
 namespace godwit::migration {
 namespace {
+
+// For what processes have mapped and open in a container, before each look.
+constexpr absl::Duration kContentsLimit = absl::Milliseconds(20);
 
 class RealTracked final : public TrackedMemory {
  public:
@@ -70,7 +75,66 @@ MemoryNode RealMemory(const std::string& proc, const memory::Tracker::Options& o
           return static_cast<size_t>(got);
         };
       },
-      .weigh = [proc](const std::string& cgroup) { return runtime::WeighCgroup(proc, cgroup); }};
+      .fits = [proc](const std::string& cgroup) { return memory::FitsUnshared(proc, cgroup); },
+      .weigh = [proc](const std::string& cgroup) { return runtime::WeighCgroup(proc, cgroup); },
+      .contents =
+          [proc](const std::string& cgroup) {
+            const auto pids = runtime::ProcessesInCgroup(cgroup);
+            return pids.ok() ? runtime::ContentsOf(proc, *pids, SteadyNow() + kContentsLimit)
+                             : runtime::Contents{};
+          },
+      .private_memory =
+          [proc](const std::string& cgroup) {
+            const auto pids = runtime::ProcessesInCgroup(cgroup);
+            return runtime::PrivateBytes(proc, pids.value_or(std::vector<pid_t>()));
+          },
+      .unseen =
+          [proc](const std::string& cgroup, const std::set<pid_t>& seen) {
+            std::vector<pid_t> pids = runtime::ProcessesInCgroup(cgroup).value_or(std::vector<pid_t>());
+            std::erase_if(pids, [&seen](pid_t pid) { return seen.contains(pid); });
+            return runtime::PrivateBytes(proc, pids);
+          }};
+}
+
+// Of each process the less of two counts; of one that has ended nothing.
+static void KeepLess(std::map<pid_t, runtime::Contents::Private>& of,
+                     const std::map<pid_t, runtime::Contents::Private>& than) {
+  std::erase_if(of, [&than](auto& entry) {
+    const auto found = than.find(entry.first);
+    if (found == than.end()) return true;
+    entry.second.bytes = std::min(entry.second.bytes, found->second.bytes);
+    return false;
+  });
+}
+
+// Each process for itself: what one gave back to the kernel since a look told of it is no other's. No look
+// tells of that, so that the largest difference of all looks counts, as far as the process has so much still.
+int64_t LeftToCriu(const runtime::Contents& contents, const memory::Look& look, std::map<pid_t, Told>& told) {
+  std::map<pid_t, Told> now;
+  int64_t bytes = contents.files;
+  for (const memory::TaskPages& task : look.tasks) {
+    Told& one = now[task.pid];
+    if (const auto before = told.find(task.pid); before != told.end()) one = std::move(before->second);
+    one.pages = memory::Intersection(memory::Union(one.pages, task.dirty), task.owned);
+    if (const auto process = contents.processes.find(task.pid); process != contents.processes.end()) {
+      const int64_t all = process->second.bytes;
+      const int64_t beyond = all - static_cast<int64_t>(memory::Bytes(one.pages));
+      one.criu_bytes = std::min(all, std::max(one.criu_bytes, beyond));
+    }
+    bytes += one.criu_bytes;
+  }
+  told = std::move(now);
+  std::set<uint64_t> carried;
+  for (const memory::TaskPages& object : look.shared) carried.insert(memory::SharedId(object.pid));
+  for (const auto& [inode, size] : contents.anonymous) {
+    if (!carried.contains(inode)) bytes += size;
+  }
+  return bytes;
+}
+
+absl::StatusOr<std::unique_ptr<TrackedMemory>> Track(const MemoryNode& node, const std::string& cgroup) {
+  if (node.fits) GODWIT_RETURN_IF_ERROR(node.fits(cgroup));
+  return node.track(cgroup);
 }
 
 PreCopy::PreCopy(std::vector<Container> containers, const MemoryNode& node, transfer::TokenBucket* bucket)
@@ -88,7 +152,7 @@ PreCopy::PreCopy(std::vector<Container> containers, const MemoryNode& node, tran
 absl::Status PreCopy::Attach() {
   absl::Status status;
   for (Part& part : parts_) {
-    absl::StatusOr<std::unique_ptr<TrackedMemory>> memory = node_.track(part.container.cgroup);
+    absl::StatusOr<std::unique_ptr<TrackedMemory>> memory = Track(node_, part.container.cgroup);
     status = Annotate(memory.status(), absl::StrCat("container ", part.container.name));
     if (!status.ok()) break;
     part.memory = *std::move(memory);
@@ -129,38 +193,74 @@ void PreCopy::SetStream(transfer::Stream* stream) {
   for (Part& part : parts_) part.sender->SetStream(stream);
 }
 
-absl::StatusOr<RoundFigures> PreCopy::Round(absl::Time deadline) {
+absl::StatusOr<RoundFigures> PreCopy::Round(bool nice, absl::Time deadline) {
   const absl::Time begin = SteadyNow();
   const int64_t sent = totals_.sent;
   RoundFigures figures;
-  bool shared = false;
+  bool shared = false, complete = true;
+  int64_t processes = 0, criu_bytes = 0;
   if (looked_at_ != absl::InfinitePast()) figures.since_last = begin - looked_at_;
   looked_at_ = begin;
   for (Part& part : parts_) {
     // What is read with O_DIRECT while the look is taken arrives behind the tracker's back: by a descriptor
     // that was there before it, or is there after it.
     GODWIT_RETURN_IF_ERROR(migration::CheckPinned(part.memory.get(), part.container.name));
+    // Before the look and after it, the less of the two: what the processes take or give back while it goes
+    // on is not CRIU's.
+    runtime::Contents contents = node_.contents ? node_.contents(part.container.cgroup) : runtime::Contents{};
     absl::StatusOr<memory::Look> look = part.memory->Round();
     if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
+    if (node_.private_memory) KeepLess(contents.processes, node_.private_memory(part.container.cgroup));
+    processes += static_cast<int64_t>(look->tasks.size());
+    criu_bytes += LeftToCriu(contents, *look, part.told);
+    complete = complete && contents.complete;
     figures.memory_bytes += static_cast<int64_t>(look->owned_bytes());
     figures.dirty_bytes += static_cast<int64_t>(look->dirty_bytes());
     shared = shared || !look->shared.empty();
     // The tracker tells of them once: where the stream is cut at one task, those of the others are not lost.
     for (const memory::TaskPages& task : look->tasks) part.sender->Owe(task.container_pid, task.dirty);
     GODWIT_RETURN_IF_ERROR(migration::CheckPinned(part.memory.get(), part.container.name));
-    if (again_) GODWIT_RETURN_IF_ERROR(SendAgain(part, *look, deadline));
-    GODWIT_RETURN_IF_ERROR(SendLook(part, *look, deadline));
+    {
+      // Not the looks themselves, for which the tasks' mappings are locked.
+      std::optional<ScopedNice> gives_way;
+      if (nice) gives_way.emplace();
+      if (again_) GODWIT_RETURN_IF_ERROR(SendAgain(part, *look, deadline));
+      GODWIT_RETURN_IF_ERROR(SendLook(part, *look, deadline));
+    }
     GODWIT_ASSIGN_OR_RETURN(const Compared compared, SendShared(part, look->shared, deadline));
     figures.dirty_bytes += compared.different;
     figures.shared_bytes += compared.different;
     figures.comparing += compared.took;
   }
   again_ = false;
-  owned_bytes_ = figures.memory_bytes;
+  criu_bytes_ = complete ? std::optional(criu_bytes) : std::nullopt;
+  figures.criu_bytes = BeyondSmall(criu_bytes, static_cast<int>(parts_.size()), processes);
   carries_shared_ = shared;
   figures.took = SteadyNow() - begin;
   figures.sent_bytes = totals_.sent - sent;
   return figures;
+}
+
+PreCopy::Unseen PreCopy::UnseenIn(const Part& part) const {
+  Unseen unseen;
+  if (!node_.unseen) return unseen;
+  std::set<pid_t> seen;
+  for (const auto& [pid, told] : part.told) seen.insert(pid);
+  int64_t most = 0;
+  for (const auto& [pid, process] : node_.unseen(part.container.cgroup, seen)) {
+    unseen.bytes += process.bytes;
+    if (process.bytes <= most) continue;
+    most = process.bytes;
+    unseen.which =
+        absl::StrCat("process ", pid, " (", process.command, ") of container ", part.container.name);
+  }
+  return unseen;
+}
+
+int64_t PreCopy::unseen_bytes() const {
+  int64_t bytes = 0;
+  for (const Part& part : parts_) bytes += UnseenIn(part).bytes;
+  return bytes;
 }
 
 absl::Status PreCopy::SendLook(Part& part, const memory::Look& look, absl::Time deadline) {
@@ -207,6 +307,9 @@ void PreCopy::Acknowledge() {
 
 absl::StatusOr<std::string> PreCopy::LookOwned(size_t container) {
   Part& part = parts_[container];
+  if (judge_) {
+    if (const Unseen unseen = UnseenIn(part); unseen.bytes > 0) GODWIT_RETURN_IF_ERROR(judge_(unseen));
+  }
   absl::StatusOr<memory::Look> look = part.memory->Owned();
   if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
   for (memory::TaskPages& task : look->tasks) part.owned[task.pid] = std::move(task.owned);

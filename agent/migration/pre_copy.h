@@ -8,7 +8,9 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -17,6 +19,7 @@
 #include "absl/time/time.h"
 #include "agent/memory/tracker.h"
 #include "agent/migration/convergence.h"
+#include "agent/runtime/weight.h"
 #include "agent/transfer/page_sender.h"
 #include "agent/transfer/stream.h"
 
@@ -42,8 +45,19 @@ struct MemoryNode {
   // Opens the memory of a task. When that ends the reader finds nothing any more, whoever gets its pid then.
   using ReadOne = std::function<absl::StatusOr<size_t>(uint64_t address, char* to, size_t size)>;
   std::function<absl::StatusOr<ReadOne>(pid_t task)> open;
+  // FailedPrecondition where the tasks of a cgroup2 folder would not fit its limit if each had memory of its
+  // own (memory::FitsUnshared). Empty: not asked.
+  std::function<absl::Status(const std::string& cgroup)> fits;
   // What CRIU will have to look at in a cgroup2 folder. Empty: not known.
   std::function<agent_api::Weight(const std::string& cgroup)> weigh;
+  // What CRIU would have to copy of a cgroup2 folder if nobody else carried any of it. Empty: not known.
+  std::function<runtime::Contents(const std::string& cgroup)> contents;
+  // The private memory of its processes now. Empty: not known.
+  std::function<std::map<pid_t, runtime::Contents::Private>(const std::string& cgroup)> private_memory;
+  // The private memory of those of its processes that are not `seen`. Empty: not known.
+  std::function<std::map<pid_t, runtime::Contents::Private>(const std::string& cgroup,
+                                                            const std::set<pid_t>& seen)>
+      unseen;
 };
 // What `memory` tracks: of a task by `node`, of a shared object (memory::IsShared) where the tracker has it
 // mapped.
@@ -52,9 +66,22 @@ absl::StatusOr<size_t> ReadTracked(const MemoryNode& node, const TrackedMemory& 
 // The real one. `proc` with the host's process ids.
 MemoryNode RealMemory(const std::string& proc, const memory::Tracker::Options& options);
 
+// Attaches to what a migration can carry: its tasks have memory of their own at the target.
+// FailedPrecondition says why not.
+absl::StatusOr<std::unique_ptr<TrackedMemory>> Track(const MemoryNode& node, const std::string& cgroup);
+
 // FailedPrecondition while the container has memory that the kernel writes past its page tables. nullptr:
 // none is tracked, and it does not matter.
 absl::Status CheckPinned(const TrackedMemory* memory, absl::string_view container);
+
+// A process' memory, as looks have told of it.
+struct Told {
+  memory::Ranges pages;    // with content, that are mapped and carried
+  int64_t criu_bytes = 0;  // private memory beyond, that CRIU has to copy
+};
+// How many bytes CRIU has to copy of a container that had `contents` just before this look. `told`: of the
+// looks before, by host pid; takes this one's.
+int64_t LeftToCriu(const runtime::Contents& contents, const memory::Look& look, std::map<pid_t, Told>& told);
 
 class PreCopy {
  public:
@@ -72,14 +99,23 @@ class PreCopy {
   // next round.
   void SetStream(transfer::Stream* stream);
 
-  // Looks at all containers and sends what was written since the last look.
-  absl::StatusOr<RoundFigures> Round(absl::Time deadline);
+  // Looks at all containers and sends what was written since the last look; `nice`: giving way to whoever
+  // else wants the processors, the pod itself among them. Tells, too, what nobody but CRIU will carry.
+  absl::StatusOr<RoundFigures> Round(bool nice, absl::Time deadline);
   // All that was sent so far has arrived.
   void Acknowledge();
 
   // The containers stand still. What CRIU is to leave out (criu_environment.h: kHiddenPagesVariable); then,
   // while it dumps, the last pages and what the memory is made of. `leave`: pages of tasks are not sent but
   // named, for the target to pull; returns how many bytes they are, else 0.
+  // LookOwned first asks the judge, if there is one and the container has processes that no round has seen,
+  // whose memory would go over whole; an error of his is its own, and nothing was done.
+  struct Unseen {
+    int64_t bytes = 0;
+    std::string which;  // for a person: "process 12 (redis-server) of container app", the largest
+  };
+  using Judge = std::function<absl::Status(const Unseen& unseen)>;
+  void SetJudge(Judge judge) { judge_ = std::move(judge); }
   absl::StatusOr<std::string> LookOwned(size_t container);
   absl::StatusOr<int64_t> SendLast(size_t container, bool leave, absl::Time deadline);
 
@@ -90,10 +126,13 @@ class PreCopy {
   absl::Status CheckPinned() const;
 
   const transfer::PageTotals& totals() const { return totals_; }
-  // Of all memory that was carried at the last round.
-  int64_t owned_bytes() const { return owned_bytes_; }
-  // Whether any of it was shared.
+  // What CRIU would have had to copy itself at the last round, that of small processes included. nullopt: not
+  // all of it was seen.
+  std::optional<int64_t> criu_bytes() const { return criu_bytes_; }
+  // Whether any memory that was carried was shared.
   bool carries_shared() const { return carries_shared_; }
+  // Of processes that are there now and that no round has seen, in all containers.
+  int64_t unseen_bytes() const;
 
  private:
   struct Part {
@@ -102,12 +141,14 @@ class PreCopy {
     std::unique_ptr<transfer::PageSender> sender;
     // By host pid, or an object's key: what CRIU was told to leave out.
     std::map<pid_t, memory::Ranges> owned;
+    std::map<pid_t, Told> told;  // by host pid: all processes that the last round has seen
   };
   // What comparing shared memory with what was sent has found and taken.
   struct Compared {
     int64_t different = 0;  // bytes
     absl::Duration took;
   };
+  Unseen UnseenIn(const Part& part) const;
   absl::Status SendLook(Part& part, const memory::Look& look, absl::Time deadline);
   absl::StatusOr<Compared> SendShared(Part& part, const std::vector<memory::TaskPages>& shared,
                                       absl::Time deadline);
@@ -120,8 +161,9 @@ class PreCopy {
   bool again_ = false;  // the stream is a new one
   absl::Time looked_at_ = absl::InfinitePast();
   transfer::PageTotals totals_;
-  int64_t owned_bytes_ = 0;
+  std::optional<int64_t> criu_bytes_;
   bool carries_shared_ = false;
+  Judge judge_;
 };
 
 }  // namespace godwit::migration

@@ -27,8 +27,6 @@ constexpr int kRoundTrips = 3;
 constexpr uint64_t kSlice = uint64_t{2} << 20;
 // Samples that sent less say little of the link.
 constexpr int64_t kTellingBytes = int64_t{4} << 20;
-// What of any container's memory is CRIU's (data of its libraries, written) and in the fixed part already.
-constexpr int64_t kCriuBytesOfSmall = int64_t{4} << 20;
 
 // The connection to the target's agent.
 class Link {
@@ -119,12 +117,15 @@ class Tracked {
 
   TrackedMemory& memory() { return *memory_; }
 
-  absl::Status First() {
+  absl::Status First(const runtime::Contents& contents) {
     began_ = SteadyNow();
     GODWIT_ASSIGN_OR_RETURN(first_, memory_->Round());
     looked_at_ = began_;
+    std::map<pid_t, Told> told;
+    criu_bytes_ = LeftToCriu(contents, first_, told);
     return absl::OkStatus();
   }
+  int64_t criu_bytes() const { return criu_bytes_; }
   int64_t memory_bytes() const { return static_cast<int64_t>(first_.owned_bytes()); }
   int64_t shared_bytes() const {
     int64_t bytes = 0;
@@ -216,6 +217,7 @@ class Tracked {
   transfer::PageSender sender_;
   transfer::PageTotals totals_;
   memory::Look first_;
+  int64_t criu_bytes_ = 0;
   absl::Time began_, looked_at_;
   std::map<pid_t, memory::Ranges> known_;  // of shared memory, what was sent
   std::map<pid_t, absl::Duration> comparing_;
@@ -279,14 +281,18 @@ class Rehearsal {
     for (const PodOnNode::Part& part : pod_.parts) {
       const std::string what = absl::StrCat("container ", part.container.name);
       absl::StatusOr<std::unique_ptr<TrackedMemory>> memory =
-          node_.memory.track(node_.cgroup_here(part.container.cgroup));
+          Track(node_.memory, node_.cgroup_here(part.container.cgroup));
       if (!memory.ok()) return Annotate(memory.status(), what);
       tracked_.push_back(std::make_unique<Tracked>(part.container.name, *std::move(memory), node_.memory));
       const std::vector<memory::Pinned> pinned = tracked_.back()->memory().FindPinned();
       if (!pinned.empty())
         return absl::FailedPreconditionError(absl::StrCat(what, ": ", pinned.front().what));
     }
-    for (const auto& one : tracked_) GODWIT_RETURN_IF_ERROR(one->First());
+    for (size_t i = 0; i < tracked_.size(); ++i) {
+      const std::string cgroup = node_.cgroup_here(pod_.parts[i].container.cgroup);
+      GODWIT_RETURN_IF_ERROR(
+          tracked_[i]->First(node_.memory.contents ? node_.memory.contents(cgroup) : runtime::Contents{}));
+    }
     return absl::OkStatus();
   }
 
@@ -312,6 +318,7 @@ class Rehearsal {
       sample_.memory_bytes += one->memory_bytes();
       sample_.content_bytes += one->content_bytes();
       sample_.shared_bytes += one->shared_bytes();
+      sample_.criu_bytes += one->criu_bytes();
       sample_.look += one->look();
     }
     GODWIT_ASSIGN_OR_RETURN(Link link, Link::Open(request_, node_));
@@ -375,8 +382,7 @@ class Rehearsal {
     const int containers = static_cast<int>(pod_.parts.size());
     const FixedPart fixed = FixedPartFor(containers, report_.weight);
     const bool stops = request_.mode == CopyMode::kStopAndCopy;
-    sample_.criu_bytes =
-        std::max<int64_t>(0, request_.memory_bytes - sample_.content_bytes - containers * kCriuBytesOfSmall);
+    sample_.criu_bytes = BeyondSmall(sample_.criu_bytes, containers, report_.weight.processes);
     const Forecast forecast =
         stops || !report_.fallback.empty()
             ? ForecastStopAndCopy(sample_, fixed, request_.memory_bytes, request_.file_bytes, !stops)

@@ -81,7 +81,9 @@ absl::StatusOr<std::unique_ptr<Source>> Source::Recover(std::string folder, Sour
         ceded = ceded || record.state == SourceState::kCeded;
       }
     }
-    source->stage_ = RecoveredStage(state, ceded, FileExists(absl::StrCat(source->folder_, "/thawed")));
+    // Read, not looked for: in a side of the release before it may be the folder of a container called so.
+    const bool thawed = ReadFile(absl::StrCat(source->folder_, "/thawed")).ok();
+    source->stage_ = RecoveredStage(state, ceded, thawed);
     source->status_.target_running = source->stage_ == SourceStage::kDone;
     if (source->stage_ == SourceStage::kAborting) {
       reason = "AgentRestarted";
@@ -152,6 +154,7 @@ absl::Status Source::Switch() {
   if (switch_) return absl::OkStatus();
   absl::Status copies = CheckCopies("the order to switch");
   switch_ = copies.ok();
+  if (switch_) switched_at_ = SteadyNow();
   return copies;
 }
 

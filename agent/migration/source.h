@@ -6,7 +6,7 @@
 //   <folder>/spec.json                what was asked for
 //   <folder>/journal                  OPEN by the agent, the rest by the guard
 //   <folder>/guard.json               what the guard was told; guard.sock, guard.log
-//   <folder>/<container>/{images,work}
+//   <folder>/containers/<container>/{images,work}
 //   <folder>/thawed                   exists when what was ceded is known to go on here
 #pragma once
 
@@ -61,9 +61,9 @@ struct SourceNode {
   MemoryNode memory;
   // What CRIU reads for its tasks' smaps (memory::ShortSmaps::Write). Empty: CRIU reads the kernel's.
   std::function<absl::Status(const std::string& cgroup, const std::string& folder)> write_smaps;
-  // Where CRIU's images of a pod may be of whose memory so many bytes are not in them. Empty, or nullopt: on
-  // the disk.
-  std::function<std::optional<runtime::MemoryFolder>(const PodOnNode&, int64_t owned_bytes)> image_memory;
+  // Where CRIU's images of a pod may be that have so many bytes of its memory. Empty, or nullopt: on the
+  // disk.
+  std::function<std::optional<runtime::MemoryFolder>(const PodOnNode&, int64_t criu_bytes)> image_memory;
   // Whether the memory of these containers is still being filled after an earlier move.
   std::function<bool(const std::vector<std::string>& container_ids)> filling;
   // Whether the container's pod has these addresses: what is fenced must be its own. Empty: not asked.
@@ -146,8 +146,11 @@ class Source {
   // Copying while the pod runs, in source_copy.cc.
   SourceEvent Copy();
   absl::Status CopyInRounds();
-  absl::StatusOr<RoundFigures> SendRound(int64_t number);
+  absl::StatusOr<RoundFigures> SendRound(int64_t number, bool nice);
   absl::Status Reconnect();
+  // OK when `failed` was a cut of the connection, which is back: what failed is to be done again. Else why it
+  // failed, of which somebody's wish for an end counts more.
+  absl::Status AfterCut(const absl::Status& failed, bool resumable) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status NotConverging(const Convergence& convergence, int64_t rounds);
   void AwaitSwitch(absl::Duration limit) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status ComeToGates();

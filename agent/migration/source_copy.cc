@@ -9,6 +9,7 @@
 #include "agent/migration/source.h"
 #include "agent/permits/source_hold.h"
 #include "agent/runtime/cgroup.h"
+#include "agent/transfer/container_path.h"
 #include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/file.h"
@@ -26,7 +27,7 @@ constexpr absl::Duration kResumeLimit = absl::Seconds(30);  // for a cut connect
 constexpr absl::Duration kResumePause = absl::Milliseconds(500);
 constexpr absl::Duration kConnectLimit = absl::Seconds(5);
 // With all at its gate: rounds that only make the freeze shorter than it has to be. They take less than a
-// second together.
+// second together, but where a large process has come meanwhile: kLatestFreeze ends that.
 constexpr int kMostShorteningRounds = 8;
 // Of one round's frames; a dead peer is noticed by TCP long before, one that takes nothing by the stream.
 constexpr absl::Duration kRoundLimit = absl::Hours(2);
@@ -37,6 +38,16 @@ constexpr absl::Duration kFillingLook = absl::Milliseconds(100);
 // its gate; a freeze that began at once would share its processors with that.
 constexpr absl::Duration kSettling = absl::Milliseconds(300);
 constexpr absl::Duration kGateLimit = absl::Seconds(40);  // for the target's restore, which has 30 s for it
+
+// Nothing is frozen that kubelet would not let start.
+absl::Status TooLate(std::optional<absl::Duration> switching) {
+  return absl::DeadlineExceededError(absl::StrCat(
+      "the target pod's start has waited for ",
+      absl::FormatDuration(absl::Trunc(switching.value_or(absl::ZeroDuration()), absl::Seconds(1))),
+      " already, and kubelet ends it after two minutes: more than ", absl::FormatDuration(kLatestFreeze),
+      " leave too little for the freeze, so that it was not begun. Its last files and pages took that long: "
+      "a slow link, a busy node, or a pod that writes much; try again when that is over"));
+}
 
 }  // namespace
 
@@ -90,7 +101,6 @@ void Source::AwaitSwitch(absl::Duration limit) {
     return stop_ || switch_ || abort_.has_value() || heard_.aborted.has_value() || !heard_.lost.ok();
   };
   mutex_.AwaitWithTimeout(absl::Condition(&word), limit);
-  if (switch_ && !switched_at_.has_value()) switched_at_ = SteadyNow();
 }
 
 absl::Status Source::CopyInRounds() {
@@ -112,7 +122,8 @@ absl::Status Source::CopyInRounds() {
       AwaitSwitch(absl::Seconds(1));
     }
     GODWIT_RETURN_IF_ERROR(SendFileRound());
-    return ComeToGates();
+    GODWIT_RETURN_IF_ERROR(ComeToGates());
+    return IsTooLate(Switching()) ? TooLate(Switching()) : absl::OkStatus();
   } else if (!attached.ok()) {
     return attached;
   }
@@ -127,13 +138,9 @@ absl::Status Source::CopyInRounds() {
   for (int64_t number = 1;; ++number) {
     // Before the look: what is written between it and the freeze has to go over in the freeze.
     convergence.SetFixed(pre_copy_->Fixed());
-    absl::StatusOr<RoundFigures> round = SendRound(number);
+    absl::StatusOr<RoundFigures> round = SendRound(number, /*nice=*/!armed);
     if (!round.ok()) {
-      const absl::Status wanted = StillWanted();
-      // Whoever notices first: who sends, or who listens.
-      const bool cut = absl::IsUnavailable(wanted) || (wanted.ok() && stream_->down());
-      if (!cut || armed) return wanted.ok() ? round.status() : wanted;
-      GODWIT_RETURN_IF_ERROR(Reconnect());
+      GODWIT_RETURN_IF_ERROR(AfterCut(round.status(), /*resumable=*/!armed));
       continue;
     }
     convergence.Add(*round);
@@ -149,6 +156,7 @@ absl::Status Source::CopyInRounds() {
     switch (verdict) {
       case Convergence::Verdict::kCopyOn: continue;
       case Convergence::Verdict::kGiveUp: return NotConverging(convergence, number);
+      case Convergence::Verdict::kTooLate: return TooLate(Switching());
       case Convergence::Verdict::kFreeze:
       case Convergence::Verdict::kInsist: break;
     }
@@ -156,34 +164,67 @@ absl::Status Source::CopyInRounds() {
       AwaitSwitch(std::max(kShortestPause, kPauseFactor * round->took));
       continue;
     }
-    leave_pages_ = pulled || (pull_when_not && verdict == Convergence::Verdict::kInsist);
+    leave_pages_ =
+        pulled || (pull_when_not && verdict == Convergence::Verdict::kInsist && convergence.PullingPays());
     if (armed) {
-      if (verdict == Convergence::Verdict::kFreeze && convergence.AnotherRoundPays() &&
-          shortening++ < kMostShorteningRounds)
-        continue;
+      const bool shorter = verdict == Convergence::Verdict::kFreeze && convergence.AnotherRoundPays();
+      // A process that came after the look would go over whole in the freeze.
+      const bool unseen = !leave_pages_ && convergence.IsWorthARound(pre_copy_->unseen_bytes());
+      if ((shorter || unseen) && shortening++ < kMostShorteningRounds) continue;
+      pre_copy_->SetJudge([this, convergence](const PreCopy::Unseen& late) {
+        switch (convergence.JudgeUnseen(late.bytes, spec_.freeze_limit)) {
+          case Convergence::Surprise::kSend: return absl::OkStatus();
+          case Convergence::Surprise::kLeave: leave_pages_ = true; return absl::OkStatus();
+          case Convergence::Surprise::kGiveUp: break;
+        }
+        const std::string message = absl::StrCat(
+            late.which, " came after the last round, so that ", late.bytes >> 20,
+            " MiB would have gone over while the pod stood still: more than spec.freezeBudget, or than a "
+            "freeze may take. It goes on; try again when the process has ended (one that writes a snapshot, "
+            "perhaps)");
+        FailBecause("NotConverging", message);
+        return absl::AbortedError(message);
+      });
       return absl::OkStatus();
     }
-    GODWIT_RETURN_IF_ERROR(SendFileRound());
+    if (absl::Status sent = SendFileRound(); !sent.ok()) {
+      GODWIT_RETURN_IF_ERROR(AfterCut(sent, /*resumable=*/true));
+      continue;
+    }
     GODWIT_RETURN_IF_ERROR(ComeToGates());
     armed = true;  // what was written meanwhile goes in one more round
   }
 }
 
+absl::Status Source::AfterCut(const absl::Status& failed, bool resumable) {
+  const absl::Status wanted = StillWanted();
+  // Whoever notices first: who sends, or who listens.
+  const bool cut = absl::IsUnavailable(wanted) || (wanted.ok() && stream_->down());
+  if (cut && resumable) return Reconnect();
+  return wanted.ok() ? failed : wanted;
+}
+
 absl::Status Source::NotConverging(const Convergence& convergence, int64_t rounds) {
-  const std::string message = absl::StrCat(
-      "after ", rounds, " rounds the freeze is predicted at ",
-      absl::FormatDuration(absl::Trunc(convergence.PredictedFreeze(), absl::Milliseconds(1))),
-      ", more than spec.freezeBudget; the pod writes ", convergence.dirty_rate() >> 20,
-      " MiB/s and the link takes ", convergence.throughput() >> 20,
-      " MiB/s. A larger freezeBudget, or whenNotConverging: Freeze or PostCopy, would let it move");
+  const int64_t mebibytes = convergence.criu_bytes() >> 20;
+  const std::string criu =
+      mebibytes == 0 ? ""
+                     : absl::StrCat("; ", mebibytes,
+                                    " MiB (locked memory, memfds, SysV segments, written mappings of files) "
+                                    "are copied in the freeze alone, by CRIU");
+  const std::string message =
+      absl::StrCat("after ", rounds, " rounds the freeze is predicted at ",
+                   absl::FormatDuration(absl::Trunc(convergence.PredictedFreeze(), absl::Milliseconds(1))),
+                   ", more than spec.freezeBudget; the pod writes ", convergence.dirty_rate() >> 20,
+                   " MiB/s and the link takes ", convergence.throughput() >> 20, " MiB/s", criu,
+                   ". A larger freezeBudget, or whenNotConverging: Freeze or PostCopy, would let it move");
   FailBecause("NotConverging", message);
   return absl::AbortedError(message);
 }
 
-absl::StatusOr<RoundFigures> Source::SendRound(int64_t number) {
+absl::StatusOr<RoundFigures> Source::SendRound(int64_t number, bool nice) {
   const absl::Time begin = SteadyNow();
   if (files_->rounds() == 0) GODWIT_RETURN_IF_ERROR(SendFileRound());
-  GODWIT_ASSIGN_OR_RETURN(RoundFigures round, pre_copy_->Round(begin + kRoundLimit));
+  GODWIT_ASSIGN_OR_RETURN(RoundFigures round, pre_copy_->Round(nice, begin + kRoundLimit));
   GODWIT_RETURN_IF_ERROR(
       stream_->SendMessage(FrameType::kRoundEnd, transfer::Round{number}, begin + kRoundLimit));
   {
@@ -287,7 +328,8 @@ void Source::TellProgress(const Convergence& convergence, const RoundFigures& ro
 }
 
 std::string Source::PlaceOf(const std::string& container) const {
-  return absl::StrCat(image_memory_.has_value() ? image_memory_->path() : folder_, "/", container);
+  return absl::StrCat(image_memory_.has_value() ? image_memory_->path() : folder_, "/",
+                      transfer::ContainerPath(container));
 }
 
 // Started here and not at the beginning: a pre-copy may take minutes, and containers start anew meanwhile.
@@ -295,8 +337,9 @@ absl::Status Source::StartGuard() {
   // Nobody dumps, or reads the images, once this agent has ended: a guard that follows ends what was begun.
   // Shared memory that was carried is reached from the images' folder by way of the host's root
   // (runtime/preload/shared.cc), to which no way leads out of a folder that is mounted nowhere.
-  if (pre_copy_ != nullptr && !pre_copy_->carries_shared() && node_.image_memory)
-    image_memory_ = node_.image_memory(pod_, pre_copy_->owned_bytes());
+  if (pre_copy_ != nullptr && !pre_copy_->carries_shared() && node_.image_memory) {
+    if (const auto bytes = pre_copy_->criu_bytes()) image_memory_ = node_.image_memory(pod_, *bytes);
+  }
   agent_api::GuardSpec guard{.migration_uid = spec_.migration.uid,
                              .socket = absl::StrCat(folder_, "/guard.sock"),
                              .journal = absl::StrCat(folder_, "/journal"),
@@ -307,7 +350,8 @@ absl::Status Source::StartGuard() {
                              .addresses = spec_.pod_addresses};
   for (const PodOnNode::Part& part : pod_.parts) {
     const std::string folder = PlaceOf(part.container.name);
-    const std::string work = absl::StrCat(folder_, "/", part.container.name, "/work");
+    const std::string work =
+        absl::StrCat(folder_, "/", transfer::ContainerPath(part.container.name), "/work");
     GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/images"), 0700));
     GODWIT_RETURN_IF_ERROR(MakeFolders(work, 0700));
     guard.containers.push_back({.name = part.container.name,

@@ -2,6 +2,7 @@
 // What the source does after the decision in a post-copy: it stands frozen and serves the pages that the
 // target lacks, until the target says that none is missing. Which those are only the target says, and anew
 // over each stream: nothing of it is lost with a connection, or with this agent.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -100,8 +101,12 @@ absl::Status Source::SendSome(PageService& service, bool* all) {
   for (const transfer::TaskRanges& pages : missing) GODWIT_RETURN_IF_ERROR(service.Add(pages));
   for (const transfer::TaskRanges& pages : wanted)
     GODWIT_RETURN_IF_ERROR(service.SendWanted(pages, deadline));
-  GODWIT_ASSIGN_OR_RETURN(const bool some, service.SendNext(deadline));
-  *all = !some;
+  *all = false;
+  // What was sent last has to be within the limit first; LookAround waits for that.
+  if (bucket_.UntilPaid() <= absl::ZeroDuration()) {
+    GODWIT_ASSIGN_OR_RETURN(const bool some, service.SendNext(deadline));
+    *all = !some;
+  }
   if (!listed) return absl::OkStatus();
   absl::MutexLock lock(&mutex_);
   status_.pulled_bytes = status_.pull_bytes - service.left_bytes();
@@ -115,14 +120,17 @@ void Source::TellPagesLost(transfer::Stream& stream, const absl::Status& why) {
   stream.SendMessage(FrameType::kPagesLost, reason, SteadyNow() + kTellLimit).IgnoreError();
 }
 
-// What ends the serving, or nothing. `idle`: there is nothing to be done before the target says more.
+// What ends the serving, or nothing. `idle`: there is nothing to be done before the target says more. Else
+// there is nothing before the next pages are within the bandwidth limit, but for those that somebody waits
+// for.
 std::optional<SourceEvent> Source::LookAround(bool idle) {
+  const absl::Duration pause = idle ? kLook : std::min(kLook, bucket_.UntilPaid());
   absl::MutexLock lock(&mutex_);
   auto word = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stop_ || abandon_ || heard_.over.has_value() || !heard_.lost.ok() || !heard_.missing.empty() ||
            !heard_.wanted.empty();
   };
-  if (idle) mutex_.AwaitWithTimeout(absl::Condition(&word), kLook);
+  if (pause > absl::ZeroDuration()) mutex_.AwaitWithTimeout(absl::Condition(&word), pause);
   if (heard_.over.has_value() && heard_.over->lost.empty()) status_.pulled_bytes = status_.pull_bytes;
   if (heard_.over.has_value() || abandon_) {
     serves_ = false;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <thread>
 #include <utility>
 
@@ -45,6 +46,22 @@ auto CommitActs() {
   return acts;
 }
 
+// The agent of the release before kept the containers' folders beside the side's own files, where that of a
+// container called thawed or pulled was taken for such a file.
+absl::Status MoveContainers(const std::string& folder, const std::vector<std::string>& containers) {
+  for (const std::string& container : containers) {
+    const std::string from = absl::StrCat(folder, "/", container);
+    const std::string to = absl::StrCat(folder, "/", transfer::ContainerPath(container));
+    struct stat info;
+    const bool there = lstat(from.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+    if (!there || container == transfer::kContainers || FileExists(to)) continue;
+    GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder, "/", transfer::kContainers), 0700));
+    if (rename(from.c_str(), to.c_str()) != 0)
+      return ErrnoStatus(absl::StrCat("cannot move ", from, " to ", to));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Target>> Target::Start(TargetRequest request, std::string folder,
@@ -64,6 +81,7 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Start(TargetRequest request, std
 absl::StatusOr<std::unique_ptr<Target>> Target::Recover(std::string folder, TargetNode node) {
   GODWIT_ASSIGN_OR_RETURN(std::string text, ReadFile(absl::StrCat(folder, "/spec.json")));
   GODWIT_ASSIGN_OR_RETURN(TargetRequest request, json::Decode<TargetRequest>(text));
+  GODWIT_RETURN_IF_ERROR(MoveContainers(folder, request.containers));
   GODWIT_ASSIGN_OR_RETURN(journal::TargetJournal journal,
                           journal::TargetJournal::Open(absl::StrCat(folder, "/journal")));
   const TargetState state = journal.state();
@@ -76,6 +94,7 @@ absl::StatusOr<std::unique_ptr<Target>> Target::Recover(std::string folder, Targ
   if (copies.ok()) {
     GODWIT_ASSIGN_OR_RETURN(Copies read, json::Decode<Copies>(*copies));
     target->copies_ = std::move(read.copies);
+    target->NoteLacking();
     target->TakeUpPulls();
   }
   const TargetStage stage = RecoveredStage(state, FileExists(absl::StrCat(target->folder_, "/thawed")));
@@ -145,6 +164,8 @@ agent_api::TargetStatus Target::status() const {
   {
     absl::MutexLock lock(&mutex_);
     status.state = StateOf(stage_);
+    status.committing = stage_ == TargetStage::kCommitting;
+    if (status.state == TargetState::kPrepared) status.pull.total_bytes = pull_bytes_;
     if (abort_.has_value() && (stage_ == TargetStage::kAborting || stage_ == TargetStage::kAborted)) {
       status.reason = abort_->reason;
       status.message = abort_->message;
@@ -333,7 +354,7 @@ absl::StatusOr<ContainerState> Target::AwaitArmed(const std::string& container, 
 }
 
 absl::Status Target::RestoreOne(const std::string& container, bool first) {
-  GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(folder_, "/", container, "/work"), 0700));
+  GODWIT_RETURN_IF_ERROR(MakeFolders(absl::StrCat(FolderOf(container), "/work"), 0700));
   for (;;) {
     GODWIT_ASSIGN_OR_RETURN(permits::Claim claim,
                             AwaitClaim(container, first ? kFirstClaimLimit : request_.create_limit));
@@ -367,7 +388,7 @@ absl::Status Target::RestoreOne(const std::string& container, bool first) {
 // the container's state is there.
 absl::StatusOr<permits::Restored> Target::RestoreAtGate(const permits::Claim& claim, absl::Time deadline) {
   GODWIT_ASSIGN_OR_RETURN(const ContainerState armed, AwaitArmed(claim.container, deadline));
-  const std::string own = absl::StrCat(folder_, "/", claim.container);
+  const std::string own = FolderOf(claim.container);
   const permits::RestoreOptions options{
       .gate = absl::StrCat(own, "/work/gate"),
       .lazy_pages = HasPages(claim.container),
@@ -475,7 +496,7 @@ void Target::TellAtGate(const std::string& container) {
 bool Target::HasPages(const std::string& container) const { return !stores_.at(container)->Tasks().empty(); }
 
 std::string Target::SharedMemoryFile(const std::string& container) const {
-  return absl::StrCat(folder_, "/", container, "/work/shared-memory");
+  return absl::StrCat(FolderOf(container), "/work/shared-memory");
 }
 
 // CRIU's images say of the pages that came beside them that the pager has them; of shared memory CRIU's
@@ -551,8 +572,7 @@ absl::Status Target::CheckCopies() {
 TargetEvent Target::Prepare() {
   const absl::Time begin = SteadyNow();
   absl::Status status = CheckCopies();
-  const bool pulls =
-      std::any_of(copies_.begin(), copies_.end(), [](const Copy& copy) { return copy.missing > 0; });
+  const bool pulls = NoteLacking() > 0;
   if (status.ok() && pulls)  // known since the freeze
     status = WriteFileDurably(absl::StrCat(folder_, "/copies.json"), json::Encode(Copies{copies_}));
   if (status.ok()) status = WriteState(TargetState::kPrepared);

@@ -6,10 +6,10 @@
 //   <folder>/spec.json      what was asked for
 //   <folder>/journal        OPEN, PREPARED, RUNNING or ABORTED
 //   <folder>/copies.json    the restored containers
-//   <folder>/<container>/{images,work,rootfs-*.tar}, volumes/*.tar
+//   <folder>/containers/<container>/{images,work,rootfs-*.tar}, volumes/*.tar
 //   <folder>/thawed         exists when the copies run
 //   <folder>/pulled         when a post-copy's pulling is over: why memory is lost, or nothing
-//   <folder>/<container>/lost  why a container's memory is lost, when it is
+//   <folder>/containers/<container>/lost  why a container's memory is lost, when it is
 #pragma once
 
 #include <functional>
@@ -38,6 +38,7 @@
 #include "agent/permits/permit_table.h"
 #include "agent/runtime/memory_folder.h"
 #include "agent/runtime/quick_moves.h"
+#include "agent/transfer/container_path.h"
 #include "agent/transfer/file_receiver.h"
 #include "agent/transfer/messages.h"
 #include "agent/transfer/page_receiver.h"
@@ -181,6 +182,9 @@ class Target {
   void ForgetApplied(FilesToApply& files) const;
   absl::Status AddPages(const std::string& container, const std::string& images) const;
   bool HasPages(const std::string& container) const;
+  std::string FolderOf(const std::string& container) const {
+    return absl::StrCat(folder_, "/", transfer::ContainerPath(container));
+  }
   std::string SharedMemoryFile(const std::string& container) const;
   absl::Status Bring();
   TargetEvent Prepare();
@@ -194,9 +198,11 @@ class Target {
   std::unique_ptr<Pull> MakePull(const std::string& container, bool known);
   std::string PulledFile() const { return absl::StrCat(folder_, "/pulled"); }
   std::string LostFile(const std::string& container) const {
-    return absl::StrCat(folder_, "/", container, "/lost");
+    return absl::StrCat(FolderOf(container), "/lost");
   }
   void TakeUpPulls();
+  // What the copies will begin to run without, for status(); returns how many bytes that are.
+  int64_t NoteLacking() ABSL_LOCKS_EXCLUDED(mutex_);
   void BeginPulling();
   std::optional<TargetEvent> AwaitPages();
   std::set<std::string> Pulled() const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -224,6 +230,7 @@ class Target {
   absl::Status CheckCut() const ABSL_LOCKS_EXCLUDED(mutex_);
   void ServeVerdict(const std::shared_ptr<transfer::Stream>& stream);
   absl::Status HearVerdict(const std::shared_ptr<transfer::Stream>& stream);
+  bool IsArmed() const ABSL_LOCKS_EXCLUDED(mutex_);
   void NoteFiles() ABSL_LOCKS_EXCLUDED(mutex_);
   FilesToApply FilesOf(const std::string& container) const;
   absl::StatusOr<transfer::ReceiveRules> Rules();
@@ -248,7 +255,7 @@ class Target {
   std::optional<runtime::MemoryFolder> image_memory_;
   std::optional<transfer::FileReceiver> files_;
   std::optional<transfer::PageReceiver> pages_;
-  bool in_rounds_ = false;                                            // memory comes while the source runs
+  bool in_rounds_ = false;  // files or memory have come while the source runs
   std::map<std::string, std::unique_ptr<memory::PageStore>> stores_;  // by container; thread-safe themselves
   std::set<std::string>
       applied_volumes_;  // once a pod: a container that stands restored has their files open
@@ -271,7 +278,7 @@ class Target {
   std::vector<agent_api::FreezeStep> steps_ ABSL_GUARDED_BY(mutex_);
   // Of a post-copy. The containers that run without some of their memory; empty: none.
   std::set<std::string> pulled_ ABSL_GUARDED_BY(mutex_);
-  int64_t pull_bytes_ ABSL_GUARDED_BY(mutex_) = 0;                    // were missing when they began to run
+  int64_t pull_bytes_ ABSL_GUARDED_BY(mutex_) = 0;                    // are missing when they begin to run
   std::shared_ptr<transfer::Stream> told_ ABSL_GUARDED_BY(mutex_);    // the last over which RUNNING was said
   std::shared_ptr<transfer::Stream> listed_ ABSL_GUARDED_BY(mutex_);  // and what is missing
   // Since when there is no stream; InfiniteFuture while there is one.

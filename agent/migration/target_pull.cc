@@ -54,11 +54,16 @@ std::unique_ptr<Pull> Target::MakePull(const std::string& container, bool known)
                                 [this](const transfer::TaskRanges& pages) { SendWanted(pages); });
 }
 
+int64_t Target::NoteLacking() {
+  int64_t bytes = 0;
+  for (const Copy& copy : copies_) bytes += copy.missing;
+  absl::MutexLock lock(&mutex_);
+  return pull_bytes_ = bytes;
+}
+
 void Target::BeginPulling() {
   absl::MutexLock lock(&mutex_);
-  pull_bytes_ = 0;
   for (const Copy& copy : copies_) {
-    pull_bytes_ += copy.missing;
     if (copy.missing > 0) pulled_.insert(copy.container);
   }
   if (recovered_ && stream_ == nullptr) alone_since_ = SteadyNow();

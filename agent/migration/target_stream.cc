@@ -11,6 +11,7 @@
 #include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/nice.h"
 #include "base/status.h"
 
 namespace godwit::migration {
@@ -145,6 +146,8 @@ absl::Status Target::ServeState(const std::shared_ptr<transfer::Stream>& stream)
 
 absl::Status Target::ReceiveState(transfer::Stream& stream) {
   transfer::Frame frame;  // its memory is used again and again
+  // The pod runs, and others run here, until the source is ready to freeze.
+  std::optional<ScopedNice> gives_way(std::in_place);
   while (files_->complete().size() < request_.containers.size()) {
     const absl::Status received = stream.Receive(frame, After(kLook));
     if (absl::IsDeadlineExceeded(received)) {
@@ -159,6 +162,7 @@ absl::Status Target::ReceiveState(transfer::Stream& stream) {
       return absl::AbortedError(reason.message);
     }
     GODWIT_RETURN_IF_ERROR(TakeStateFrame(stream, frame));
+    if (gives_way.has_value() && IsArmed()) gives_way.reset();
   }
   return absl::OkStatus();
 }
@@ -174,10 +178,19 @@ absl::Status Target::TakeStateFrame(transfer::Stream& stream, const transfer::Fr
       return stream.SendMessage(FrameType::kRoundOk, round, After(kAnswerLimit));
     }
     default:
+      if (frame.type == FrameType::kFileBegin && !in_rounds_) {
+        GODWIT_ASSIGN_OR_RETURN(const auto begin, transfer::DecodeMessage<transfer::FileBegin>(frame));
+        in_rounds_ = begin.kind != transfer::FileKind::kImage;  // the first round is of files, then memory
+      }
       GODWIT_RETURN_IF_ERROR(files_->Take(frame));
       NoteFiles();
       return absl::OkStatus();
   }
+}
+
+bool Target::IsArmed() const {
+  absl::MutexLock lock(&mutex_);
+  return !armed_.empty();
 }
 
 // What the files that have come so far allow.
@@ -185,7 +198,7 @@ void Target::NoteFiles() {
   absl::MutexLock lock(&mutex_);
   if (!first_frame_.has_value()) first_frame_ = SteadyNow();
   for (const std::string& container : request_.containers) {
-    if (files_->HasFile(absl::StrCat(container, "/images/", transfer::kDescriptors)))
+    if (files_->HasFile(absl::StrCat(transfer::ContainerPath(container), "/images/", transfer::kDescriptors)))
       armed_.try_emplace(
           container, ContainerState{.images = files_->ImagesFolder(container), .files = FilesOf(container)});
   }

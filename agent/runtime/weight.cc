@@ -8,12 +8,19 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <climits>
+#include <functional>
+#include <optional>
 #include <set>
 #include <tuple>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "agent/runtime/cgroup.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -45,6 +52,139 @@ int64_t CountLines(const std::string& path) {
   return count;
 }
 
+using Seen = std::set<std::tuple<uint32_t, uint32_t, uint64_t>>;
+
+// Whether it is the first time that this file is seen.
+bool IsNew(const struct statx& status, Seen& seen) {
+  return seen.emplace(status.stx_dev_major, status.stx_dev_minor, status.stx_ino).second;
+}
+
+int64_t BytesOf(const struct statx& status) { return static_cast<int64_t>(status.stx_blocks) * 512; }
+
+// Calls `found` for each file without a name that a process has open, by its name as /proc has it. Looks at
+// `left` descriptors at most, and counts them off.
+void ForEachNameless(const std::string& folder, int64_t& left, absl::Time deadline,
+                     const std::function<void(absl::string_view name, const struct statx& status)>& found) {
+  DIR* dir = opendir(folder.c_str());
+  if (dir == nullptr) return;  // it has ended
+  while (const dirent* entry = readdir(dir)) {
+    if (entry->d_name[0] == '.') continue;
+    if (left-- <= 0 || SteadyNow() > deadline) break;
+    const std::string link = absl::StrCat(folder, "/", entry->d_name);
+    char target[PATH_MAX];
+    const ssize_t size = readlink(link.c_str(), target, sizeof(target));
+    const absl::string_view name(target, static_cast<size_t>(std::max<ssize_t>(0, size)));
+    if (!absl::EndsWith(name, " (deleted)")) continue;  // what ends so may have a name still
+    struct statx status{};
+    if (statx(AT_FDCWD, link.c_str(), AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &status) != 0) continue;
+    if (S_ISREG(status.stx_mode) && status.stx_nlink == 0) found(name, status);
+  }
+  closedir(dir);
+}
+
+struct Resident {
+  std::string command;
+  int64_t private_bytes = 0;
+  int64_t shared_bytes = 0;  // RssShmem: all of it that its page tables have
+};
+
+// nullopt: it has ended.
+std::optional<Resident> ReadResident(const std::string& proc, pid_t pid) {
+  const absl::StatusOr<std::string> text = ReadFile(absl::StrCat(proc, "/", pid, "/status"));
+  if (!text.ok()) return std::nullopt;
+  Resident resident;
+  for (absl::string_view line : absl::StrSplit(*text, '\n')) {
+    const size_t colon = line.find(':');
+    if (colon == absl::string_view::npos) continue;
+    const absl::string_view key = line.substr(0, colon);
+    absl::string_view value = absl::StripAsciiWhitespace(line.substr(colon + 1));
+    if (key == "Name") {
+      resident.command = std::string(value.substr(0, 32));
+      for (char& c : resident.command) c = c < ' ' || c > '~' ? '?' : c;
+    }
+    int64_t kibibytes = 0;
+    if (!absl::SimpleAtoi(value.substr(0, value.find(' ')), &kibibytes)) continue;
+    if (key == "RssAnon" || key == "VmSwap") resident.private_bytes += kibibytes * 1024;
+    if (key == "RssShmem") resident.shared_bytes = kibibytes * 1024;
+  }
+  return resident;
+}
+
+absl::string_view TakeWord(absl::string_view& text) {
+  text = absl::StripLeadingAsciiWhitespace(text);
+  const absl::string_view word = text.substr(0, text.find(' '));
+  text.remove_prefix(word.size());
+  return word;
+}
+
+// maps fills addresses up with zeros, the names in map_files do not.
+std::string MapFile(const std::string& folder, absl::string_view range) {
+  const size_t dash = range.find('-');
+  uint64_t start = 0, end = 0;
+  if (dash == absl::string_view::npos || !absl::SimpleHexAtoi(range.substr(0, dash), &start) ||
+      !absl::SimpleHexAtoi(range.substr(dash + 1), &end))
+    return "";
+  return absl::StrCat(folder, "/map_files/", absl::Hex(start), "-", absl::Hex(end));
+}
+
+// The shared memory of some processes, each object once.
+class SharedContents {
+ public:
+  SharedContents(Contents& contents, absl::Time deadline) : contents_(contents), deadline_(deadline) {}
+
+  // What a process has mapped. False: this process may not look at it.
+  bool AddMapped(const std::string& folder) {
+    const absl::StatusOr<std::string> maps = ReadFile(absl::StrCat(folder, "/maps"), kMostMaps);
+    if (!maps.ok()) return absl::IsNotFound(maps.status());
+    for (absl::string_view line : absl::StrSplit(*maps, '\n')) {
+      const absl::string_view range = TakeWord(line);
+      if (!absl::EndsWith(TakeWord(line), "s")) continue;
+      TakeWord(line);  // offset
+      const absl::string_view device = TakeWord(line), inode = TakeWord(line);
+      if (SteadyNow() > deadline_) break;
+      if (!Add(MapFile(folder, range), device, inode, absl::StripLeadingAsciiWhitespace(line))) return false;
+    }
+    return true;
+  }
+
+  void AddOpen(const std::string& folder) {
+    ForEachNameless(folder, left_, deadline_, [this](absl::string_view, const struct statx& status) {
+      if (IsNew(status, seen_)) contents_.files += BytesOf(status);
+    });
+  }
+
+ private:
+  static constexpr size_t kMostMaps = size_t{64} << 20;
+
+  bool Add(const std::string& path, absl::string_view device, absl::string_view inode,
+           absl::string_view name) {
+    // The kernel's own name (mm/shmem.c, shmem_zero_setup).
+    const bool anonymous = name == "/dev/zero (deleted)";
+    if (!anonymous && !absl::StartsWith(name, "/memfd:") && !absl::StartsWith(name, "/SYSV") &&
+        !absl::StartsWith(name, "/dev/shm/"))
+      return true;
+    // A SysV segment's inode number is its id, and may be another object's, too.
+    const std::string key = absl::StrCat(device, " ", inode, " ", name.substr(0, 6));
+    if (known_.contains(key)) return true;
+    struct statx status{};
+    if (statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &status) != 0)
+      return errno == ENOENT;  // unmapped since
+    known_.insert(key);
+    if (uint64_t id = 0; anonymous && absl::SimpleAtoi(inode, &id)) {
+      contents_.anonymous[id] = BytesOf(status);
+    } else if (IsNew(status, seen_)) {
+      contents_.files += BytesOf(status);
+    }
+    return true;
+  }
+
+  Contents& contents_;
+  const absl::Time deadline_;
+  std::set<std::string> known_;
+  Seen seen_;
+  int64_t left_ = kCountTo;
+};
+
 }  // namespace
 
 agent_api::Weight Weigh(const std::string& proc, const std::vector<pid_t>& processes) {
@@ -63,28 +203,14 @@ agent_api::Weight Weigh(const std::string& proc, const std::vector<pid_t>& proce
 
 Held HeldBytes(const std::string& proc, const std::vector<pid_t>& processes, absl::Time deadline) {
   Held held;
-  std::set<std::tuple<uint32_t, uint32_t, uint64_t>> seen;
+  Seen seen;
   int64_t left = kCountTo;
   for (const pid_t pid : processes) {
-    const std::string folder = absl::StrCat(proc, "/", pid, "/fd");
-    DIR* dir = opendir(folder.c_str());
-    if (dir == nullptr) continue;  // it has ended
-    while (const dirent* entry = readdir(dir)) {
-      if (entry->d_name[0] == '.') continue;
-      if (left-- <= 0 || SteadyNow() > deadline) break;
-      const std::string link = absl::StrCat(folder, "/", entry->d_name);
-      char target[PATH_MAX];
-      const ssize_t size = readlink(link.c_str(), target, sizeof(target));
-      const absl::string_view name(target, static_cast<size_t>(std::max<ssize_t>(0, size)));
-      if (!absl::EndsWith(name, " (deleted)")) continue;  // what ends so may have a name still
-      struct statx status{};
-      if (statx(AT_FDCWD, link.c_str(), AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &status) != 0) continue;
-      if (!S_ISREG(status.stx_mode) || status.stx_nlink != 0) continue;
-      if (!seen.emplace(status.stx_dev_major, status.stx_dev_minor, status.stx_ino).second) continue;
-      (absl::StartsWith(name, "/memfd:") ? held.memfds : held.deleted) +=
-          static_cast<int64_t>(status.stx_blocks) * 512;
-    }
-    closedir(dir);
+    ForEachNameless(absl::StrCat(proc, "/", pid, "/fd"), left, deadline,
+                    [&](absl::string_view name, const struct statx& status) {
+                      if (!IsNew(status, seen)) return;
+                      (absl::StartsWith(name, "/memfd:") ? held.memfds : held.deleted) += BytesOf(status);
+                    });
   }
   return held;
 }
@@ -92,6 +218,37 @@ Held HeldBytes(const std::string& proc, const std::vector<pid_t>& processes, abs
 agent_api::Weight WeighCgroup(const std::string& proc, const std::string& cgroup) {
   const absl::StatusOr<std::vector<pid_t>> processes = ProcessesInCgroup(cgroup);
   return processes.ok() ? Weigh(proc, *processes) : agent_api::Weight{};
+}
+
+Contents ContentsOf(const std::string& proc, const std::vector<pid_t>& processes, absl::Time deadline) {
+  Contents contents;
+  SharedContents shared(contents, deadline);
+  bool all_told = true;
+  int64_t most_shared = 0;
+  for (const pid_t pid : processes) {
+    const std::optional<Resident> resident = ReadResident(proc, pid);
+    if (!resident.has_value()) continue;
+    const std::string folder = absl::StrCat(proc, "/", pid);
+    contents.processes[pid] = {resident->command, resident->private_bytes};
+    most_shared = std::max(most_shared, resident->shared_bytes);
+    contents.complete = SteadyNow() <= deadline;
+    if (!contents.complete) continue;
+    if (resident->shared_bytes > 0) all_told = shared.AddMapped(folder) && all_told;
+    shared.AddOpen(absl::StrCat(folder, "/fd"));
+  }
+  contents.complete = contents.complete && SteadyNow() <= deadline;
+  if (!all_told) contents.files = std::max(contents.files, most_shared);
+  return contents;
+}
+
+std::map<pid_t, Contents::Private> PrivateBytes(const std::string& proc,
+                                                const std::vector<pid_t>& processes) {
+  std::map<pid_t, Contents::Private> memory;
+  for (const pid_t pid : processes) {
+    const std::optional<Resident> resident = ReadResident(proc, pid);
+    if (resident.has_value()) memory[pid] = {resident->command, resident->private_bytes};
+  }
+  return memory;
 }
 
 }  // namespace godwit::runtime

@@ -143,8 +143,8 @@ agent_api::NodeInfo NodeFacts::Info() const {
   info.runtime_ready = RuntimeReady();
   info.no_pre_copy = std::string(CheckTracking().message());
   info.memory_available = MemoryAvailable(options_.host.proc);
-  auto free = FreeBytes(options_.state_folder);
-  info.storage_available = free.ok() ? std::max(int64_t{0}, *free - DiskReserve()) : 0;
+  info.storage_available = FreeBytes(options_.state_folder).value_or(0);
+  info.storage_reserve = DiskReserve();
   return info;
 }
 

@@ -36,8 +36,9 @@ class NodeFacts {
   const agent_api::RuntimeConfig& runtime() const { return runtime_; }
   // Why no memory can be tracked here: the kernel's fault, or somebody's wish.
   absl::Status CheckTracking() const;
-  // Bytes of the state folder's file system that stay free whatever is kept there: kubelet evicts pods of
-  // others when less is left.
+  // Bytes of the state folder's file system that archives leave free: kubelet evicts pods of others when less
+  // is left. Images of migrations may take them, for they go when the pod has: a node whose disk is full must
+  // be left all the same.
   int64_t DiskReserve() const;
   // As it is now; whether the handler is live is asked at most every two seconds.
   agent_api::NodeInfo Info() const ABSL_LOCKS_EXCLUDED(live_->mutex);

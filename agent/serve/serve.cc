@@ -39,8 +39,6 @@
 #include "agent/runtime/cgroup.h"
 #include "agent/runtime/freezer.h"
 #include "agent/runtime/memory_folder.h"
-#include "agent/runtime/processes.h"
-#include "agent/runtime/weight.h"
 #include "agent/serve/node_facts.h"
 #include "agent/serve/sweep.h"
 #include "agent/tls/bootstrap.h"
@@ -278,21 +276,8 @@ class Agent {
   }
 
   // Only for what is sure to be small: where the pod has little beside the memory which goes in rounds.
-  std::optional<runtime::MemoryFolder> SmallImages(const migration::PodOnNode& pod,
-                                                   int64_t owned_bytes) const {
-    int64_t bytes = 0;
-    for (const migration::PodOnNode::Part& part : pod.parts) {
-      const auto processes = runtime::ReadProcesses(host_.proc, host_.At(part.container.cgroup));
-      if (!processes.ok()) return std::nullopt;
-      std::vector<pid_t> pids;
-      for (const runtime::Process& process : *processes) {
-        bytes += process.resident_bytes + process.swapped_bytes;
-        pids.push_back(process.pid);
-      }
-      const runtime::Held held = runtime::HeldBytes(host_.proc, pids);
-      bytes += held.deleted + held.memfds;
-    }
-    return bytes - owned_bytes <= kSmallMemory ? ImageMemory() : std::nullopt;
+  std::optional<runtime::MemoryFolder> SmallImages(int64_t criu_bytes) const {
+    return criu_bytes <= kSmallMemory ? ImageMemory() : std::nullopt;
   }
 
   std::function<absl::Status(const std::string&, const std::string&)> SmapsWriter() {
@@ -347,8 +332,8 @@ class Agent {
     };
     node.pack = [this](auto&&... arguments) { return migration::PackHostFolder(host_, arguments...); };
     node.memory = TrackedMemory({.shared_memory = true});
-    node.image_memory = [this](const migration::PodOnNode& pod, int64_t owned) {
-      return SmallImages(pod, owned);
+    node.image_memory = [this](const migration::PodOnNode&, int64_t criu_bytes) {
+      return SmallImages(criu_bytes);
     };
     node.write_smaps = SmapsWriter();
     node.filling = [this](const std::vector<std::string>& ids) {
@@ -578,7 +563,8 @@ class Agent {
     registry_.BeforeExposition([this] {
       const agent_api::NodeInfo now = facts_->Info();
       metrics_.runtime_ready.With().Set(now.runtime_ready ? 1 : 0);
-      metrics_.storage_available.With().Set(static_cast<double>(now.storage_available));
+      metrics_.storage_available.With().Set(
+          static_cast<double>(std::max<int64_t>(0, now.storage_available - now.storage_reserve)));
       metrics_.memory_available.With().Set(static_cast<double>(now.memory_available));
       metrics_.images_bytes.With().Set(static_cast<double>(operations_->ImagesBytes()));
       metrics_.certificate_expiry.With().Set(

@@ -13,6 +13,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "agent/transfer/container_path.h"
 #include "agent/transfer/stream.h"
 #include "base/status.h"
 
@@ -72,7 +73,7 @@ absl::StatusOr<std::string> FileReceiver::PathFor(const FileBegin& begin) const 
     return Broken(absl::StrCat("the file name \"", absl::CEscape(begin.name), "\""));
   }
   switch (begin.kind) {
-    case FileKind::kImage: return absl::StrCat(begin.container, "/images/", begin.name);
+    case FileKind::kImage: return absl::StrCat(ContainerPath(begin.container), "/images/", begin.name);
     case FileKind::kRootfs:
     case FileKind::kVolume: return RoundPath(begin);
     case FileKind::kArchive: return absl::StrCat(begin.container, ".tar");
@@ -92,7 +93,7 @@ absl::StatusOr<std::string> FileReceiver::RoundPath(const FileBegin& begin) cons
                                " should come"));
   }
   return volume ? absl::StrCat("volumes/", begin.name, ".tar")
-                : absl::StrCat(begin.container, "/rootfs-", begin.name, ".tar");
+                : absl::StrCat(ContainerPath(begin.container), "/rootfs-", begin.name, ".tar");
 }
 
 std::vector<std::string> FileReceiver::rootfs(const std::string& container) const {
@@ -108,7 +109,8 @@ const std::string& FileReceiver::RootOf(const FileBegin& begin) const {
 std::string FileReceiver::ImagesFolder(const std::string& container) const {
   const auto found = counts_.find(container);
   const bool memory = found != counts_.end() && found->second.images_in_memory.value_or(false);
-  return absl::StrCat(RootOf({.kind = FileKind::kImage, .in_memory = memory}), "/", container, "/images");
+  return absl::StrCat(RootOf({.kind = FileKind::kImage, .in_memory = memory}), "/", ContainerPath(container),
+                      "/images");
 }
 
 // The folder is ours and its names were checked, so plain paths would do; the flags are the second lock on

@@ -3,13 +3,13 @@
 // bounded and of few characters, nothing outside the folder can be reached, sizes and numbers are limited,
 // every byte is checksummed.
 //
-//   <folder>/<container>/images/<name>     kImage
-//   <folder>/<container>/rootfs-<n>.tar    kRootfs, round n
-//   <folder>/volumes/<name>-<n>.tar        kVolume, round n
-//   <folder>/<container>.tar               kArchive
+//   <folder>/containers/<container>/images/<name>     kImage
+//   <folder>/containers/<container>/rootfs-<n>.tar    kRootfs, round n
+//   <folder>/volumes/<name>-<n>.tar                   kVolume, round n
+//   <folder>/<container>.tar                          kArchive
 //
 // Images that their sender says need no disk are in a folder of their own,
-// <memory_folder>/<container>/images.
+// <memory_folder>/containers/<container>/images.
 #pragma once
 
 #include <cstdint>

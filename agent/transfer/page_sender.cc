@@ -33,8 +33,9 @@ using memory::Range;
 using memory::Ranges;
 
 constexpr size_t kReadBytes = 256u << 10;     // small enough to be hashed while it is in the cache
+constexpr size_t kContentBytes = 256u << 10;  // of a frame: on both sides it goes through several hands
 constexpr uint64_t kCompareBytes = 4u << 20;  // by one thread at a time
-constexpr int64_t kSampleEvery = 32;          // of this many frames with content, one is sampled
+constexpr int64_t kSampleEvery = 128;         // of this many frames with content, one is sampled
 constexpr size_t kSampleBytes = 64u << 10;
 
 bool IsZero(const char* page, size_t size) { return page[0] == 0 && memcmp(page, page + 1, size - 1) == 0; }
@@ -213,11 +214,11 @@ class PageSender::Impl {
   absl::Status SendPages(pid_t pid, pid_t container_pid, const Ranges& pages, KnownPages& known) {
     for (const Range& range : pages) {
       for (uint64_t at = range.start; at < range.end;) {
-        if (frame_.content == kMaxDataBytes || frame_.runs.size() + kReadBytes / page_ > kMaxPagesRuns) {
+        if (frame_.content == kContentBytes || frame_.runs.size() + kReadBytes / page_ > kMaxPagesRuns) {
           GODWIT_RETURN_IF_ERROR(Flush(container_pid));
         }
         char* to = buffer_.get() + frame_.content;
-        const size_t size = std::min({range.end - at, kMaxDataBytes - frame_.content, kReadBytes});
+        const size_t size = std::min({range.end - at, kContentBytes - frame_.content, kReadBytes});
         GODWIT_ASSIGN_OR_RETURN(size_t got, read_(pid, at, to, size));
         got -= got % page_;
         if (got == 0) {  // the first page has gone
@@ -328,7 +329,7 @@ class PageSender::Impl {
   const uint64_t zero_hash_ = hash_(std::string(page_, '\0').data(), page_);
   Stream* stream_ = nullptr;
   std::map<pid_t, Task> tasks_;  // by container_pid
-  const std::unique_ptr<char[]> buffer_ = std::make_unique_for_overwrite<char[]>(kMaxDataBytes);
+  const std::unique_ptr<char[]> buffer_ = std::make_unique_for_overwrite<char[]>(kContentBytes);
   Filling frame_;
   Compressor compressor_;
   EncodingChoice choice_;

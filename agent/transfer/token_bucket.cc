@@ -16,6 +16,12 @@ void TokenBucket::Settle(absl::Time now) {
   settled_ = now;
 }
 
+absl::Duration TokenBucket::Due() const {
+  if (debt_ <= 0) return absl::ZeroDuration();
+  // At least a millisecond: rounding must not make who waits spin.
+  return std::max(absl::Seconds(debt_ / limit_), absl::Milliseconds(1));
+}
+
 void TokenBucket::SetLimit(int64_t bytes_per_second) {
   absl::MutexLock lock(&mutex_);
   Settle(SteadyNow());
@@ -34,11 +40,15 @@ void TokenBucket::Take(int64_t bytes, absl::Time deadline) {
     const absl::Time now = SteadyNow();
     Settle(now);
     if (debt_ <= 0 || now >= deadline) break;
-    // At least a millisecond: rounding must not make this spin.
-    const absl::Duration wait = std::max(absl::Seconds(debt_ / limit_), absl::Milliseconds(1));
-    changed_.WaitWithTimeout(&mutex_, std::min(wait, deadline - now));
+    changed_.WaitWithTimeout(&mutex_, std::min(Due(), deadline - now));
   }
   debt_ += static_cast<double>(bytes);
+}
+
+absl::Duration TokenBucket::UntilPaid() {
+  absl::MutexLock lock(&mutex_);
+  Settle(SteadyNow());
+  return Due();
 }
 
 }  // namespace godwit::transfer

@@ -20,10 +20,13 @@ class TokenBucket {
   int64_t limit() const ABSL_LOCKS_EXCLUDED(mutex_);
   // Waits until `bytes` may go, but never beyond `deadline`.
   void Take(int64_t bytes, absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
+  // How long the next Take would wait, if nobody else takes and the limit stays.
+  absl::Duration UntilPaid() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   // Pays off what the time since the last call allows.
   void Settle(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Duration Due() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;  // the limit

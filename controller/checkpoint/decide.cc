@@ -131,8 +131,10 @@ CheckpointDecision CheckpointDraft::Pending() {
   }
   if (findings.empty()) {
     if (!seen.node.agent.ok()) return Silent(seen.node.agent.status());
-    if (seen.preflight_waits)
+    if (seen.preflight_waits) {
+      Answers();
       return Wait("WaitingForPreflights", "other pods are looked at first", kTurnPoll);
+    }
     if (!seen.preflight.ok() && !IsRefusal(seen.preflight.status())) return Silent(seen.preflight.status());
     if (!seen.preflight.ok()) {
       return Fail({"PreflightFailed", absl::StrCat("node ", seen.node.name, " could not look at the pod: ",
@@ -142,8 +144,9 @@ CheckpointDecision CheckpointDraft::Pending() {
     // Where the memory cannot be copied while the pod runs, the images, and the archives that are made of
     // them, lie there at the same time.
     const int64_t needs = 2 * (seen.preflight->memory_bytes + seen.preflight->file_bytes);
-    if (auto full = RoomMissing("NoSpace", "disk space", seen.node.name, seen.node.agent->storage_available,
-                                needs, settings.spare_bytes)) {
+    const agent_api::NodeInfo& node = *seen.node.agent;
+    if (auto full = RoomMissing("NoSpace", "disk space", seen.node.name, node.storage_available, needs,
+                                settings.spare_bytes, node.storage_reserve)) {
       findings.push_back(*full);
     }
   }

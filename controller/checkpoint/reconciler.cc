@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "controller/pods/eligibility.h"
@@ -69,7 +70,8 @@ absl::StatusOr<CheckpointObserved> CheckpointReconciler::Observe(const crds::Che
     seen.node = cluster_->View(seen.pod->view.spec.node_name, true);
     if (!seen.node.agent.ok() || !seen.older.empty()) return seen;
     const k8s::Pod& view = seen.pod->view;
-    const std::optional<Turns::Turn> turn = cluster_->preflights().Take(view.metadata.name_space);
+    const std::optional<Turns::Turn> turn =
+        cluster_->preflights().Take(checkpoint.metadata.uid, view.metadata.name_space, SteadyNow());
     seen.preflight_waits = !turn.has_value();
     if (!turn) return seen;
     seen.preflight = cluster_->AgentOn(seen.node)->Preflight(

@@ -17,6 +17,8 @@ namespace {
 
 // Of one namespace from a node at a time: a quarter of the streams that an agent takes of another.
 constexpr int kMostMoves = 8;
+// The reason of Complete while other pods are looked at.
+constexpr char kWaitingForPreflights[] = "WaitingForPreflights";
 
 using crds::Finding;
 using crds::MigrationPhase;
@@ -62,7 +64,8 @@ bool LooksOn(const Draft& draft) {
   return draft.dry_run() && pod.running() && !pod.metadata.terminating();
 }
 
-// What the two nodes have or lack for what preflight expects to move.
+// What the two nodes have or lack for what preflight expects to move. Of the disk the agents' reserve counts
+// as free: images go when the pod has, and a node whose disk is almost full must be left all the same.
 void CompareNodes(const Draft& draft, std::vector<Finding>& findings) {
   const agent_api::NodeInfo& source = *draft.seen.source_node.agent;
   const agent_api::NodeInfo& target = *draft.seen.target_node.agent;
@@ -78,6 +81,12 @@ void CompareNodes(const Draft& draft, std::vector<Finding>& findings) {
   room("NoSpaceOnSource", "disk space", source.node, source.storage_available, report.memory_bytes);
   for (crds::Finding& finding : CompareMachines(source, target, report.other_users))
     findings.push_back(std::move(finding));
+}
+
+// The nodes were not asked about the pod before this look.
+bool WaitsForPreflights(const Draft& draft) {
+  const k8s::Condition* complete = k8s::FindCondition(draft.status.conditions, crds::kComplete);
+  return draft.seen.preflight_waits || (complete != nullptr && complete->reason == kWaitingForPreflights);
 }
 
 // Why memory cannot be copied while the pod runs, for all that is known before the source's agent has tried.
@@ -214,15 +223,20 @@ MigrationDecision DecidePreflight(Draft& draft) {
   if (auto why = draft.WhyUnwanted()) return draft.Fail(*why);
   if (auto lost = WhySourceLost(draft)) return draft.Fail(*lost);
   if (!seen.rival.empty()) return draft.Fail(RivalFailure(draft));
-  if (draft.now > draft.deadline()) return draft.Fail(Expired(draft, "before the nodes had answered"));
+  if (draft.now > draft.deadline()) {
+    return draft.Fail(Expired(draft, WaitsForPreflights(draft) ? "while other pods' preflights came first"
+                                                               : "before the nodes had answered"));
+  }
   if (auto why = WhyUnsuitable(seen.target_node)) return draft.Fail(*why);
   for (const NodeView* node : {&seen.source_node, &seen.target_node}) {
     if (!node->agent.ok()) return AwaitAgent(draft, AgentFailure(node->name, node->agent.status()));
   }
   if (auto why = WhyAgentUnsuitable(seen.target_node, seen.source_node.agent->architecture))
     return draft.Fail(*why);
-  if (seen.preflight_waits)
-    return draft.Wait("WaitingForPreflights", "other pods are looked at first", kTurnPoll);
+  if (seen.preflight_waits) {
+    draft.AgentsAnswer();  // what was in doubt before is not held against them when they are asked again
+    return draft.Wait(kWaitingForPreflights, "other pods are looked at first", kTurnPoll);
+  }
   if (!seen.preflight.ok()) {
     const absl::Status& error = seen.preflight.status();
     if (!IsRefusal(error)) return AwaitAgent(draft, AgentFailure(seen.source_node.name, error));

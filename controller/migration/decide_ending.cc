@@ -26,6 +26,11 @@ std::optional<MigrationDecision> Remove(Draft& draft, std::optional<Failure>& in
       (seen.target_side->state == TargetState::kOpen || seen.target_side->state == TargetState::kPrepared)) {
     return draft.Abort(MigrationStep::kAbortTarget, {why.reason, why.message});
   }
+  // The copy is destroyed, and the link by which the source would hear of it is cut.
+  if (seen.source_side.ok() && seen.source_side->state == SourceState::kCeded &&
+      seen.source_side->reason.empty() && target_known && seen.target_side->state == TargetState::kAborted) {
+    return draft.Abort(MigrationStep::kReclaimSource, AbortedBy(*seen.target_side), absl::Seconds(1));
+  }
   // Known by its UID, too, should somebody have taken our marks off.
   const bool ours = seen.target && (MadeBy(seen.migration.metadata, seen.target->metadata) ||
                                     seen.target->metadata.uid == draft.status.target_pod_uid);

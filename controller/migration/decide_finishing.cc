@@ -227,12 +227,12 @@ std::optional<MigrationDecision> EndOfAbandoned(Draft& draft) {
 
 }  // namespace
 
-bool ProbesPress(const Draft& draft) {
+bool ProbesPress(const Draft& draft, absl::Duration ahead) {
   if (!draft.SourceStays()) return false;
   const k8s::Pod& source = draft.seen.source->view;
   const auto limit = FreezeLimit(source, draft.settings.freeze_cap);
   if (!limit.ok() || !HasLivenessProbe(source) || draft.status.freeze.frozen_at == absl::Time()) return false;
-  return draft.now > draft.status.freeze.frozen_at + *limit - absl::Seconds(2);
+  return draft.now + ahead > draft.status.freeze.frozen_at + *limit - absl::Seconds(2);
 }
 
 std::optional<MigrationDecision> ForgetSides(Draft& draft, std::optional<Failure>& in_the_way) {

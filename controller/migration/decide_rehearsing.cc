@@ -62,13 +62,14 @@ Finding NotConverging(const Draft& draft) {
   const crds::MigrationSpec& spec = draft.seen.migration.spec;
   const agent_api::RehearsalReport& report = *draft.seen.rehearsal;
   const std::string freeze = Told(report.freeze);
-  Finding finding =
-      Found("NotConverging",
-            absl::StrCat("the pod writes ", report.dirty_rate >> 20, " MiB/s, and ", report.throughput >> 20,
-                         " MiB/s go over: pre-copy would not come within a budget of ",
-                         Told(spec.freeze_budget), "; "),
-            absl::StrCat(report.dirty_bytes, " bytes written in the longest of the looks of ",
-                         Told(report.sampled)));
+  Finding finding = Found(
+      "NotConverging",
+      absl::StrCat("the pod writes ", report.dirty_rate >> 20, " MiB/s, and ", report.throughput >> 20,
+                   " MiB/s go over, with what CRIU copies itself (locked memory, memfds): pre-copy would "
+                   "not come within a budget of ",
+                   Told(spec.freeze_budget), "; "),
+      absl::StrCat(report.dirty_bytes, " bytes written in the longest of the looks of ",
+                   Told(report.sampled)));
   finding.remedy = absl::StrCat("Raise freezeBudget above ", freeze,
                                 ", lift bandwidthLimit, or use whenNotConverging: PostCopy.");
   switch (spec.when_not_converging) {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // From the order to freeze to the decision. The source's agent decides; the controller follows its word, and
 // declares failure only where it is certain that the target never runs (design: handing over).
+#include <algorithm>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "controller/migration/draft.h"
 
@@ -13,6 +16,10 @@ using crds::MigrationPhase;
 
 // So long the two sides are given to hear of each other; they ask for each other's word every few seconds.
 constexpr absl::Duration kRelayAfter = absl::Seconds(30);
+// From the order to give up the target to the source's thaw: the copy is destroyed, and the source tries once
+// more to reach it.
+constexpr absl::Duration kTakingBack = absl::Seconds(15);
+constexpr absl::string_view kLinkLost = "LinkLost";
 
 // Why the switch should be given up while that is still possible; the source's agent has the last word.
 std::optional<Failure> WhyGiveUp(const Draft& draft) {
@@ -94,32 +101,61 @@ MigrationDecision AwaitDecision(Draft& draft) {
                     draft.settings.switching_poll);
 }
 
-// Source and target settle between themselves how the decision is carried out. Where they have not heard of
-// each other for long, though both answer here, the link between them is cut: the target's word is brought to
-// the source, and one that stands and waits is given up, by which the source may go on. nullopt: nothing is
-// to be brought.
-std::optional<MigrationDecision> Relay(Draft& draft, const agent_api::SourceStatus& source,
-                                       const agent_api::TargetStatus& target) {
+// Whether the two sides, which settle between themselves how the decision is carried out, have not heard of
+// each other for long, though both answer here.
+bool IsLinkLost(const Draft& draft, const agent_api::SourceStatus& source,
+                const agent_api::TargetStatus& target) {
+  // One that is being taken back has a reason. One that commits has heard the source.
+  if (!source.reason.empty() || target.committing) return false;
   const k8s::Condition* complete = k8s::FindCondition(draft.status.conditions, crds::kComplete);
-  if (complete == nullptr || complete->reason != kCommitted ||
-      draft.now - draft.status.waiting_since < kRelayAfter)
-    return std::nullopt;
+  if (complete == nullptr) return false;
+  if (complete->reason == kLinkLost) return true;
+  return complete->reason == kCommitted && draft.now - draft.status.waiting_since >= kRelayAfter;
+}
+
+// Gives up the copy that stands and waits, so that the source, which hears of it, goes on.
+MigrationDecision KeepSource(Draft& draft, std::string why) {
+  return draft.Abort(MigrationStep::kAbortTarget, {std::string(kLinkLost), std::move(why)}, absl::Seconds(1));
+}
+
+// Memory of the copy is on the source's node alone, whose pod is deleted already: kubelet would end what is
+// taken back, sooner or later, and the link may come back. A person decides.
+MigrationDecision AskWhichLoses(Draft& draft, const std::string& apart, int64_t lacking) {
+  const std::string message = absl::StrCat(
+      apart, ". The copy on node ", draft.status.target_node, " stands restored and lacks ",
+      std::max<int64_t>(1, lacking >> 20), " MiB of memory, which node ", draft.status.source_node,
+      " keeps; pod ", draft.seen.migration.spec.pod_ref.name, " there stands still and is being deleted.");
+  const std::string told =
+      absl::StrCat(message,
+                   " It is resolved when the nodes reach each other, or at once by spec.resolveUncertain: "
+                   "KeepSource, by which the pod goes on where it stood still until kubelet ends it.");
+  draft.TellUncertain(told);
+  if (draft.Said(told, crds::ResolveUncertain::kKeepSource)) return KeepSource(draft, apart);
+  return draft.Wait(kLinkLost, message, absl::Seconds(1));
+}
+
+// The target's word is brought to the source; one that stands and waits is given up while the source can go
+// on well, and told to run when it cannot.
+MigrationDecision Relay(Draft& draft, const agent_api::SourceStatus& source,
+                        const agent_api::TargetStatus& target) {
+  const std::string apart =
+      absl::StrCat("nodes ", draft.status.source_node, " and ", draft.status.target_node,
+                   " have not reached each other since the decision");
+  draft.Condition(crds::kComplete, "Unknown", kLinkLost, apart);
   if (target.state == TargetState::kAborted)
     return draft.Abort(MigrationStep::kReclaimSource, AbortedBy(target), absl::Seconds(1));
-  // One that is being taken back has a reason.
-  if (target.state != TargetState::kPrepared || !source.reason.empty()) return std::nullopt;
+  if (target.state == TargetState::kOpen)
+    return draft.Wait(kLinkLost, absl::StrCat(apart, "; the copy is being destroyed"),
+                      draft.settings.switching_poll);
   if (draft.SourceStays()) {
-    return draft.Abort(
-        MigrationStep::kAbortTarget,
-        {"LinkLost", absl::StrCat("nodes ", draft.status.source_node, " and ", draft.status.target_node,
-                                  " have not reached each other since the decision")},
-        absl::Seconds(1));
+    // Taking it back takes a while, in which kubelet must not kill it.
+    if (ProbesPress(draft, kTakingBack)) return draft.Do(MigrationStep::kRetireSourcePod);
+    return KeepSource(draft, apart);
   }
-  // The source's pod is deleted already, so that kubelet would end what is taken back. A copy that lacks
-  // pages cannot run without the link: that is for a person to resolve.
-  const bool whole = source.pull_bytes == 0;
-  if (whole) return draft.Do(MigrationStep::kTakeOver, draft.settings.switching_poll);
-  return std::nullopt;
+  // The target knows it, whatever the source's agent has forgotten.
+  const int64_t lacking = std::max(source.pull_bytes, target.pull.total_bytes);
+  if (lacking > 0) return AskWhichLoses(draft, apart, lacking);
+  return draft.Do(MigrationStep::kTakeOver, draft.settings.switching_poll);
 }
 
 // The source has ceded, and nobody has said yet that the target runs.
@@ -127,10 +163,12 @@ MigrationDecision AwaitRunning(Draft& draft, const agent_api::SourceStatus& sour
   const absl::StatusOr<agent_api::TargetStatus>& target = draft.seen.target_side;
   if (!target.ok() || target->state == TargetState::kNone) return DecideWithoutTarget(draft, source);
   draft.AgentsAnswer();
-  draft.NoLongerUncertain();
   draft.status.freeze.frozen_at = FrozenAt(draft, source);
-  if (auto relay = Relay(draft, source, *target)) return *std::move(relay);
-  if (ProbesPress(draft)) return draft.Do(MigrationStep::kRetireSourcePod);
+  // One whose copy is given up goes on soon: its pod is not to be deleted.
+  const bool given_up = target->state == TargetState::kOpen || target->state == TargetState::kAborted;
+  if (!given_up && ProbesPress(draft)) return draft.Do(MigrationStep::kRetireSourcePod);
+  if (IsLinkLost(draft, source, *target)) return Relay(draft, source, *target);
+  draft.NoLongerUncertain();
   return draft.Wait(kCommitted,
                     absl::StrCat("the decision for node ", draft.status.target_node,
                                  " has fallen; waiting for its word that the processes run"),

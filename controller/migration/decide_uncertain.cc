@@ -25,30 +25,6 @@ constexpr absl::string_view kWhatToDo =
     "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute once it is off, or its Node object deleted), "
     "or at once by spec.resolveUncertain, whose description explains the risk.";
 
-// The condition that tells exactly this, or nullptr.
-const k8s::Condition* Told(const std::vector<k8s::Condition>& conditions, const std::string& message) {
-  const k8s::Condition* told = k8s::FindCondition(conditions, crds::kSwitched);
-  const bool this_one =
-      told != nullptr && told->reason == crds::kOutcomeUncertain && told->message == message;
-  return this_one ? told : nullptr;
-}
-
-// A person's word, given after it was told that it is needed, and for this: the same word means another risk
-// when the other side is the silent one.
-bool Said(const Draft& draft, const std::string& message, ResolveUncertain word) {
-  const crds::Migration& migration = draft.seen.migration;
-  const k8s::Condition* told = Told(migration.status.conditions, message);
-  return told != nullptr && migration.spec.resolve_uncertain == word &&
-         told->observed_generation < migration.metadata.generation;
-}
-
-// Once. The condition keeps the generation of spec that it was told at.
-void TellUncertain(Draft& draft, const std::string& message) {
-  if (Told(draft.status.conditions, message) != nullptr) return;
-  draft.Condition(crds::kSwitched, "Unknown", crds::kOutcomeUncertain, message);
-  draft.Say(true, crds::kOutcomeUncertain, message);
-}
-
 // The object of a pod whose node is given up goes, so that no kubelet starts it again; nullopt: it is gone,
 // or, as far as a fenced node is concerned, as good as gone.
 std::optional<MigrationDecision> RemovePod(Draft& draft, const k8s::ObjectMeta& pod, const NodeView& node,
@@ -73,7 +49,7 @@ MigrationDecision WithoutBoth(Draft& draft, const Failure& why, bool silent) {
   }
   const std::string message = absl::StrCat("the agents of nodes ", source.name, " and ", target.name,
                                            " do not answer, and they alone know whether the pod has moved.");
-  if (silent) TellUncertain(draft, absl::StrCat(message, kWhatToDo));
+  if (silent) draft.TellUncertain(absl::StrCat(message, kWhatToDo));
   return draft.Wait(silent ? crds::kOutcomeUncertain : why.reason, message, kLook);
 }
 
@@ -85,12 +61,12 @@ MigrationDecision TargetIsReady(Draft& draft) {
       draft.status.source_node,
       ", which alone knows whether the source was handed over or goes on there, does not answer.");
   const std::string told = absl::StrCat(message, kWhatToDo);
-  TellUncertain(draft, told);
-  if (Said(draft, told, ResolveUncertain::kKeepSource)) {
+  draft.TellUncertain(told);
+  if (draft.Said(told, ResolveUncertain::kKeepSource)) {
     return draft.Abort(MigrationStep::kAbortTarget,
                        {"SourceKept", "spec.resolveUncertain keeps the source, whatever has become of it"});
   }
-  if (node.fenced() || Said(draft, told, ResolveUncertain::kAbandonSource)) {
+  if (node.fenced() || draft.Said(told, ResolveUncertain::kAbandonSource)) {
     if (draft.SourceThere()) {
       if (auto removing =
               RemovePod(draft, draft.seen.source->view.metadata, node, MigrationStep::kRemoveSourcePod))
@@ -119,14 +95,14 @@ MigrationDecision DecideWithoutTarget(Draft& draft, const agent_api::SourceStatu
       ": nobody can know whether the processes run there. The source "
       "stands still and keeps its state.");
   const std::string told = absl::StrCat(message, kWhatToDo);
-  if (silent || fenced) TellUncertain(draft, told);
-  if (Said(draft, told, ResolveUncertain::kAbandonSource)) {
+  if (silent || fenced) draft.TellUncertain(told);
+  if (draft.Said(told, ResolveUncertain::kAbandonSource)) {
     return EnterFinishing(draft, &source,
                           Why{kSourceAbandoned,
                               "spec.resolveUncertain abandons the source, whether or not the "
                               "processes run on the target"});
   }
-  const bool keeps = Said(draft, told, ResolveUncertain::kKeepSource);
+  const bool keeps = draft.Said(told, ResolveUncertain::kKeepSource);
   // Its kubelet works, and so may the copy, of which the agent knows nothing: it goes first.
   if (forgotten && keeps && seen.target) {
     if (!seen.target->metadata.terminating())
@@ -137,6 +113,9 @@ MigrationDecision DecideWithoutTarget(Draft& draft, const agent_api::SourceStatu
         absl::Seconds(1));
   }
   if (fenced || keeps) {
+    // Should the target's agent answer meanwhile, the source is given time to take back before anything else.
+    draft.Condition(crds::kComplete, "Unknown", kTargetLost,
+                    absl::StrCat("the source on node ", draft.status.source_node, " is taken back"));
     // First the source, which asks the target once more: should it answer that it runs, nothing was touched.
     // The target pod's object goes when the source has taken back.
     return draft.Abort(

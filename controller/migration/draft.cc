@@ -156,6 +156,27 @@ MigrationDecision Draft::Wait(absl::string_view reason, absl::string_view messag
   return End(MigrationStep::kNothing, again);
 }
 
+const k8s::Condition* Draft::ToldUncertain(const std::vector<k8s::Condition>& conditions,
+                                           const std::string& message) {
+  const k8s::Condition* told = k8s::FindCondition(conditions, crds::kSwitched);
+  const bool this_one =
+      told != nullptr && told->reason == crds::kOutcomeUncertain && told->message == message;
+  return this_one ? told : nullptr;
+}
+
+bool Draft::Said(const std::string& message, crds::ResolveUncertain word) const {
+  const crds::Migration& migration = seen.migration;
+  const k8s::Condition* told = ToldUncertain(migration.status.conditions, message);
+  return told != nullptr && migration.spec.resolve_uncertain == word &&
+         told->observed_generation < migration.metadata.generation;
+}
+
+void Draft::TellUncertain(const std::string& message) {
+  if (ToldUncertain(status.conditions, message) != nullptr) return;
+  Condition(crds::kSwitched, "Unknown", crds::kOutcomeUncertain, message);
+  Say(true, crds::kOutcomeUncertain, message);
+}
+
 void Draft::NoLongerUncertain() {
   const k8s::Condition* switched = k8s::FindCondition(status.conditions, crds::kSwitched);
   if (switched == nullptr || switched->reason != crds::kOutcomeUncertain) return;
@@ -415,7 +436,16 @@ MigrationDecision EnterFinishing(Draft& draft, const agent_api::SourceStatus* so
 
 absl::Time FrozenAt(const Draft& draft, const agent_api::SourceStatus& source) {
   const absl::Time told = draft.status.freeze.frozen_at;
-  return told != absl::Time() ? told : std::min(source.frozen_at, draft.now - source.freeze);
+  if (told != absl::Time()) return told;
+  if (source.frozen_at == absl::Time()) return source.frozen_at;  // it was not
+  const absl::Time by_length = draft.now - source.freeze;
+  const bool over = source.target_running || source.state == agent_api::SourceState::kAborted;
+  if (!over) return by_length;
+  const k8s::Condition* complete = k8s::FindCondition(draft.status.conditions, crds::kComplete);
+  const bool since_switching =
+      complete != nullptr && complete->reason == json::Name(MigrationPhase::kSwitching);
+  const absl::Time earliest = since_switching ? draft.status.waiting_since : absl::InfinitePast();
+  return std::min(std::max(source.frozen_at, earliest), by_length);
 }
 
 crds::Freeze FreezeOf(const Draft& draft, const agent_api::SourceStatus& source) {

@@ -64,6 +64,12 @@ class Draft {
   // The pod has moved, but not all of its memory came after it.
   MigrationDecision EndLost(const std::optional<Failure>& left_behind);
 
+  // How the switch went, or will go, is uncertain, and a person may decide: told once. The condition keeps
+  // the generation of spec that it was told at.
+  void TellUncertain(const std::string& message);
+  // A person's word, given after `message` was told, and for that: the same word means another risk when
+  // something else is uncertain.
+  bool Said(const std::string& message, crds::ResolveUncertain word) const;
   // Who alone can know how the switch went answers again.
   void NoLongerUncertain();
   // The pod is handed over, or about to be: a wish to cancel came too late. Told once.
@@ -80,6 +86,9 @@ class Draft {
   void AgentsAnswer();
 
  private:
+  // The condition that tells exactly this, or nullptr.
+  static const k8s::Condition* ToldUncertain(const std::vector<k8s::Condition>& conditions,
+                                             const std::string& message);
   MigrationDecision End(MigrationStep step, absl::Duration again);
   void Complete();
   void GoOn();
@@ -119,8 +128,8 @@ MigrationDecision EnterFinishing(Draft& draft, const agent_api::SourceStatus* so
                                  const std::optional<Why>& why = std::nullopt);
 
 // kubelet counts failed probes against the frozen source and would kill and restart it; before that it must
-// be deleted.
-bool ProbesPress(const Draft& draft);
+// be deleted: now, or within `ahead`.
+bool ProbesPress(const Draft& draft, absl::Duration ahead = absl::ZeroDuration());
 
 // The end of a Migration that somebody asked for, and no failure to worry about.
 bool Wished(absl::string_view reason);
@@ -135,8 +144,9 @@ Failure AbortedBy(const agent_api::TargetStatus& target);
 // stands still.
 MigrationDecision AwaitAgent(Draft& draft, const Failure& why);
 
-// What the source says of its freeze. Since when: by its node's clock, unless that is ahead of ours (probes
-// are not to be waited for too long); once told it stays, for a status that changes at every look is all that
+// What the source says of its freeze. Since when, by our own clock, for which its length so far is enough;
+// where that goes on no more, by its node's clock, as far as ours bears that out (probes are waited for
+// neither too long nor not at all). Once told it stays, for a status that changes at every look is all that
 // would be done.
 absl::Time FrozenAt(const Draft& draft, const agent_api::SourceStatus& source);
 crds::Freeze FreezeOf(const Draft& draft, const agent_api::SourceStatus& source);

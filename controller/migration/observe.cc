@@ -7,6 +7,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "controller/pods/eligibility.h"
 #include "controller/pods/names.h"
@@ -156,7 +157,8 @@ void ObservePreflight(Cluster& cluster, MigrationObserved& seen) {
   seen.target_node = std::move(nodes[1]);
   if (!seen.source || !seen.source_node.agent.ok() || !seen.target_node.agent.ok()) return;
   const k8s::Pod& pod = seen.source->view;
-  const std::optional<Turns::Turn> turn = cluster.preflights().Take(pod.metadata.name_space);
+  const std::optional<Turns::Turn> turn =
+      cluster.preflights().Take(seen.migration.metadata.uid, pod.metadata.name_space, SteadyNow());
   seen.preflight_waits = !turn.has_value();
   if (!turn) return;
   seen.target_images = ImagesOn(cluster.api(), seen.target_node.name);
@@ -194,7 +196,8 @@ void ObserveRehearsal(Cluster& cluster, const MigrationSettings& settings, Migra
     return;
   }
   request.limits = *std::move(limits);
-  const std::optional<Turns::Turn> turn = cluster.rehearsals().Take(seen.source_node.name);
+  const std::optional<Turns::Turn> turn =
+      cluster.rehearsals().Take(migration.metadata.uid, seen.source_node.name, SteadyNow());
   seen.rehearsal_waits = !turn.has_value();
   if (turn) seen.rehearsal = agent->Rehearse(request);
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "controller/pods/findings.h"
 
+#include <algorithm>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "controller/pods/eligibility.h"
@@ -49,12 +51,17 @@ std::optional<Failure> FirstBlocking(const std::vector<Finding>& findings) {
 }
 
 std::optional<Finding> RoomMissing(agent_api::FindingId id, absl::string_view what, const std::string& node,
-                                   int64_t has, int64_t needs, int64_t spare) {
-  if (has >= needs + spare) return std::nullopt;
-  return Found(id,
-               absl::StrCat("node ", node, " has ", has >> 20, " MiB of ", what, " available, and ",
-                            (needs + spare) >> 20, " MiB are needed"),
-               absl::StrCat(has, " bytes available, ", needs, " to move, ", spare, " to stay free"));
+                                   int64_t has, int64_t needs, int64_t spare, int64_t reserve) {
+  if (has >= needs + spare + reserve) return std::nullopt;
+  const int64_t available = std::max(int64_t{0}, has - reserve);
+  const std::string beyond = reserve == 0 ? ""
+                                          : absl::StrCat(" beyond the ", reserve >> 20,
+                                                         " MiB that stay free (agent.diskReservePercent)");
+  return Found(
+      id,
+      absl::StrCat("node ", node, " has ", available >> 20, " MiB of ", what, " available", beyond, ", and ",
+                   (needs + spare) >> 20, " MiB are needed"),
+      absl::StrCat(has, " bytes available, ", needs, " to move, ", spare + reserve, " to stay free"));
 }
 
 std::optional<Finding> ProbeTooTight(const k8s::Pod& pod, absl::Duration cap) {

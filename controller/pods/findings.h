@@ -24,9 +24,11 @@ crds::Finding Found(agent_api::FindingId id, std::string message, std::string ev
 // When one blocks: the id of the first that does, and the sentences of all that do.
 std::optional<Failure> FirstBlocking(const std::vector<crds::Finding>& findings);
 
-// A node that has less of something than is needed and must stay free.
+// A node that has less of something than is needed and must stay free (bytes). `reserve`: what archives leave
+// free of the disk besides, a part of `has` (NodeInfo::storage_reserve).
 std::optional<crds::Finding> RoomMissing(agent_api::FindingId id, absl::string_view what,
-                                         const std::string& node, int64_t has, int64_t needs, int64_t spare);
+                                         const std::string& node, int64_t has, int64_t needs, int64_t spare,
+                                         int64_t reserve = 0);
 
 // A probe that leaves no time to stand still (FreezeLimit).
 std::optional<crds::Finding> ProbeTooTight(const k8s::Pod& pod, absl::Duration cap);

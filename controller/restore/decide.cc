@@ -125,7 +125,7 @@ std::optional<Failure> RestoreDraft::WhyNoRoom(const agent_api::NodeInfo& target
                              settings.spare_bytes);
   if (!missing) {
     missing = RoomMissing("NoSpaceOnTarget", "disk space", target.node, target.storage_available, disk,
-                          settings.spare_bytes);
+                          settings.spare_bytes, target.storage_reserve);
   }
   if (!missing) return std::nullopt;
   return Failure{missing->id, absl::StrCat(missing->message, ". ", missing->remedy)};

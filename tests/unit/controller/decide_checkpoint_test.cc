@@ -85,7 +85,21 @@ INSTANTIATE_TEST_SUITE_P(
              },
              "IoUring", "io_uring"},
         Case{"NoSpace", CheckpointPhase::kPending, [](auto& s) { s.node.agent->storage_available = 0; },
-             "NoSpace", "0 MiB of disk space"},
+             "NoSpace", "node node-a has 0 MiB of disk space available, and 66 MiB are needed"},
+        Case{"NoSpaceBeyondTheReserve", CheckpointPhase::kPending,
+             [](auto& s) {
+               s.node.agent->storage_available = int64_t{1100} << 20;
+               s.node.agent->storage_reserve = int64_t{1050} << 20;
+             },
+             "NoSpace",
+             "node node-a has 50 MiB of disk space available beyond the 1050 MiB that stay free "
+             "(agent.diskReservePercent), and 66 MiB are needed"},
+        Case{"LessFreeThanTheReserve", CheckpointPhase::kPending,
+             [](auto& s) {
+               s.node.agent->storage_available = int64_t{1000} << 20;
+               s.node.agent->storage_reserve = int64_t{1050} << 20;
+             },
+             "NoSpace", "has 0 MiB of disk space available beyond the 1050 MiB that stay free"},
         Case{"PodGone", CheckpointPhase::kRunning, [](auto& s) { s.pod.reset(); }, "PodGone",
              "before its state was kept"},
         Case{"Dump", CheckpointPhase::kRunning,
@@ -154,6 +168,23 @@ TEST(CheckpointTest, OneWhosePodIsNotLookedAtYetComesBack) {
   const CheckpointDecision waits = Decide(seen, kSettings, kNow);
   EXPECT_EQ(Complete(waits).reason, "WaitingForPreflights");
   EXPECT_LT(waits.again, absl::Seconds(1));
+}
+
+TEST(CheckpointTest, AnAgentThatAnswersAgainIsToldSoWhileOthersGoFirst) {
+  CheckpointObserved seen = Good(CheckpointPhase::kPending);
+  seen.node.agent = absl::UnavailableError("cannot connect");
+  const CheckpointDecision silent = Decide(seen, kSettings, kNow);
+  seen = Good(CheckpointPhase::kPending);
+  seen.checkpoint.status = silent.status;
+  seen.preflight_waits = true;
+  const CheckpointDecision waits = Decide(seen, kSettings, kNow);
+  EXPECT_TRUE(k8s::IsConditionTrue(waits.status.conditions, crds::kAgentsReachable));
+}
+
+TEST(CheckpointTest, BeyondTheReserveOfTheDiskThereMayBeRoom) {
+  CheckpointObserved seen = Good(CheckpointPhase::kPending);
+  seen.node.agent->storage_reserve = seen.node.agent->storage_available - (int64_t{66} << 20);
+  EXPECT_EQ(Decide(seen, kSettings, kNow).status.phase, CheckpointPhase::kRunning);
 }
 
 TEST(CheckpointTest, ASilentAgentIsGivenTime) {

@@ -94,6 +94,12 @@ INSTANTIATE_TEST_SUITE_P(
              [](auto& s) { s.target_node.agent->memory_available = int64_t{50} << 20; }, "NoMemoryOnTarget"},
         Case{"NoDisk", RestorePhase::kPending,
              [](auto& s) { s.target_node.agent->storage_available = int64_t{50} << 20; }, "NoSpaceOnTarget"},
+        Case{"NoDiskBeyondTheReserve", RestorePhase::kPending,
+             [](auto& s) {
+               agent_api::NodeInfo& node = *s.target_node.agent;
+               node.storage_reserve = node.storage_available - (int64_t{50} << 20);
+             },
+             "NoSpaceOnTarget"},
         Case{"Forged", RestorePhase::kPending,
              [](auto& s) { s.manifest = absl::FailedPreconditionError("digest"); }, "ManifestUnusable"},
         Case{"NameTaken", RestorePhase::kPending, [](auto& s) { s.pod = PodView(); }, "PodNameTaken"},

@@ -122,15 +122,70 @@ TEST(SwitchingTest, OverALinkThatStaysCutASourceThatIsDeletedIsNotTakenBack) {
   MigrationObserved seen = CutApart(TargetState::kPrepared);
   seen.source->view.metadata.deletion_timestamp = kNow;
   EXPECT_EQ(Decide(seen, kSettings, later).step, MigrationStep::kTakeOver);
-  seen.source_side->pull_bytes = 1;
-  EXPECT_EQ(Decide(seen, kSettings, later).step, MigrationStep::kNothing) << "its memory cannot come";
-  seen.source_side->pull_bytes = 0;
   seen.source_side->reason = "TargetLost";
   EXPECT_EQ(Decide(seen, kSettings, later).step, MigrationStep::kNothing) << "it is being taken back";
   seen.source_side->reason = "";
   seen.migration.spec.resolve_uncertain = crds::ResolveUncertain::kKeepSource;
   EXPECT_EQ(Decide(seen, kSettings, later).step, MigrationStep::kTakeOver)
       << "a word that nobody has asked for";
+}
+
+TEST(SwitchingTest, OverALinkThatStaysCutACopyThatLacksMemoryIsForAPersonToDecide) {
+  const absl::Time later = kNow + absl::Seconds(40);
+  MigrationObserved seen = CutApart(TargetState::kPrepared);
+  seen.source->view.metadata.deletion_timestamp = kNow;
+  // The source's agent was restarted, and knows nothing of what it left.
+  seen.target_side->pull.total_bytes = 5 << 20;
+  MigrationDecision decision = Decide(seen, kSettings, later);
+  EXPECT_EQ(decision.step, MigrationStep::kNothing) << "its memory cannot come";
+  EXPECT_EQ(Find(decision, crds::kSwitched)->reason, crds::kOutcomeUncertain);
+  EXPECT_THAT(Find(decision, crds::kSwitched)->message, HasSubstr("lacks 5 MiB"));
+  EXPECT_TRUE(Tells(decision, crds::kOutcomeUncertain));
+  seen = After(seen, decision);
+  decision = Decide(seen, kSettings, later + absl::Minutes(1));
+  EXPECT_EQ(decision.step, MigrationStep::kNothing);
+  EXPECT_FALSE(Tells(decision, crds::kOutcomeUncertain)) << "once";
+  seen.migration.spec.resolve_uncertain = crds::ResolveUncertain::kKeepSource;
+  ++seen.migration.metadata.generation;
+  decision = Decide(seen, kSettings, later + absl::Minutes(1));
+  EXPECT_EQ(decision.step, MigrationStep::kAbortTarget);
+  seen = After(seen, decision);
+  seen.target_side->state = TargetState::kAborted;
+  EXPECT_EQ(Decide(seen, kSettings, later + absl::Minutes(1)).step, MigrationStep::kReclaimSource);
+  seen.target_side->state = TargetState::kRunning;
+  EXPECT_EQ(Decide(seen, kSettings, later + absl::Minutes(1)).status.phase, MigrationPhase::kFinishing)
+      << "the link is back";
+}
+
+TEST(SwitchingTest, ATargetThatCommitsHasHeardTheSourceWhateverHoldsItUp) {
+  MigrationObserved seen = CutApart(TargetState::kPrepared);
+  seen.target_side->committing = true;
+  const MigrationDecision decision = Decide(seen, kSettings, kNow + absl::Minutes(3));
+  EXPECT_EQ(decision.step, MigrationStep::kNothing);
+  EXPECT_TRUE(k8s::IsConditionTrue(decision.status.conditions, crds::kStuck));
+}
+
+TEST(SwitchingTest, OverALinkThatStaysCutNothingIsTakenBackThatAProbeWouldKill) {
+  MigrationObserved seen = CutApart(TargetState::kPrepared);
+  const auto step_after = [&seen](int seconds) {
+    return Decide(seen, kSettings, kNow + absl::Seconds(seconds)).step;
+  };
+  const auto with_probe = [&seen](const char* probe) {
+    seen.source = PodWith({{"/spec/containers/0/livenessProbe", probe}});
+    seen.migration.status.source_pod_uid = seen.source->view.metadata.uid;
+  };
+  with_probe(R"({"periodSeconds":10,"failureThreshold":5})");
+  EXPECT_EQ(step_after(31), MigrationStep::kRetireSourcePod) << "its 40 s would end while it is taken back";
+  with_probe(R"({"periodSeconds":20,"failureThreshold":4})");
+  EXPECT_EQ(step_after(31), MigrationStep::kAbortTarget);
+  EXPECT_EQ(step_after(59), MigrationStep::kRetireSourcePod);
+  seen = After(seen, Decide(seen, kSettings, kNow + absl::Seconds(50)));
+  seen.target_side->state = TargetState::kOpen;
+  const MigrationDecision destroys = Decide(seen, kSettings, kNow + absl::Seconds(59));
+  EXPECT_EQ(destroys.step, MigrationStep::kNothing) << "the copy is being destroyed";
+  seen = After(seen, destroys);
+  seen.target_side->state = TargetState::kAborted;
+  EXPECT_EQ(step_after(60), MigrationStep::kReclaimSource) << "at once";
 }
 
 TEST(SwitchingTest, TheTargetsRunningIsSuccessWhoeverSaysIt) {

@@ -256,6 +256,45 @@ TEST(DecideTest, OneWhosePodIsNotLookedAtYetComesBack) {
   EXPECT_LT(waits.again, absl::Seconds(1));
 }
 
+TEST(DecideTest, WhoseTurnDoesNotComeInTimeSaysThatOthersCameFirst) {
+  MigrationObserved seen = GoodObserved(MigrationPhase::kPreflight);
+  seen.preflight = absl::NotFoundError("not asked");
+  const absl::Time late = kStart + absl::Minutes(11);
+  EXPECT_THAT(MessageOf(Decide(seen, kSettings, late)), HasSubstr("before the nodes had answered"));
+  seen.preflight_waits = true;
+  const MigrationDecision waits = Decide(seen, kSettings, kNow);
+  const MigrationDecision waiting = Decide(seen, kSettings, late);
+  EXPECT_EQ(ReasonOf(waiting), "Timeout");
+  EXPECT_THAT(MessageOf(waiting), HasSubstr("passed while other pods' preflights came first"));
+  seen = After(GoodObserved(MigrationPhase::kPreflight), waits);
+  EXPECT_THAT(MessageOf(Decide(seen, kSettings, late)), HasSubstr("while other pods' preflights came first"))
+      << "the turn came too late";
+}
+
+TEST(DecideTest, AnAgentThatAnswersAgainIsToldSoWhileOthersGoFirst) {
+  MigrationObserved seen = GoodObserved(MigrationPhase::kPreflight);
+  Silent(seen.target_node, absl::UnavailableError("cannot connect"));
+  const MigrationDecision silent = Decide(seen, kSettings, kNow);
+  MigrationObserved back = After(GoodObserved(MigrationPhase::kPreflight), silent);
+  back.preflight_waits = true;
+  const MigrationDecision waits = Decide(back, kSettings, kNow + absl::Seconds(5));
+  EXPECT_TRUE(k8s::IsConditionTrue(waits.status.conditions, crds::kAgentsReachable));
+  seen = After(seen, waits);
+  EXPECT_FALSE(Failing(Decide(seen, kSettings, kNow + absl::Minutes(1)))) << "it is given time anew";
+}
+
+TEST(DecideTest, TheReserveOfTheDiskIsForArchivesAndKeepsNoPodFromMoving) {
+  MigrationObserved seen = GoodObserved(MigrationPhase::kPreflight);
+  for (NodeView* node : {&seen.source_node, &seen.target_node}) {
+    node->agent->storage_available = int64_t{1} << 30;
+    node->agent->storage_reserve = int64_t{15} << 30;
+  }
+  EXPECT_EQ(Decide(seen, kSettings, kNow).status.phase, MigrationPhase::kPreparing);
+  seen.source_node.agent->storage_available = int64_t{100} << 20;
+  EXPECT_THAT(MessageOf(Decide(seen, kSettings, kNow)),
+              HasSubstr("node node-a has 100 MiB of disk space available, and 576 MiB are needed"));
+}
+
 TEST(DecideTest, DifferentCriuVersionsAreAWarning) {
   MigrationObserved seen = GoodObserved(MigrationPhase::kPreflight);
   seen.target_node.agent->criu_version = "4.3";

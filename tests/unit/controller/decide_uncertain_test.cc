@@ -24,14 +24,6 @@ const MigrationSettings kSettings;
 const absl::Status kSilent = absl::UnavailableError("cannot connect");
 const absl::Time kLater = kNow + absl::Minutes(1);
 
-const k8s::Condition* Find(const MigrationDecision& decision, const char* type) {
-  return k8s::FindCondition(decision.status.conditions, type);
-}
-bool Tells(const MigrationDecision& decision, absl::string_view reason) {
-  return std::any_of(decision.tells.begin(), decision.tells.end(),
-                     [reason](const Tell& tell) { return tell.reason == reason; });
-}
-
 // --- cancel
 
 class CancelledInTest : public ::testing::TestWithParam<MigrationPhase> {};
@@ -377,7 +369,8 @@ TEST(UncertainTest, AnAbortedTargetIsNotForgottenBeforeTheSourceHasHeardOfIt) {
   }
   EXPECT_EQ(seen.migration.status.phase, MigrationPhase::kFailed);
   seen.source_side = SourceStatus{.state = SourceState::kCeded};
-  EXPECT_EQ(Decide(seen, kSettings, much_later).step, MigrationStep::kNothing);
+  EXPECT_EQ(Decide(seen, kSettings, much_later).step, MigrationStep::kReclaimSource)
+      << "which asks the target, or takes our word where it cannot";
   seen.source_side = SourceStatus{.state = SourceState::kAborted};
   EXPECT_EQ(Decide(seen, kSettings, much_later).step, MigrationStep::kForgetSource);
   seen.source_side = SourceStatus{};
@@ -404,14 +397,40 @@ TEST(UncertainTest, APodThatAFinalizerHoldsIsNotDeletedAgainAndAgain) {
   EXPECT_EQ(Decide(seen, kSettings, kLater).step, MigrationStep::kTakeOver) << "no kubelet starts it there";
 }
 
-TEST(UncertainTest, AClockThatIsAheadDoesNotMakeAProbeWaitLonger) {
-  const MigrationObserved seen = GoodObserved(MigrationPhase::kSwitching);
-  const Draft draft(seen, kSettings, kNow);
-  SourceStatus source{.frozen_at = kNow + absl::Hours(1)};
-  source.freeze = absl::Seconds(3);
-  EXPECT_EQ(FrozenAt(draft, source), kNow - absl::Seconds(3));
-  source.frozen_at = kNow - absl::Minutes(1);
-  EXPECT_EQ(FrozenAt(draft, source), kNow - absl::Minutes(1));
+TEST(UncertainTest, NoClockThatIsWrongMakesAProbeWaitLongerOrNotAtAll) {
+  MigrationObserved seen = GoodObserved(MigrationPhase::kSwitching);
+  SourceStatus source{.freeze = absl::Seconds(3)};
+  for (const absl::Duration off : {absl::Hours(1), absl::Minutes(-1), absl::ZeroDuration()}) {
+    source.frozen_at = kNow - source.freeze + off;
+    EXPECT_EQ(FrozenAt(Draft(seen, kSettings, kNow), source), kNow - source.freeze) << off;
+  }
+  // Its length grows no more: for how long it has run there its node alone can say.
+  seen.migration.status.waiting_since = kNow - absl::Seconds(8);
+  k8s::SetCondition(seen.migration.status.conditions,
+                    {.type = crds::kComplete, .status = "Unknown", .reason = "Switching", .message = "x"},
+                    kStart);
+  source.target_running = true;
+  const auto frozen_at = [&](absl::Duration ago) {
+    source.frozen_at = kNow - ago;
+    return FrozenAt(Draft(seen, kSettings, kNow), source);
+  };
+  EXPECT_EQ(frozen_at(absl::Seconds(5)), kNow - absl::Seconds(5));
+  EXPECT_EQ(frozen_at(absl::Hours(1)), kNow - absl::Seconds(8)) << "it was not told to switch before";
+  EXPECT_EQ(frozen_at(absl::Hours(-1)), kNow - absl::Seconds(3)) << "it has lasted for that long";
+}
+
+TEST(UncertainTest, ASourceWhoseCopyIsDestroyedIsTakenBackThoughTheMigrationFailsAlready) {
+  MigrationObserved seen = GoodObserved(MigrationPhase::kSwitching);
+  seen.source_side = kSilent;
+  seen.target_side = TargetStatus{.state = TargetState::kAborted, .reason = "LinkLost", .message = "cut"};
+  seen.migration.spec.cancel = true;
+  seen = After(seen, Decide(seen, kSettings, kNow));
+  seen.source_side = SourceStatus{.state = SourceState::kCeded};
+  MigrationDecision decision = Decide(seen, kSettings, kNow);
+  EXPECT_EQ(decision.step, MigrationStep::kReclaimSource);
+  EXPECT_EQ(decision.why.reason, "LinkLost");
+  seen.source_side->reason = "LinkLost";
+  EXPECT_NE(Decide(seen, kSettings, kNow).step, MigrationStep::kReclaimSource) << "it is being taken back";
 }
 
 // A status that changes at every look is written at every look, and nothing else is done.

@@ -2,6 +2,7 @@
 // What a look at a Migration finds when all is well, for each phase; tests spoil one thing at a time.
 #pragma once
 
+#include <algorithm>
 #include <string>
 
 #include "controller/migration/decision.h"
@@ -135,6 +136,14 @@ inline std::string ReasonOf(const MigrationDecision& decision) {
 inline std::string MessageOf(const MigrationDecision& decision) {
   const k8s::Condition* complete = k8s::FindCondition(decision.status.conditions, crds::kComplete);
   return complete == nullptr ? "" : complete->message;
+}
+inline const k8s::Condition* Find(const MigrationDecision& decision, const char* type) {
+  return k8s::FindCondition(decision.status.conditions, type);
+}
+// By an Event.
+inline bool Tells(const MigrationDecision& decision, absl::string_view reason) {
+  return std::any_of(decision.tells.begin(), decision.tells.end(),
+                     [reason](const Tell& tell) { return tell.reason == reason; });
 }
 inline bool Failing(const MigrationDecision& decision) {
   const k8s::Condition* complete = k8s::FindCondition(decision.status.conditions, crds::kComplete);

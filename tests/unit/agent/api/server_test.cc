@@ -321,6 +321,17 @@ TEST_F(ServerTest, WhatCannotBeTakenUpIsToldAndLeftAlone) {
   EXPECT_EQ(operations->GetSource(kUid).status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST(NodeInfoTest, AnAgentThatTellsOfNoReserveHasNone) {
+  const auto old = json::Decode<NodeInfo>(
+      R"({"node":"n1","version":"1","architecture":"amd64","kernel":"6","storageAvailable":5})");
+  ASSERT_TRUE(old.ok());
+  EXPECT_EQ(old->storage_available, 5);
+  EXPECT_EQ(old->storage_reserve, 0);
+  NodeInfo info = *old;
+  info.storage_reserve = 3;
+  EXPECT_THAT(json::Encode(info), HasSubstr(R"("storageAvailable":5,"storageReserve":3)"));
+}
+
 TEST_F(ServerTest, RequestsAreCounted) {
   Controller()->Get("/v1/node");
   EXPECT_THAT(registry_.Exposition(),

@@ -318,6 +318,16 @@ TEST_F(TakeTest, TheGuardIsToldWhatItNeedsForAShortFreeze) {
   EXPECT_EQ(guard_spec_.containers.at(0).hidden, absl::StrCat(folder_, "/guards/", kUid, "/hidden-app"));
 }
 
+class NamedTakeTest : public TakeTest, public ::testing::WithParamInterface<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Names, NamedTakeTest, ::testing::Values("pages", "journal", "containers"));
+
+TEST_P(NamedTakeTest, AContainerMayBeCalledAsTheFilesOfTheCheckpoint) {
+  while_arming_ = [this] { EXPECT_TRUE(WriteFileDurably(guard_spec_.journal, "").ok()); };
+  spec_.containers = {{GetParam(), "containerd://3f2a"}};
+  const CheckpointStatus status = Taken();
+  EXPECT_EQ(status.state, CheckpointState::kReady) << status.message;
+}
+
 TEST_F(TakeTest, TheStepsOfTheFreezeAreTold) {
   std::vector<std::string> names;
   for (const agent_api::FreezeStep& step : Taken().steps) names.push_back(step.name);
@@ -388,8 +398,7 @@ TEST_F(TakeTest, AStopAfterTheFreezeLeavesNoArchive) {
 
 TEST_F(TakeTest, ADiskWithoutRoomIsToldWithNumbers) {
   // 100 000 processes, of each all that it has mapped was written: 1.5 TiB.
-  node_.memory.track =
-      [](const std::string&) -> absl::StatusOr<std::unique_ptr<migration::TrackedMemory>> {
+  node_.memory.track = [](const std::string&) -> absl::StatusOr<std::unique_ptr<migration::TrackedMemory>> {
     class Huge final : public migration::TrackedMemory {
      public:
       absl::StatusOr<memory::Look> Round() override {
@@ -452,7 +461,7 @@ TEST_F(TakeTest, ACheckpointThatIsBeingTakenIsDeletedOnceByManyWhoAsk) {
 
 TEST_F(TakeTest, WhatAnAgentThatDiedHasLeftGoes) {
   Put(absl::StrCat("/checkpoints/", kUid, "/spec.json"), json::Encode(spec_));
-  Put(absl::StrCat("/checkpoints/", kUid, "/work/app/images/pages-1.img"), "p");
+  Put(absl::StrCat("/checkpoints/", kUid, "/work/containers/app/images/pages-1.img"), "p");
   Put(absl::StrCat("/checkpoints/", kUid, "/checkpoint-cache-0_shop-app.tar"), "half of it");
   Put(absl::StrCat("/guards/", kUid, "/hidden-app"), "77 1000-2000\n");
   auto checkpoints = Checkpoints::Open(folder_ + "/checkpoints", node_, start_guard_, nullptr);

@@ -181,6 +181,79 @@ TEST(ConvergenceTest, ComparingIsPartOfTheFreezeAndNoRoundMakesItShorter) {
       << "it is no part of sending";
 }
 
+// Locked memory, memfds and the like: whatever the rounds do, it is copied while the pod stands still.
+TEST(ConvergenceTest, WhatIsLeftToCriuIsInTheFreezeAndNoRoundMakesItShorter) {
+  const auto after = [](int64_t criu_bytes, const PreCopyLimits& limits, bool pulled = false) {
+    Convergence convergence(limits, FixedPartFor(1, {}), pulled);
+    for (int i = 0; i < 3; ++i) {
+      convergence.Add({.since_last = i == 0 ? absl::ZeroDuration() : absl::Seconds(1),
+                       .took = absl::Milliseconds(68),
+                       .memory_bytes = 64 * kMiB,
+                       .dirty_bytes = i == 0 ? 64 * kMiB : 0,
+                       .sent_bytes = 64 * kMiB,
+                       .criu_bytes = criu_bytes});
+    }
+    return convergence;
+  };
+  const PreCopyLimits second = Limits(absl::Seconds(1));
+  EXPECT_EQ(after(0, second).Decide(absl::Seconds(1), kNotYet), Verdict::kFreeze);
+  EXPECT_NEAR(absl::ToDoubleSeconds(after(4096 * kMiB, second).PredictedFreeze()), 0.075 + 6.6 + 4.35, 0.3)
+      << "dumped and restored, and sent";
+  EXPECT_EQ(after(4096 * kMiB, second).criu_bytes(), 4096 * kMiB);
+  EXPECT_EQ(after(4096 * kMiB, second).Decide(absl::Seconds(1), kNotYet), Verdict::kGiveUp);
+  EXPECT_EQ(after(4096 * kMiB, Limits(absl::Seconds(1), WhenNotConverging::kFreeze))
+                .Decide(absl::Seconds(1), kNotYet),
+            Verdict::kInsist)
+      << "at once: time does not help";
+  EXPECT_EQ(after(4096 * kMiB, Limits(absl::Seconds(12))).Decide(absl::Seconds(1), kNotYet),
+            Verdict::kFreeze);
+  EXPECT_EQ(after(4096 * kMiB, second, /*pulled=*/true).Decide(absl::Seconds(1), kNotYet), Verdict::kFreeze)
+      << "no freeze would be shorter";
+  EXPECT_FALSE(after(4096 * kMiB, second).PullingPays());
+  EXPECT_TRUE(after(0, Limits(absl::Milliseconds(1))).PullingPays());
+}
+
+TEST(ConvergenceTest, WhatSmallProcessesHaveIsInTheFixedPart) {
+  EXPECT_EQ(BeyondSmall(4 * kMiB, 1, 1), 0);
+  EXPECT_EQ(BeyondSmall(10 * kMiB, 1, 1), 6 * kMiB);
+  EXPECT_EQ(BeyondSmall(10 * kMiB, 2, 2), 2 * kMiB);
+  EXPECT_EQ(BeyondSmall(10 * kMiB, 1, 4), 3 * kMiB);
+  EXPECT_EQ(BeyondSmall(10 * kMiB, 1, 100), 0);
+}
+
+// One `create` of kubelet's bears so much; a freeze that begins at its end is for nothing.
+TEST(ConvergenceTest, NoFreezeBeginsWhenTheTargetHasWaitedTooLong) {
+  EXPECT_LT(kSwitchPatience, kLatestFreeze);
+  EXPECT_FALSE(IsTooLate(kNotYet));
+  for (const WhenNotConverging otherwise : {WhenNotConverging::kFail, WhenNotConverging::kFreeze}) {
+    const Convergence fits = After(6, 0, 1e9, 64 * kMiB, Limits(absl::Milliseconds(100), otherwise));
+    const Convergence not_yet = After(8, 400e6, 100e6, 1024 * kMiB, Limits(absl::Seconds(1), otherwise));
+    EXPECT_EQ(fits.Decide(absl::Minutes(5), kLatestFreeze - absl::Seconds(1)), Verdict::kFreeze);
+    for (const Convergence& one : {fits, not_yet})
+      EXPECT_EQ(one.Decide(absl::Minutes(5), kLatestFreeze + absl::Seconds(1)), Verdict::kTooLate);
+  }
+}
+
+// Such as the child that writes Redis' snapshot: nothing of it is at the target.
+TEST(ConvergenceTest, OfAProcessThatNoRoundHasSeenTheUsersWordCounts) {
+  using Surprise = Convergence::Surprise;
+  constexpr absl::Duration kLimit = absl::Seconds(90);
+  const auto after = [](WhenNotConverging otherwise) {
+    return After(6, 0, 1e9, 64 * kMiB, Limits(absl::Milliseconds(100), otherwise));
+  };
+  const Convergence fails = after(WhenNotConverging::kFail), freezes = after(WhenNotConverging::kFreeze),
+                    pulls = after(WhenNotConverging::kPostCopy);
+  EXPECT_FALSE(fails.IsWorthARound(kMiB));
+  EXPECT_TRUE(fails.IsWorthARound(64 * kMiB));
+  for (const Convergence& one : {fails, freezes, pulls})
+    EXPECT_EQ(one.JudgeUnseen(512 * kMiB, kLimit), Surprise::kSend) << "half a second";
+  EXPECT_EQ(fails.JudgeUnseen(4096 * kMiB, kLimit), Surprise::kGiveUp);
+  EXPECT_EQ(freezes.JudgeUnseen(4096 * kMiB, kLimit), Surprise::kSend);
+  EXPECT_EQ(pulls.JudgeUnseen(4096 * kMiB, kLimit), Surprise::kLeave);
+  EXPECT_EQ(freezes.JudgeUnseen(4096 * kMiB, absl::Seconds(2)), Surprise::kGiveUp)
+      << "the guard would thaw before it has gone over";
+}
+
 TEST(ConvergenceTest, EachContainerAddsToTheFreeze) {
   const Convergence one = After(3, 0, 1e9, 64 * kMiB, Limits(absl::Milliseconds(100)), 1);
   const Convergence three = After(3, 0, 1e9, 64 * kMiB, Limits(absl::Milliseconds(100)), 3);

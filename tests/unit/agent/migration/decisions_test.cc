@@ -158,6 +158,8 @@ TEST(TargetDecisionsTest, StateIsTakenOnceAndResumedOnlyWhereItWasCut) {
   EXPECT_TRUE(TakesStream(/*ask=*/true, false, Bringing::kServed, TargetStage::kAborted, true));
   EXPECT_TRUE(MayResume(false, true, false));
   EXPECT_FALSE(MayResume(true, true, false)) << "the source stands still";
+  EXPECT_FALSE(MayResume(false, false, false)) << "nothing has come that is sent in rounds";
+  EXPECT_FALSE(MayResume(false, true, true)) << "somebody wants an end";
 }
 
 TEST(TargetDecisionsTest, RunningIsWrittenBeforeAnythingOfTheCopyMayRun) {

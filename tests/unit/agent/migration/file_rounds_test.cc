@@ -185,7 +185,7 @@ TEST_F(FileRoundsTest, AStopAndCopyIsTheLastRoundAlone) {
   Put("app/file", "content");
   EXPECT_EQ(Round(files, true).entries, 4) << "three folders and a file";
   Receive([this] { return receiver_->complete().size() == 2; });
-  EXPECT_THAT(receiver_->rootfs("app"), ElementsAre("app/rootfs-0.tar"));
+  EXPECT_THAT(receiver_->rootfs("app"), ElementsAre("containers/app/rootfs-0.tar"));
   EXPECT_THAT(receiver_->volumes(), ElementsAre(Pair("cache", ElementsAre("volumes/cache-0.tar"))));
   const PassSeen only{.round = 0, .last = true, .mapped = false};
   EXPECT_THAT(passes_, ElementsAre(only, only, only));

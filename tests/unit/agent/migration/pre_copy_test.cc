@@ -5,9 +5,12 @@
 #include <unistd.h>
 
 #include <map>
+#include <optional>
+#include <set>
 #include <thread>
 
 #include "agent/memory/page_store.h"
+#include "agent/memory/shared_key.h"
 #include "agent/transfer/page_receiver.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -24,6 +27,7 @@ using transfer::StreamPair;
 const uint64_t kPage = memory::PageBytes();
 constexpr uint64_t kPages = 16;  // of each task
 const Ranges kAll = {{0, kPages* kPage}};
+constexpr int64_t kMiB = int64_t{1} << 20;
 
 // Tasks 1, 2, ... of a container, with host pids 101, 102, ...: what was written is dirty in one look.
 class FakeTasks final : public TrackedMemory {
@@ -52,15 +56,21 @@ class FakeTasks final : public TrackedMemory {
   }
 
   std::map<pid_t, Task> tasks;
-  bool hide_killed = false;  // looks do not tell of them any more
+  bool hide_killed = false;                // looks do not tell of them any more
+  uint64_t reserved = 0;                   // pages that each has mapped beyond kAll, and never touched
+  std::vector<memory::TaskPages> objects;  // of shared memory
 
  private:
   memory::Look Looked() {
     memory::Look look;
+    look.shared = objects;
     for (auto& [id, task] : tasks) {
       if (task.killed && hide_killed) continue;
-      look.tasks.push_back(
-          {.pid = 100 + id, .container_pid = id, .owned = kAll, .dirty = task.dirty, .populated = kAll});
+      look.tasks.push_back({.pid = 100 + id,
+                            .container_pid = id,
+                            .owned = {{0, (kPages + reserved) * kPage}},
+                            .dirty = task.dirty,
+                            .populated = kAll});
       task.dirty.clear();
     }
     return look;
@@ -94,8 +104,14 @@ class PreCopyTest : public testing::Test {
     return status;
   }
   absl::Status Round() {
-    return Carry([this] { return pre_copy_.Round(Soon()).status(); });
+    return Carry([this] {
+      absl::StatusOr<RoundFigures> round = pre_copy_.Round(/*nice=*/true, Soon());
+      if (round.ok()) figures_ = *round;
+      return round.status();
+    });
   }
+  // Task 1, 2 or 3 has so much private memory, as the kernel counts it.
+  void SetPrivate(pid_t id, int64_t bytes) { contents_.processes[100 + id].bytes = bytes; }
   void Cut() {
     pair_->b->Shutdown();
     pair_->a->Shutdown();
@@ -118,16 +134,30 @@ class PreCopyTest : public testing::Test {
   }
 
   FakeTasks* const tasks_ = new FakeTasks;  // pre_copy_'s
+  RoundFigures figures_;                    // of the last round
+  runtime::Contents contents_;
+  std::map<pid_t, runtime::Contents::Private> unseen_;
+  std::map<pid_t, runtime::Contents::Private> after_look_;  // where it is not as before
+  std::set<pid_t> seen_;                                    // as unseen_ was asked for
   memory::PageStore store_{64 << 20};
   transfer::PageReceiver receiver_{{{"app", &store_}}};
   transfer::TokenBucket bucket_{0};
-  PreCopy pre_copy_{{{.name = "app", .cgroup = "/app"}},
-                    {.track = [this](const std::string&) -> absl::StatusOr<std::unique_ptr<TrackedMemory>> {
-                       return std::unique_ptr<TrackedMemory>(tasks_);
-                     },
-                     .read = [this](pid_t pid, uint64_t address, char* to,
-                                    size_t size) { return tasks_->Read(pid, address, to, size); }},
-                    &bucket_};
+  PreCopy pre_copy_{
+      {{.name = "app", .cgroup = "/app"}},
+      {.track = [this](const std::string&) -> absl::StatusOr<std::unique_ptr<TrackedMemory>> {
+         return std::unique_ptr<TrackedMemory>(tasks_);
+       },
+       .read = [this](pid_t pid, uint64_t address, char* to,
+                      size_t size) { return tasks_->Read(pid, address, to, size); },
+       .contents = [this](const std::string&) { return contents_; },
+       .private_memory =
+           [this](const std::string&) { return after_look_.empty() ? contents_.processes : after_look_; },
+       .unseen =
+           [this](const std::string&, const std::set<pid_t>& seen) {
+             seen_ = seen;
+             return unseen_;
+           }},
+      &bucket_};
   std::unique_ptr<StreamPair> pair_ = std::make_unique<StreamPair>();
 };
 
@@ -181,6 +211,82 @@ TEST_F(PreCopyTest, ATaskThatIsKilledInTheFreezeIsAnError) {
       Carry([this] { return pre_copy_.SendLast(0, /*leave=*/false, Soon()).status(); });
   EXPECT_TRUE(absl::IsDataLoss(status)) << status;
   EXPECT_THAT(status.message(), HasSubstr("task 2 of container app ended while the pod stood still"));
+}
+
+// A reservation (PROT_NONE, a thread's stack) is as long as whoever maps it likes, and holds nothing.
+TEST_F(PreCopyTest, WhatIsOnlyReservedHidesNothingOfWhatCriuHasToCopy) {
+  tasks_->reserved = uint64_t{2} << 20;  // 8 GiB
+  const auto carried = static_cast<int64_t>(kPages * kPage);
+  SetPrivate(1, carried + 64 * kMiB);
+  SetPrivate(2, carried);
+  SetPrivate(3, carried);
+  contents_.files = 16 * kMiB;
+  ASSERT_TRUE(Round().ok());
+  EXPECT_EQ(pre_copy_.criu_bytes(), 80 * kMiB);
+  EXPECT_EQ(figures_.criu_bytes, BeyondSmall(80 * kMiB, 1, 3));
+  EXPECT_EQ(figures_.memory_bytes, static_cast<int64_t>(3 * (kPages + tasks_->reserved) * kPage));
+}
+
+TEST_F(PreCopyTest, WhatOneProcessGaveBackIsNoOthers) {
+  SetPrivate(1, 64 * kMiB);  // with all that is carried
+  SetPrivate(2, 0);
+  SetPrivate(3, 0);
+  ASSERT_TRUE(Round().ok());
+  const int64_t locked = 64 * kMiB - static_cast<int64_t>(kPages * kPage);
+  EXPECT_EQ(pre_copy_.criu_bytes(), locked);
+  // It gives back half of what is carried, of which no look tells.
+  SetPrivate(1, 64 * kMiB - static_cast<int64_t>(kPages / 2 * kPage));
+  ASSERT_TRUE(Round().ok());
+  EXPECT_EQ(pre_copy_.criu_bytes(), locked);
+  // And then what was locked: no more is left than it has.
+  SetPrivate(1, kMiB);
+  ASSERT_TRUE(Round().ok());
+  EXPECT_EQ(pre_copy_.criu_bytes(), kMiB);
+}
+
+// A process that frees memory while it is looked at, and the child that was forked from a large one and has
+// called exec: no look finds that memory, and nobody copies it.
+TEST_F(PreCopyTest, WhatGoesWhileItIsLookedAtIsNotCrius) {
+  const auto carried = static_cast<int64_t>(kPages * kPage);
+  SetPrivate(1, carried + 200 * kMiB);
+  SetPrivate(2, carried + 2048 * kMiB);
+  SetPrivate(3, carried);
+  after_look_ = contents_.processes;
+  after_look_[101].bytes = carried + 8 * kMiB;
+  after_look_[102].bytes = carried / 2;
+  ASSERT_TRUE(Round().ok());
+  EXPECT_EQ(pre_copy_.criu_bytes(), 8 * kMiB);
+}
+
+TEST_F(PreCopyTest, WhatWasNotSeenInTimeIsNotKnown) {
+  contents_.complete = false;
+  ASSERT_TRUE(Round().ok());
+  EXPECT_EQ(pre_copy_.criu_bytes(), std::nullopt);
+}
+
+TEST_F(PreCopyTest, SharedMemoryThatIsCarriedIsNotCrius) {
+  contents_.anonymous = {{7, 32 * kMiB}, {8, 16 * kMiB}};
+  const pid_t key = memory::SharedKey(7);
+  tasks_->objects.push_back({.pid = key, .container_pid = key, .owned = {{0, 32 << 20}}});
+  ASSERT_TRUE(Round().ok());
+  EXPECT_EQ(pre_copy_.criu_bytes(), 16 * kMiB);
+}
+
+TEST_F(PreCopyTest, AProcessThatNoRoundHasSeenIsJudgedBeforeTheDump) {
+  ASSERT_TRUE(Round().ok());
+  EXPECT_EQ(pre_copy_.unseen_bytes(), 0);
+  EXPECT_THAT(seen_, testing::ElementsAre(101, 102, 103));
+  PreCopy::Unseen judged;
+  pre_copy_.SetJudge([&](const PreCopy::Unseen& unseen) {
+    judged = unseen;
+    return absl::AbortedError("too much");
+  });
+  EXPECT_TRUE(pre_copy_.LookOwned(0).ok()) << "there is none";
+  unseen_ = {{104, {"sh", kMiB}}, {105, {"redis-server", 512 * kMiB}}};
+  EXPECT_TRUE(absl::IsAborted(pre_copy_.LookOwned(0).status()));
+  EXPECT_EQ(judged.bytes, 513 * kMiB);
+  EXPECT_EQ(judged.which, "process 105 (redis-server) of container app");
+  EXPECT_EQ(pre_copy_.unseen_bytes(), 513 * kMiB);
 }
 
 TEST_F(PreCopyTest, ATaskThatTheLastLookDoesNotFindIsAnError) {

@@ -139,6 +139,17 @@ TEST_F(RehearsalTest, WhatIsWrittenIsInThePrediction) {
   EXPECT_GT(report->transfer_bytes, 75 * kMiB);
 }
 
+TEST_F(RehearsalTest, WhatOnlyCriuCopiesIsInThePrediction) {
+  node_.memory.contents = [](const std::string& cgroup) {
+    EXPECT_EQ(cgroup, "/host/c1");
+    return runtime::Contents{.processes = {{42, {"db", 164 * kMiB}}}, .files = 500 * kMiB};
+  };
+  const auto report = Run();
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_FALSE(report->converges);
+  EXPECT_GT(report->freeze, absl::Milliseconds(900)) << "600 MiB: 100 of them locked, in a process of 164";
+}
+
 TEST_F(RehearsalTest, ASmallPodsLinkIsMeasuredWithNoise) {
   memory_ = kMiB;
   request_.memory_bytes = kMiB;

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <cstdio>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
 #include "agent/permits/source_hold.h"
@@ -80,7 +82,12 @@ class TwoNodesTest : public testing::Test {
                     applied_.push_back(claim.container + " " + volume);
                   return absl::OkStatus();
                 },
-            .thaw = [this](const std::string& cgroup) { return world_.CopyRuns(cgroup); },
+            .thaw =
+                [this](const std::string& cgroup) {
+                  if (!thaw_fails_) return world_.CopyRuns(cgroup);
+                  ++failed_thaws_;
+                  return absl::UnavailableError("not now");
+                },
             .stands = [this](const std::string& cgroup) { return world_.Stands(cgroup); },
             .kill =
                 [this](const std::string& cgroup) {
@@ -175,6 +182,14 @@ class TwoNodesTest : public testing::Test {
     runtimes_.back()->Create();
   }
 
+  // In the source's thread: until the target has begun the first file.
+  void AwaitFirstFile() {
+    const std::string file = folder_ + "/target/volumes/cache-0.tar";
+    for (const absl::Time end = absl::Now() + absl::Seconds(20); !FileExists(file) && absl::Now() < end;)
+      absl::SleepFor(absl::Milliseconds(1));
+    EXPECT_TRUE(FileExists(file));
+  }
+
   // Their threads first: the last reference to one must not go in its own thread.
   void EndRuntimes() {
     for (const std::shared_ptr<FakeRuntime>& runtime : runtimes_) runtime->Join();
@@ -205,11 +220,13 @@ class TwoNodesTest : public testing::Test {
       pod.volumes["cache"] = folder_ + "/cache";
       return pod;
     };
-    node.pack = [](const std::string& path, files::Layout layout, const files::Pass& pass, int round,
-                   files::Snapshot& snapshot, const files::Sink& sink) {
+    node.pack = [this](const std::string& path, files::Layout layout, const files::Pass& pass, int round,
+                       files::Snapshot& snapshot, const files::Sink& sink) {
+      if (on_pack_) on_pack_();
       return (round == 0 ? files::PackBase : files::PackChanges)(path, layout, pass, snapshot, sink);
     };
     node.memory = memory_.Node();
+    node.image_memory = image_memory_;
     node.holds = folder_ + "/holds";
     node.filling = [this](const std::vector<std::string>&) { return filling_.load(); };
     node.cgroup_here = [](const std::string& cgroup) { return cgroup; };
@@ -226,7 +243,9 @@ class TwoNodesTest : public testing::Test {
     node.connect = [this](const std::string& address, const std::string& peer,
                           absl::Time deadline) -> absl::StatusOr<std::unique_ptr<transfer::Stream>> {
       if (unreachable_) return absl::UnavailableError("no route");
-      return transfer::Stream::Connect(*n1_, address, peer, deadline);
+      auto stream = transfer::Stream::Connect(*n1_, address, peer, deadline);
+      if (stream.ok()) source_end_ = stream->get();
+      return stream;
     };
     node.froze = [this](const SourceStatus& status) {
       absl::MutexLock lock(&mutex_);
@@ -301,6 +320,8 @@ class TwoNodesTest : public testing::Test {
   std::atomic<bool> unreachable_ = false;
   std::atomic<bool> filling_ = false;
   std::atomic<bool> pager_lives_ = true;
+  std::atomic<bool> thaw_fails_ = false;
+  std::atomic<int> failed_thaws_ = 0;
   absl::Duration pull_limit_ = absl::Minutes(10);
   std::unique_ptr<permits::PermitTable> permits_;
   absl::Mutex mutex_;
@@ -308,6 +329,9 @@ class TwoNodesTest : public testing::Test {
   std::map<pid_t, memory::Ranges> added_ ABSL_GUARDED_BY(mutex_);
   memory::Ranges left_out_;
   FakeMemory memory_{3000};
+  std::function<std::optional<runtime::MemoryFolder>(const PodOnNode&, int64_t criu_bytes)> image_memory_;
+  std::function<void()> on_pack_;           // when a tree's file has been begun; to be set before
+  transfer::Stream* source_end_ = nullptr;  // the newest; of the source's thread
   std::vector<SourceStatus> froze_ ABSL_GUARDED_BY(mutex_);
   int streams_ ABSL_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<transfer::Stream> stream_ ABSL_GUARDED_BY(mutex_);
@@ -370,6 +394,27 @@ TEST_F(TwoNodesTest, ARestartedContainerOfAMovedPodStartsAfresh) {
   EXPECT_EQ(Create("app").AwaitAction(RuntimeAction::kRun), RuntimeAction::kRun);
 }
 
+// Any DNS label may be a container's name: also what the folder of a side has of its own.
+TEST_F(TwoNodesTest, ContainersThatAreCalledAsASidesOwnFilesMove) {
+  const std::vector<std::string> names = {"journal", "thawed", "pulled", "volumes", "containers"};
+  StartTarget(names);
+  StartSource(names);
+  for (const std::string& name : names) Create(name).AwaitAction(RuntimeAction::kDone);
+  AwaitSource(TargetRuns);
+  AwaitTarget(TargetState::kRunning);
+  EXPECT_EQ(world_.copies(true), 5);
+  EXPECT_TRUE(source_->Finish(absl::Seconds(20)).ok());
+  // And what was written is read again.
+  DropTarget();
+  EndRuntimes();
+  MakePermits();
+  RecoverTarget();
+  EXPECT_EQ(AwaitTarget(TargetState::kRunning).pull.lost, "");
+  source_.reset();
+  source_ = *Source::Recover(folder_ + "/source", Source1());
+  EXPECT_EQ(source_->status().state, SourceState::kDone);
+}
+
 // --- memory that is copied while the pod runs
 
 // What a pager would fill the restored task from: the first byte of each page.
@@ -408,7 +453,7 @@ TEST_F(TwoNodesTest, APreCopiedPodMovesWithTheMemoryItHadWhenItWasFrozen) {
   EXPECT_GE(status.pre_copy.rounds, 3);
   EXPECT_GT(status.pre_copy.sent_bytes, 0);
   EXPECT_EQ(status.pre_copy.memory_bytes, static_cast<int64_t>(3000 * memory::PageBytes()));
-  EXPECT_THAT(*ReadFile(folder_ + "/source/app/hidden"), HasSubstr("4242 7f0000000000-"));
+  EXPECT_THAT(*ReadFile(folder_ + "/source/containers/app/hidden"), HasSubstr("4242 7f0000000000-"));
   absl::MutexLock lock(&mutex_);
   EXPECT_THAT(added_, testing::Contains(testing::Key(1)));
 }
@@ -463,7 +508,7 @@ TEST_F(TwoNodesTest, APreCopiedPodMovesWithTheSharedMemoryItHadWhenItWasFrozen) 
   EXPECT_TRUE(restored == memory_.SharedContent()) << restored.substr(0, 20);
   EXPECT_LT(status.pre_copy.dirty_bytes, static_cast<int64_t>(100 * memory::PageBytes()))
       << "what was compared and found the same is not dirty";
-  EXPECT_THAT(*ReadFile(folder_ + "/source/app/hidden"),
+  EXPECT_THAT(*ReadFile(folder_ + "/source/containers/app/hidden"),
               testing::StartsWith("0 10ce-10cf\n4242 7f0000000000-"));
   absl::MutexLock lock(&mutex_);
   EXPECT_THAT(added_, testing::ElementsAre(testing::Key(1))) << "lazy pages are tasks' alone";
@@ -488,6 +533,48 @@ TEST_F(TwoNodesTest, APreCopyWhoseConnectionIsCutGoesOnWhereItWas) {
   EXPECT_EQ(streams_, 3);
 }
 
+// A writable layer of many GiB is on its way for minutes before the first page.
+TEST_F(TwoNodesTest, APreCopyThatIsCutAmongItsFirstFilesGoesOn) {
+  for (size_t page = 0; page < 50; ++page) memory_.Write(page, static_cast<uint8_t>(page + 1));
+  int packed = 0;
+  on_pack_ = [&] {
+    ++packed;
+    if (packed == 1) {  // of the volume: the target sees it first
+      AwaitFirstFile();
+      CutStream();
+    } else if (packed == 3) {  // the volume's again, after the writable layer's: the sending itself fails
+      AwaitFirstFile();
+      source_end_->Shutdown();
+    }
+  };
+  StartTarget();
+  StartPreCopy();
+  AwaitSource(Converged);
+  FakeRuntime& app = Create("app");
+  std::vector<uint8_t> restored;
+  app.before_restored = [&] { restored = PagesOf(*target()); };
+  ASSERT_TRUE(source_->Switch().ok());
+  AwaitSource(TargetRuns);
+  EXPECT_EQ(restored, memory_.Content());
+  absl::MutexLock lock(&mutex_);
+  EXPECT_EQ(streams_, 3);
+  EXPECT_THAT(applied_, testing::IsSupersetOf({"app rootfs", "app cache"}));
+}
+
+// It waits for a source that may come back, and hears soon that this one does not.
+TEST_F(TwoNodesTest, ATargetDoesNotWaitForASourceThatHasGivenUpAmongItsFiles) {
+  memory_.pinned = "process 1 (db) has 2 files open with O_DIRECT";
+  on_pack_ = [&] {
+    AwaitFirstFile();
+    source_end_->Shutdown();
+  };
+  StartTarget();
+  StartPreCopy();
+  AwaitSource(SourceState::kAborted);
+  AwaitTarget(TargetState::kAborted);
+  ExpectRunsOnlyOnSource();
+}
+
 TEST_F(TwoNodesTest, APodThatWritesTooFastIsLeftWhereItIs) {
   StartTarget();
   StartPreCopy({.freeze_budget = absl::Milliseconds(1), .pre_copy_timeout = absl::Seconds(20)});
@@ -496,6 +583,76 @@ TEST_F(TwoNodesTest, APodThatWritesTooFastIsLeftWhereItIs) {
   EXPECT_THAT(status.message, HasSubstr("more than spec.freezeBudget"));
   EXPECT_EQ(AwaitTarget(TargetState::kAborted).reason, "NotConverging");
   EXPECT_EQ(behaviour_.started, 0);
+  ExpectRunsOnlyOnSource();
+}
+
+// A memfd of 4 GiB: seconds of standing still, though nothing is written.
+TEST_F(TwoNodesTest, APodWithMemoryThatOnlyCriuCopiesIsNotFrozenForLongerThanItsBudget) {
+  memory_.contents.files = int64_t{4} << 30;
+  StartTarget();
+  StartPreCopy();
+  const SourceStatus status = AwaitSource(SourceState::kAborted);
+  EXPECT_EQ(status.reason, "NotConverging");
+  EXPECT_THAT(status.message, HasSubstr("4092 MiB (locked memory, memfds,"));
+  EXPECT_GT(status.pre_copy.predicted_freeze, absl::Seconds(6));
+  EXPECT_EQ(behaviour_.started, 0);
+  ExpectRunsOnlyOnSource();
+}
+
+TEST_F(TwoNodesTest, TheNodeHearsHowLargeCriusImagesWillBe) {
+  std::atomic<int64_t> heard = -1;
+  image_memory_ = [&](const PodOnNode&, int64_t criu_bytes) {
+    heard = criu_bytes;
+    return std::nullopt;
+  };
+  memory_.contents.processes[4242].bytes = static_cast<int64_t>(3000 * memory::PageBytes()) + (3 << 20);
+  StartTarget();
+  StartPreCopy();
+  AwaitSource(Converged);
+  Create("app");
+  ASSERT_TRUE(source_->Switch().ok());
+  AwaitSource(TargetRuns);
+  EXPECT_EQ(heard, 3 << 20) << "what the rounds carry is not in them";
+}
+
+// A fork for a snapshot, say: what it has is not at the target.
+const std::map<pid_t, runtime::Contents::Private> kFork = {{4300, {"redis-server", int64_t{1} << 40}}};
+
+TEST_F(TwoNodesTest, AProcessThatCameAfterTheLastRoundGoesOverBeforeTheFreeze) {
+  std::atomic<int> rounds = 0, came_after = 0;
+  memory_.before_round = [&](int round) { rounds = round; };
+  memory_.unseen = [&] {
+    if (came_after == 0) came_after = rounds.load();
+    return rounds > came_after ? std::map<pid_t, runtime::Contents::Private>() : kFork;
+  };
+  StartTarget();
+  StartPreCopy();
+  AwaitSource(Converged);
+  Create("app");
+  ASSERT_TRUE(source_->Switch().ok());
+  AwaitSource(TargetRuns);
+  EXPECT_GT(rounds, came_after);
+}
+
+TEST_F(TwoNodesTest, AProcessThatCameInTheLastMomentEndsTheFreezeBeforeTheDump) {
+  std::atomic<bool> dumped = false;
+  behaviour_.dump = [&](const agent_api::GuardContainer&) {
+    dumped = true;
+    return absl::InternalError("it was not to be dumped");
+  };
+  memory_.unseen = [&] {
+    return world_.source_runs() ? std::map<pid_t, runtime::Contents::Private>() : kFork;
+  };
+  StartTarget();
+  StartPreCopy();
+  AwaitSource(Converged);
+  Create("app");
+  ASSERT_TRUE(source_->Switch().ok());
+  const SourceStatus status = AwaitSource(SourceState::kAborted);
+  EXPECT_EQ(status.reason, "NotConverging");
+  EXPECT_THAT(status.message, HasSubstr("process 4300 (redis-server) of container app"));
+  EXPECT_FALSE(dumped);
+  EXPECT_EQ(AwaitTarget(TargetState::kAborted).reason, "NotConverging");
   ExpectRunsOnlyOnSource();
 }
 
@@ -795,6 +952,25 @@ TEST_F(GoneForGoodTest, ASourceThatIsReclaimedGoesOn) {
   EXPECT_TRUE(source_->Reclaim("TargetLost", "again").ok()) << "twice is one";
 }
 
+// Its guard died between its record and the thaw. In a side of the release before, a container's folder may
+// have the name of the note that it goes on.
+TEST_F(GoneForGoodTest, AFolderOfAContainerIsNotTakenForTheNoteThatTheSourceGoesOn) {
+  PartAfterTheDecision();
+  DropTarget();
+  world_.CopyDies(app_->cgroup());
+  source_.reset();
+  {
+    auto journal = journal::SourceJournal::Open(folder_ + "/source/journal");
+    ASSERT_TRUE(journal.ok()) << journal.status();
+    ASSERT_TRUE(journal->Append({.state = SourceState::kAborted, .reason = "TargetAborted"}).ok());
+  }
+  ASSERT_TRUE(MakeFolders(folder_ + "/source/thawed/work").ok());
+  EXPECT_FALSE(world_.source_runs());
+  source_ = *Source::Recover(folder_ + "/source", Source1());
+  AwaitSource(SourceState::kAborted);
+  EXPECT_TRUE(world_.source_runs());
+}
+
 TEST_F(GoneForGoodTest, ASourceWhoseTargetRunsIsNotReclaimed) {
   StartTarget();
   Create("app");
@@ -942,6 +1118,55 @@ TEST_F(TwoNodesTest, ATargetAgentThatEndsPreparedWaitsForTheVerdictAndRuns) {
   EXPECT_EQ(world_.copies(true), 1);
 }
 
+// A target that ends between RUNNING and the thaw, and its containers' folders.
+class UnthawedTargetTest : public TwoNodesTest {
+ protected:
+  void EndBeforeTheThaw(const std::vector<std::string>& containers) {
+    thaw_fails_ = true;
+    StartTarget(containers);
+    StartSource(containers);
+    for (const std::string& container : containers) Create(container).AwaitAction(RuntimeAction::kDone);
+    for (const absl::Time end = absl::Now() + absl::Seconds(20); failed_thaws_ == 0 && absl::Now() < end;)
+      absl::SleepFor(absl::Milliseconds(1));
+    EXPECT_GT(failed_thaws_, 0);
+    unreachable_ = true;
+    DropTarget();
+    EndRuntimes();
+    MakePermits();
+  }
+  // As the agent of the release before has it.
+  void MoveBesideTheSidesFiles(const std::vector<std::string>& containers) {
+    const std::string folder = folder_ + "/target/";
+    for (const std::string& container : containers)
+      ASSERT_EQ(rename((folder + "containers/" + container).c_str(), (folder + container).c_str()), 0);
+    ASSERT_EQ(rmdir((folder + "containers").c_str()), 0);
+  }
+  void ExpectRunsAfterRecovery(int copies) {
+    EXPECT_EQ(world_.copies(true), 0);
+    thaw_fails_ = false;
+    RecoverTarget();
+    AwaitTarget(TargetState::kRunning);
+    EXPECT_EQ(world_.copies(true), copies);
+    EXPECT_EQ(target()->status().pull.lost, "");
+    EXPECT_TRUE(ReadFile(folder_ + "/target/thawed").ok());
+    unreachable_ = false;
+    AwaitSource(TargetRuns);
+  }
+};
+
+TEST_F(UnthawedTargetTest, AFolderOfAContainerIsNotTakenForTheNoteOfTheThaw) {
+  EndBeforeTheThaw({"thawed"});
+  ExpectRunsAfterRecovery(1);
+}
+
+TEST_F(UnthawedTargetTest, ASideOfTheReleaseBeforeIsTakenUp) {
+  EndBeforeTheThaw({"app", "thawed", "pulled"});
+  MoveBesideTheSidesFiles({"app", "thawed", "pulled"});
+  ExpectRunsAfterRecovery(3);
+  EXPECT_TRUE(FileExists(folder_ + "/target/containers/thawed/work"));
+  EXPECT_FALSE(FileExists(folder_ + "/target/app"));
+}
+
 // --- post-copy
 
 class PostCopyTest : public TwoNodesTest {
@@ -1084,6 +1309,24 @@ TEST_F(PostCopyTest, APageThatIsWaitedForComesBeforeAllOthers) {
   EXPECT_LE(place, 64) << "one batch was being read";
   const auto next = std::find(order.begin(), order.end(), 2401) - order.begin();
   EXPECT_LE(next, place + 1) << "and its neighbours are next";
+}
+
+TEST_F(PostCopyTest, APageThatIsWaitedForDoesNotWaitForTheBandwidthLimit) {
+  // When nothing is sent any more before the freeze. Any batch is beyond it for half a minute and more.
+  behaviour_.armed = [this] {
+    const absl::Status set = source_->SetLimits({.freeze_budget = absl::Milliseconds(100),
+                                                 .pre_copy_timeout = absl::Seconds(20),
+                                                 .bandwidth_limit = 5});
+    EXPECT_TRUE(set.ok()) << set;
+  };
+  Move();
+  Release();
+  EXPECT_TRUE(pager_->Await([&] { return pager_->missing() < kDirty; })) << "one batch goes at once";
+  for (const size_t page : {size_t{2400}, size_t{1700}, size_t{900}}) {
+    pager_->Want(page);
+    EXPECT_TRUE(pager_->Await([&] { return pager_->Has(page); })) << page;
+  }
+  EXPECT_GT(pager_->missing(), kDirty - 200) << "all others keep the limit";
 }
 
 TEST_F(PostCopyTest, ACutConnectionIsMadeAgainAndTheRestIsPulled) {
@@ -1261,6 +1504,20 @@ TEST_F(PostCopyTest, APreCopyThatDoesNotConvergeLeavesTheRestToBePulled) {
                                        .pre_copy_timeout = absl::Seconds(20),
                                        .when_not_converging = agent_api::WhenNotConverging::kPostCopy});
   EXPECT_TRUE(source_->status().pre_copy.gave_up);
+  EXPECT_EQ(pager_->began_with(), kDirty);
+  Release();
+  ExpectAllArrives();
+}
+
+// It fitted, and then a process came that would have gone over whole in the freeze.
+TEST_F(PostCopyTest, APreCopyIntoWhoseFreezeALargeProcessComesLeavesTheRestToBePulled) {
+  memory_.unseen = [this] {
+    return world_.source_runs() ? std::map<pid_t, runtime::Contents::Private>() : kFork;
+  };
+  Move(agent_api::CopyMode::kPreCopy, {.freeze_budget = absl::Seconds(1),
+                                       .pre_copy_timeout = absl::Seconds(20),
+                                       .when_not_converging = agent_api::WhenNotConverging::kPostCopy});
+  EXPECT_FALSE(source_->status().pre_copy.gave_up);
   EXPECT_EQ(pager_->began_with(), kDirty);
   Release();
   ExpectAllArrives();

@@ -3,6 +3,7 @@
 
 #include <random>
 #include <thread>
+#include <tuple>
 
 #include "absl/strings/match.h"
 #include "agent/transfer/file_receiver.h"
@@ -66,15 +67,31 @@ TEST_F(FileReceiverTest, FilesLieWhereTheyBelong) {
   ASSERT_TRUE(receiver_.Take(BeginFrame(3, "app", FileKind::kVolume, "cache-0")).ok());
   ASSERT_TRUE(receiver_.Take(EndFrame(3, "")).ok());
   ASSERT_TRUE(receiver_.Take(MessageFrame(FrameType::kContainerEnd, ContainerEnd{"app", 3, 8})).ok());
-  EXPECT_EQ(*ReadFile(folder_ + "/app/images/core-1.img"), "image");
-  EXPECT_EQ(*ReadFile(folder_ + "/app/rootfs-0.tar"), "tar");
+  EXPECT_EQ(*ReadFile(folder_ + "/containers/app/images/core-1.img"), "image");
+  EXPECT_EQ(*ReadFile(folder_ + "/containers/app/rootfs-0.tar"), "tar");
   EXPECT_EQ(*ReadFile(folder_ + "/volumes/cache-0.tar"), "");
   EXPECT_THAT(receiver_.complete(), testing::ElementsAre("app"));
-  EXPECT_THAT(receiver_.rootfs("app"), testing::ElementsAre("app/rootfs-0.tar"));
+  EXPECT_THAT(receiver_.rootfs("app"), testing::ElementsAre("containers/app/rootfs-0.tar"));
   EXPECT_THAT(receiver_.volumes(),
               testing::ElementsAre(testing::Pair("cache", testing::ElementsAre("volumes/cache-0.tar"))));
   EXPECT_EQ(receiver_.totals().image_bytes, 5);
   EXPECT_EQ(receiver_.totals().file_bytes, 3);
+}
+
+TEST_F(FileReceiverTest, AContainerThatIsCalledAsTheFolderOfTheVolumesIsBesideThem) {
+  ReceiveRules rules = Rules(folder_);
+  rules.containers = {"volumes", "containers"};
+  FileReceiver receiver(rules);
+  uint32_t id = 0;
+  for (const auto& [container, kind, name] :
+       {std::tuple("volumes", FileKind::kRootfs, "0"), std::tuple("volumes", FileKind::kVolume, "rootfs-0"),
+        std::tuple("containers", FileKind::kRootfs, "0")}) {
+    EXPECT_TRUE(receiver.Take(BeginFrame(++id, container, kind, name)).ok()) << container << " " << name;
+    EXPECT_TRUE(receiver.Take(EndFrame(id, "")).ok());
+  }
+  EXPECT_TRUE(FileExists(folder_ + "/containers/volumes/rootfs-0.tar"));
+  EXPECT_TRUE(FileExists(folder_ + "/containers/containers/rootfs-0.tar"));
+  EXPECT_TRUE(FileExists(folder_ + "/volumes/rootfs-0.tar"));
 }
 
 TEST_F(FileReceiverTest, ImagesThatNeedNoDiskAreInTheirOwnFolder) {
@@ -85,30 +102,30 @@ TEST_F(FileReceiverTest, ImagesThatNeedNoDiskAreInTheirOwnFolder) {
   ReceiveRules rules = Rules(folder_);
   rules.memory_folder = memory;
   FileReceiver receiver(rules);
-  EXPECT_EQ(receiver.ImagesFolder("app"), folder_ + "/app/images");
+  EXPECT_EQ(receiver.ImagesFolder("app"), folder_ + "/containers/app/images");
   ASSERT_TRUE(receiver.Take(begin(1, "app", true, "core-1.img")).ok());
   ASSERT_TRUE(receiver.Take(DataFrame(1, 0, "image")).ok());
   ASSERT_TRUE(receiver.Take(EndFrame(1, "image")).ok());
   ASSERT_TRUE(receiver.Take(begin(2, "side", false, "core-1.img")).ok());
   ASSERT_TRUE(receiver.Take(BeginFrame(3, "app", FileKind::kRootfs, "0")).ok());
-  EXPECT_EQ(receiver.ImagesFolder("app"), memory + "/app/images");
-  EXPECT_EQ(receiver.ImagesFolder("side"), folder_ + "/side/images");
-  EXPECT_EQ(*ReadFile(memory + "/app/images/core-1.img"), "image");
-  EXPECT_TRUE(FileExists(folder_ + "/app/rootfs-0.tar"));
-  EXPECT_TRUE(receiver.HasFile("app/images/core-1.img"));
+  EXPECT_EQ(receiver.ImagesFolder("app"), memory + "/containers/app/images");
+  EXPECT_EQ(receiver.ImagesFolder("side"), folder_ + "/containers/side/images");
+  EXPECT_EQ(*ReadFile(memory + "/containers/app/images/core-1.img"), "image");
+  EXPECT_TRUE(FileExists(folder_ + "/containers/app/rootfs-0.tar"));
+  EXPECT_TRUE(receiver.HasFile("containers/app/images/core-1.img"));
   const absl::Status mixed = receiver.Take(begin(4, "app", false, "mm-1.img"));
   EXPECT_THAT(mixed.message(), HasSubstr("images of app that need no disk, and others"));
   receiver.Clear();
-  EXPECT_FALSE(FileExists(memory + "/app/images/core-1.img"));
-  EXPECT_FALSE(FileExists(folder_ + "/side/images/core-1.img"));
+  EXPECT_FALSE(FileExists(memory + "/containers/app/images/core-1.img"));
+  EXPECT_FALSE(FileExists(folder_ + "/containers/side/images/core-1.img"));
   ASSERT_TRUE(receiver.Take(begin(1, "app", false, "core-1.img")).ok());  // anew, elsewhere
-  EXPECT_EQ(receiver.ImagesFolder("app"), folder_ + "/app/images");
+  EXPECT_EQ(receiver.ImagesFolder("app"), folder_ + "/containers/app/images");
 }
 
 TEST_F(FileReceiverTest, ImagesGoToTheDiskWhereThereIsNoOtherPlace) {
   FileBegin begin{1, "app", FileKind::kImage, "core-1.img", /*in_memory=*/true};
   ASSERT_TRUE(receiver_.Take(MessageFrame(FrameType::kFileBegin, begin)).ok());
-  EXPECT_TRUE(FileExists(folder_ + "/app/images/core-1.img"));
+  EXPECT_TRUE(FileExists(folder_ + "/containers/app/images/core-1.img"));
 }
 
 TEST_F(FileReceiverTest, NamesThatCouldLeaveTheFolderAreRefused) {
@@ -132,8 +149,8 @@ TEST_F(FileReceiverTest, NamesThatCouldLeaveTheFolderAreRefused) {
 TEST_F(FileReceiverTest, ALinkInThePlaceOfAFileIsNotFollowed) {
   const std::string victim = folder_ + "-victim";
   ASSERT_TRUE(WriteFileDurably(victim, "precious").ok());
-  ASSERT_TRUE(MakeFolders(folder_ + "/app/images").ok());
-  ASSERT_EQ(symlink(victim.c_str(), (folder_ + "/app/images/x.img").c_str()), 0);
+  ASSERT_TRUE(MakeFolders(folder_ + "/containers/app/images").ok());
+  ASSERT_EQ(symlink(victim.c_str(), (folder_ + "/containers/app/images/x.img").c_str()), 0);
   EXPECT_FALSE(receiver_.Take(BeginFrame(1, "app", FileKind::kImage, "x.img")).ok());
   EXPECT_EQ(*ReadFile(victim), "precious");
 }
@@ -151,7 +168,8 @@ TEST_F(FileReceiverTest, RoundsComeOneAfterAnother) {
     EXPECT_FALSE(round(FileKind::kRootfs, name).ok()) << name;
   }
   EXPECT_TRUE(round(FileKind::kRootfs, "1").ok());
-  EXPECT_THAT(receiver_.rootfs("app"), testing::ElementsAre("app/rootfs-0.tar", "app/rootfs-1.tar"));
+  EXPECT_THAT(receiver_.rootfs("app"),
+              testing::ElementsAre("containers/app/rootfs-0.tar", "containers/app/rootfs-1.tar"));
   EXPECT_THAT(receiver_.rootfs("side"), testing::IsEmpty());
   for (const char* name : {"cache", "cache-1", "cache-", "0", "-0", "cache-00"}) {
     EXPECT_FALSE(round(FileKind::kVolume, name).ok()) << name;
@@ -182,7 +200,7 @@ TEST_F(FileReceiverTest, AWrongChecksumOrSizeIsDataLoss) {
   ASSERT_TRUE(receiver_.Take(DataFrame(1, 0, "abc")).ok());
   EXPECT_EQ(receiver_.Take(EndFrame(1, "abd")).code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(receiver_.Take(EndFrame(1, "ab")).code(), absl::StatusCode::kDataLoss);
-  EXPECT_FALSE(receiver_.HasFile("app/rootfs-0.tar"));
+  EXPECT_FALSE(receiver_.HasFile("containers/app/rootfs-0.tar"));
 }
 
 TEST_F(FileReceiverTest, AContainerIsCompleteOnlyWhenItsCountsAreRight) {
@@ -258,8 +276,9 @@ TEST_F(SendImagesTest, PagesTravelWhileTheDumpRunsAndTheRestAfterIt) {
   const std::string second = RandomText(1'234'567, 2);
   Write("pages-1.img", first);
   Write("core-1.img", "early");
-  EXPECT_TRUE(Grows(target_ + "/app/images/pages-1.img", first.size())) << "sent before the dump's end";
-  EXPECT_FALSE(FileExists(target_ + "/app/images/core-1.img"));
+  EXPECT_TRUE(Grows(target_ + "/containers/app/images/pages-1.img", first.size()))
+      << "sent before the dump's end";
+  EXPECT_FALSE(FileExists(target_ + "/containers/app/images/core-1.img"));
   Write("pages-1.img", second);
   Write("pages-2.img", "tiny");
   Write("core-1.img", " and late");
@@ -270,10 +289,10 @@ TEST_F(SendImagesTest, PagesTravelWhileTheDumpRunsAndTheRestAfterIt) {
 
   ASSERT_TRUE(sent.ok()) << sent.status();
   ASSERT_TRUE(received.ok()) << received;
-  EXPECT_EQ(*ReadFile(target_ + "/app/images/pages-1.img"), first + second);
-  EXPECT_EQ(*ReadFile(target_ + "/app/images/pages-2.img"), "tiny");
-  EXPECT_EQ(*ReadFile(target_ + "/app/images/core-1.img"), "early and late");
-  EXPECT_EQ(*ReadFile(target_ + "/app/images/inventory.img"), "last");
+  EXPECT_EQ(*ReadFile(target_ + "/containers/app/images/pages-1.img"), first + second);
+  EXPECT_EQ(*ReadFile(target_ + "/containers/app/images/pages-2.img"), "tiny");
+  EXPECT_EQ(*ReadFile(target_ + "/containers/app/images/core-1.img"), "early and late");
+  EXPECT_EQ(*ReadFile(target_ + "/containers/app/images/inventory.img"), "last");
   EXPECT_EQ(sent->page_bytes, static_cast<int64_t>(first.size() + second.size() + 4));
   EXPECT_EQ(received_.page_bytes, sent->page_bytes);
   EXPECT_EQ(received_.image_bytes, sent->other_bytes);
@@ -300,7 +319,7 @@ TEST_F(SendImagesTest, AnImageThatShrinksIsNoticed) {
   absl::Status received;
   std::thread sending([&] { sent = SendImages(source_, dump_, sender); });
   std::thread receiving([&] { received = ReceiveAll(); });
-  EXPECT_TRUE(Grows(target_ + "/app/images/pages-1.img", 100'000));
+  EXPECT_TRUE(Grows(target_ + "/containers/app/images/pages-1.img", 100'000));
   ASSERT_EQ(truncate((source_ + "/pages-1.img").c_str(), 50), 0);
   dump_.Finish(absl::OkStatus());
   sending.join();

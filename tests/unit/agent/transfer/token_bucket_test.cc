@@ -46,6 +46,18 @@ TEST(TokenBucketTest, APauseIsNotSavedForABurst) {
   EXPECT_GE(absl::Now() - start, absl::Milliseconds(99));
 }
 
+TEST(TokenBucketTest, WhoMustNotWaitIsToldHowLongItWouldBe) {
+  TokenBucket bucket(1'000'000);
+  EXPECT_EQ(bucket.UntilPaid(), absl::ZeroDuration());
+  bucket.Take(100'000'000, Soon());
+  EXPECT_GT(bucket.UntilPaid(), absl::Seconds(50));
+  EXPECT_LE(bucket.UntilPaid(), absl::Seconds(100));
+  bucket.SetLimit(int64_t{1} << 40);
+  EXPECT_LE(bucket.UntilPaid(), absl::Milliseconds(1));
+  bucket.SetLimit(0);
+  EXPECT_EQ(bucket.UntilPaid(), absl::ZeroDuration());
+}
+
 TEST(TokenBucketTest, ADeadlineEndsTheWait) {
   TokenBucket bucket(1);
   bucket.Take(1'000'000, Soon());
