@@ -7,7 +7,7 @@ namespace godwit {
 namespace {
 
 // The kernel gives each value's thread 1.25 times what the next higher one gets (sched_prio_to_weight).
-constexpr int kWeaker = 5;
+constexpr int kWeaker = 10;
 
 // Of the calling thread alone: Linux keeps a nice value for each.
 bool SetNice(int value) { return setpriority(PRIO_PROCESS, 0, value) == 0; }

@@ -5,7 +5,7 @@
 namespace godwit {
 
 // While it lives the calling thread, and what threads it starts, have a weaker claim to the processors:
-// others that want them too are served sooner and get three times as much, and where nobody does nothing
+// others that want them too are served sooner and get nine times as much, and where nobody does nothing
 // changes. Without the right to take that back (CAP_SYS_NICE) it does nothing. Made and destroyed by one
 // thread.
 class ScopedNice {

@@ -49,6 +49,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/nice.h"
 #include "base/status.h"
 #include "metrics/metrics.h"
 
@@ -478,6 +479,7 @@ class Agent {
   }
 
   absl::StatusOr<agent_api::PreflightReport> Preflight(const agent_api::PreflightRequest& request) {
+    const ScopedNice gives_way;
     auto report = preflight::Inspect(host_, request, {.node = facts_->Info(), .hwcap = getauxval(AT_HWCAP)});
     if (!report.ok()) return report;
     for (const agent_api::Finding& finding : report->findings)
