@@ -114,9 +114,11 @@ absl::Duration Convergence::Sending() const {
 
 absl::Duration Convergence::CriuPart() const { return CriuTakes(last_.criu_bytes, link_); }
 
-bool Convergence::IsWorthARound(int64_t bytes) const {
-  return absl::Seconds(static_cast<double>(bytes) / ThroughputOrGuess(link_)) > kShortSending;
+absl::Duration Convergence::OverLink(int64_t bytes) const {
+  return absl::Seconds(static_cast<double>(bytes) / ThroughputOrGuess(link_));
 }
+
+bool Convergence::IsWorthARound(int64_t bytes) const { return OverLink(bytes) > kShortSending; }
 
 bool Convergence::PullingPays() const { return PredictedFreeze() - CriuPart() > Bearable(); }
 
@@ -158,14 +160,14 @@ Convergence::Verdict Convergence::Decide(absl::Duration copying,
 }
 
 Convergence::Surprise Convergence::JudgeUnseen(int64_t bytes, absl::Duration freeze_limit) const {
-  const absl::Duration sending = absl::Seconds(static_cast<double>(bytes) / ThroughputOrGuess(link_));
   if (pulled_) return Surprise::kLeave;
-  const bool bearable = sending <= limits_.freeze_budget + kSurprise && sending <= freeze_limit;
+  const absl::Duration sending = OverLink(bytes);
+  const bool possible = fixed_.freeze + CriuPart() + last_.comparing + Sending() + sending <= freeze_limit;
+  const bool bearable = possible && sending <= limits_.freeze_budget + kSurprise;
   switch (limits_.when_not_converging) {
     case agent_api::WhenNotConverging::kFail: return bearable ? Surprise::kSend : Surprise::kGiveUp;
     case agent_api::WhenNotConverging::kPostCopy: return bearable ? Surprise::kSend : Surprise::kLeave;
-    case agent_api::WhenNotConverging::kFreeze:
-      return sending <= freeze_limit ? Surprise::kSend : Surprise::kGiveUp;
+    case agent_api::WhenNotConverging::kFreeze: return possible ? Surprise::kSend : Surprise::kGiveUp;
   }
   return Surprise::kSend;
 }

@@ -115,6 +115,7 @@ class Convergence {
  private:
   absl::Duration Sending() const;
   absl::Duration CriuPart() const;
+  absl::Duration OverLink(int64_t bytes) const;
   absl::Duration Bearable() const;
 
   agent_api::PreCopyLimits limits_;

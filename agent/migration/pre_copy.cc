@@ -23,7 +23,7 @@
 namespace godwit::migration {
 namespace {
 
-// For what processes have mapped and open in a container, before each look.
+// As kFirstContentsLimit, before each further look.
 constexpr absl::Duration kContentsLimit = absl::Milliseconds(20);
 
 class RealTracked final : public TrackedMemory {
@@ -78,20 +78,14 @@ MemoryNode RealMemory(const std::string& proc, const memory::Tracker::Options& o
       .fits = [proc](const std::string& cgroup) { return memory::FitsUnshared(proc, cgroup); },
       .weigh = [proc](const std::string& cgroup) { return runtime::WeighCgroup(proc, cgroup); },
       .contents =
-          [proc](const std::string& cgroup) {
+          [proc](const std::string& cgroup, absl::Duration limit) {
             const auto pids = runtime::ProcessesInCgroup(cgroup);
-            return pids.ok() ? runtime::ContentsOf(proc, *pids, SteadyNow() + kContentsLimit)
-                             : runtime::Contents{};
+            return pids.ok() ? runtime::ContentsOf(proc, *pids, SteadyNow() + limit) : runtime::Contents{};
           },
       .private_memory =
-          [proc](const std::string& cgroup) {
-            const auto pids = runtime::ProcessesInCgroup(cgroup);
-            return runtime::PrivateBytes(proc, pids.value_or(std::vector<pid_t>()));
-          },
-      .unseen =
-          [proc](const std::string& cgroup, const std::set<pid_t>& seen) {
+          [proc](const std::string& cgroup, const std::set<pid_t>& but) {
             std::vector<pid_t> pids = runtime::ProcessesInCgroup(cgroup).value_or(std::vector<pid_t>());
-            std::erase_if(pids, [&seen](pid_t pid) { return seen.contains(pid); });
+            std::erase_if(pids, [&but](pid_t pid) { return but.contains(pid); });
             return runtime::PrivateBytes(proc, pids);
           }};
 }
@@ -105,6 +99,20 @@ static void KeepLess(std::map<pid_t, runtime::Contents::Private>& of,
     entry.second.bytes = std::min(entry.second.bytes, found->second.bytes);
     return false;
   });
+}
+
+static void KeepShared(const runtime::Contents& before, runtime::Contents& now) {
+  now.files = std::max(now.files, before.files);
+  now.anonymous.insert(before.anonymous.begin(), before.anonymous.end());
+}
+
+absl::StatusOr<LookAndContents> LookAround(const MemoryNode& node, TrackedMemory& memory,
+                                           const std::string& cgroup, absl::Duration limit) {
+  LookAndContents around;
+  if (node.contents) around.contents = node.contents(cgroup, limit);
+  GODWIT_ASSIGN_OR_RETURN(around.look, memory.Round());
+  if (node.private_memory) KeepLess(around.contents.processes, node.private_memory(cgroup, {}));
+  return around;
 }
 
 // Each process for itself: what one gave back to the kernel since a look told of it is no other's. No look
@@ -205,15 +213,16 @@ absl::StatusOr<RoundFigures> PreCopy::Round(bool nice, absl::Time deadline) {
     // What is read with O_DIRECT while the look is taken arrives behind the tracker's back: by a descriptor
     // that was there before it, or is there after it.
     GODWIT_RETURN_IF_ERROR(migration::CheckPinned(part.memory.get(), part.container.name));
-    // Before the look and after it, the less of the two: what the processes take or give back while it goes
-    // on is not CRIU's.
-    runtime::Contents contents = node_.contents ? node_.contents(part.container.cgroup) : runtime::Contents{};
-    absl::StatusOr<memory::Look> look = part.memory->Round();
-    if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
-    if (node_.private_memory) KeepLess(contents.processes, node_.private_memory(part.container.cgroup));
+    absl::StatusOr<LookAndContents> around = LookAround(
+        node_, *part.memory, part.container.cgroup, part.told.empty() ? kFirstContentsLimit : kContentsLimit);
+    if (!around.ok()) return Annotate(around.status(), absl::StrCat("container ", part.container.name));
+    const memory::Look* const look = &around->look;
+    // What there was no time for is likely to be as it was.
+    if (!around->contents.complete) KeepShared(part.contents, around->contents);
+    part.contents = std::move(around->contents);
     processes += static_cast<int64_t>(look->tasks.size());
-    criu_bytes += LeftToCriu(contents, *look, part.told);
-    complete = complete && contents.complete;
+    criu_bytes += LeftToCriu(part.contents, *look, part.told);
+    complete = complete && part.contents.complete;
     figures.memory_bytes += static_cast<int64_t>(look->owned_bytes());
     figures.dirty_bytes += static_cast<int64_t>(look->dirty_bytes());
     shared = shared || !look->shared.empty();
@@ -241,26 +250,22 @@ absl::StatusOr<RoundFigures> PreCopy::Round(bool nice, absl::Time deadline) {
   return figures;
 }
 
-PreCopy::Unseen PreCopy::UnseenIn(const Part& part) const {
+PreCopy::Unseen PreCopy::FindUnseen() const {
   Unseen unseen;
-  if (!node_.unseen) return unseen;
-  std::set<pid_t> seen;
-  for (const auto& [pid, told] : part.told) seen.insert(pid);
   int64_t most = 0;
-  for (const auto& [pid, process] : node_.unseen(part.container.cgroup, seen)) {
-    unseen.bytes += process.bytes;
-    if (process.bytes <= most) continue;
-    most = process.bytes;
-    unseen.which =
-        absl::StrCat("process ", pid, " (", process.command, ") of container ", part.container.name);
+  for (const Part& part : parts_) {
+    if (!node_.private_memory) break;
+    std::set<pid_t> seen;
+    for (const auto& [pid, told] : part.told) seen.insert(pid);
+    for (const auto& [pid, process] : node_.private_memory(part.container.cgroup, seen)) {
+      unseen.bytes += process.bytes;
+      if (process.bytes <= most) continue;
+      most = process.bytes;
+      unseen.which =
+          absl::StrCat("process ", pid, " (", process.command, ") of container ", part.container.name);
+    }
   }
   return unseen;
-}
-
-int64_t PreCopy::unseen_bytes() const {
-  int64_t bytes = 0;
-  for (const Part& part : parts_) bytes += UnseenIn(part).bytes;
-  return bytes;
 }
 
 absl::Status PreCopy::SendLook(Part& part, const memory::Look& look, absl::Time deadline) {
@@ -307,9 +312,6 @@ void PreCopy::Acknowledge() {
 
 absl::StatusOr<std::string> PreCopy::LookOwned(size_t container) {
   Part& part = parts_[container];
-  if (judge_) {
-    if (const Unseen unseen = UnseenIn(part); unseen.bytes > 0) GODWIT_RETURN_IF_ERROR(judge_(unseen));
-  }
   absl::StatusOr<memory::Look> look = part.memory->Owned();
   if (!look.ok()) return Annotate(look.status(), absl::StrCat("container ", part.container.name));
   for (memory::TaskPages& task : look->tasks) part.owned[task.pid] = std::move(task.owned);

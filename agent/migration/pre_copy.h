@@ -50,14 +50,13 @@ struct MemoryNode {
   std::function<absl::Status(const std::string& cgroup)> fits;
   // What CRIU will have to look at in a cgroup2 folder. Empty: not known.
   std::function<agent_api::Weight(const std::string& cgroup)> weigh;
-  // What CRIU would have to copy of a cgroup2 folder if nobody else carried any of it. Empty: not known.
-  std::function<runtime::Contents(const std::string& cgroup)> contents;
-  // The private memory of its processes now. Empty: not known.
-  std::function<std::map<pid_t, runtime::Contents::Private>(const std::string& cgroup)> private_memory;
-  // The private memory of those of its processes that are not `seen`. Empty: not known.
+  // What CRIU would have to copy of a cgroup2 folder if nobody else carried any of it, as far as it is seen
+  // within `limit`. Empty: not known.
+  std::function<runtime::Contents(const std::string& cgroup, absl::Duration limit)> contents;
+  // The private memory of its processes now, `but` for these. Empty: not known.
   std::function<std::map<pid_t, runtime::Contents::Private>(const std::string& cgroup,
-                                                            const std::set<pid_t>& seen)>
-      unseen;
+                                                            const std::set<pid_t>& but)>
+      private_memory;
 };
 // What `memory` tracks: of a task by `node`, of a shared object (memory::IsShared) where the tracker has it
 // mapped.
@@ -79,6 +78,18 @@ struct Told {
   memory::Ranges pages;    // with content, that are mapped and carried
   int64_t criu_bytes = 0;  // private memory beyond, that CRIU has to copy
 };
+// For what processes have mapped and open in a container, before the first look, when nothing presses.
+inline constexpr absl::Duration kFirstContentsLimit = absl::Seconds(1);
+
+// A round of `memory`, and what CRIU would have to copy: of each process' private memory the less of what it
+// had before the look and after it, for what it takes or gives back while it goes on is not CRIU's.
+struct LookAndContents {
+  memory::Look look;
+  runtime::Contents contents;
+};
+absl::StatusOr<LookAndContents> LookAround(const MemoryNode& node, TrackedMemory& memory,
+                                           const std::string& cgroup, absl::Duration limit);
+
 // How many bytes CRIU has to copy of a container that had `contents` just before this look. `told`: of the
 // looks before, by host pid; takes this one's.
 int64_t LeftToCriu(const runtime::Contents& contents, const memory::Look& look, std::map<pid_t, Told>& told);
@@ -108,14 +119,6 @@ class PreCopy {
   // The containers stand still. What CRIU is to leave out (criu_environment.h: kHiddenPagesVariable); then,
   // while it dumps, the last pages and what the memory is made of. `leave`: pages of tasks are not sent but
   // named, for the target to pull; returns how many bytes they are, else 0.
-  // LookOwned first asks the judge, if there is one and the container has processes that no round has seen,
-  // whose memory would go over whole; an error of his is its own, and nothing was done.
-  struct Unseen {
-    int64_t bytes = 0;
-    std::string which;  // for a person: "process 12 (redis-server) of container app", the largest
-  };
-  using Judge = std::function<absl::Status(const Unseen& unseen)>;
-  void SetJudge(Judge judge) { judge_ = std::move(judge); }
   absl::StatusOr<std::string> LookOwned(size_t container);
   absl::StatusOr<int64_t> SendLast(size_t container, bool leave, absl::Time deadline);
 
@@ -131,8 +134,13 @@ class PreCopy {
   std::optional<int64_t> criu_bytes() const { return criu_bytes_; }
   // Whether any memory that was carried was shared.
   bool carries_shared() const { return carries_shared_; }
-  // Of processes that are there now and that no round has seen, in all containers.
-  int64_t unseen_bytes() const;
+  // The processes that are there now and that no round has seen, in all containers: what they have goes over
+  // whole.
+  struct Unseen {
+    int64_t bytes = 0;
+    std::string which;  // for a person: "process 12 (redis-server) of container app", the largest
+  };
+  Unseen FindUnseen() const;
 
  private:
   struct Part {
@@ -142,13 +150,13 @@ class PreCopy {
     // By host pid, or an object's key: what CRIU was told to leave out.
     std::map<pid_t, memory::Ranges> owned;
     std::map<pid_t, Told> told;  // by host pid: all processes that the last round has seen
+    runtime::Contents contents;  // as the last round has seen them
   };
   // What comparing shared memory with what was sent has found and taken.
   struct Compared {
     int64_t different = 0;  // bytes
     absl::Duration took;
   };
-  Unseen UnseenIn(const Part& part) const;
   absl::Status SendLook(Part& part, const memory::Look& look, absl::Time deadline);
   absl::StatusOr<Compared> SendShared(Part& part, const std::vector<memory::TaskPages>& shared,
                                       absl::Time deadline);
@@ -163,7 +171,6 @@ class PreCopy {
   transfer::PageTotals totals_;
   std::optional<int64_t> criu_bytes_;
   bool carries_shared_ = false;
-  Judge judge_;
 };
 
 }  // namespace godwit::migration

@@ -117,12 +117,13 @@ class Tracked {
 
   TrackedMemory& memory() { return *memory_; }
 
-  absl::Status First(const runtime::Contents& contents) {
+  absl::Status First(const MemoryNode& node, const std::string& cgroup) {
     began_ = SteadyNow();
-    GODWIT_ASSIGN_OR_RETURN(first_, memory_->Round());
+    GODWIT_ASSIGN_OR_RETURN(LookAndContents around, LookAround(node, *memory_, cgroup, kFirstContentsLimit));
+    first_ = std::move(around.look);
     looked_at_ = began_;
     std::map<pid_t, Told> told;
-    criu_bytes_ = LeftToCriu(contents, first_, told);
+    criu_bytes_ = LeftToCriu(around.contents, first_, told);
     return absl::OkStatus();
   }
   int64_t criu_bytes() const { return criu_bytes_; }
@@ -290,8 +291,7 @@ class Rehearsal {
     }
     for (size_t i = 0; i < tracked_.size(); ++i) {
       const std::string cgroup = node_.cgroup_here(pod_.parts[i].container.cgroup);
-      GODWIT_RETURN_IF_ERROR(
-          tracked_[i]->First(node_.memory.contents ? node_.memory.contents(cgroup) : runtime::Contents{}));
+      GODWIT_RETURN_IF_ERROR(tracked_[i]->First(node_.memory, cgroup));
     }
     return absl::OkStatus();
   }

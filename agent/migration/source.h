@@ -63,7 +63,7 @@ struct SourceNode {
   std::function<absl::Status(const std::string& cgroup, const std::string& folder)> write_smaps;
   // Where CRIU's images of a pod may be that have so many bytes of its memory. Empty, or nullopt: on the
   // disk.
-  std::function<std::optional<runtime::MemoryFolder>(const PodOnNode&, int64_t criu_bytes)> image_memory;
+  std::function<std::optional<runtime::MemoryFolder>(int64_t criu_bytes)> image_memory;
   // Whether the memory of these containers is still being filled after an earlier move.
   std::function<bool(const std::vector<std::string>& container_ids)> filling;
   // Whether the container's pod has these addresses: what is fenced must be its own. Empty: not asked.
@@ -151,6 +151,8 @@ class Source {
   // OK when `failed` was a cut of the connection, which is back: what failed is to be done again. Else why it
   // failed, of which somebody's wish for an end counts more.
   absl::Status AfterCut(const absl::Status& failed, bool resumable) ABSL_LOCKS_EXCLUDED(mutex_);
+  // OK when what processes have that no round has seen may go over in the freeze, or is left.
+  absl::Status JudgeUnseen() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status NotConverging(const Convergence& convergence, int64_t rounds);
   void AwaitSwitch(absl::Duration limit) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status ComeToGates();
@@ -226,6 +228,7 @@ class Source {
   std::unique_ptr<PreCopy> pre_copy_;                           // nullptr: CRIU's dump has the memory
   std::optional<runtime::MemoryFolder> image_memory_;           // PlaceOf
   bool leave_pages_ = false;                                    // the last pages, for the target to pull
+  std::optional<Convergence> convergence_;                      // when the freeze was decided on
   std::vector<std::unique_ptr<transfer::FileSender>> senders_;  // as pod_.parts
   std::optional<FileRounds> files_;
   std::optional<agent_api::GuardSpec> guard_spec_;

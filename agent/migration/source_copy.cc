@@ -169,22 +169,9 @@ absl::Status Source::CopyInRounds() {
     if (armed) {
       const bool shorter = verdict == Convergence::Verdict::kFreeze && convergence.AnotherRoundPays();
       // A process that came after the look would go over whole in the freeze.
-      const bool unseen = !leave_pages_ && convergence.IsWorthARound(pre_copy_->unseen_bytes());
+      const bool unseen = !leave_pages_ && convergence.IsWorthARound(pre_copy_->FindUnseen().bytes);
       if ((shorter || unseen) && shortening++ < kMostShorteningRounds) continue;
-      pre_copy_->SetJudge([this, convergence](const PreCopy::Unseen& late) {
-        switch (convergence.JudgeUnseen(late.bytes, spec_.freeze_limit)) {
-          case Convergence::Surprise::kSend: return absl::OkStatus();
-          case Convergence::Surprise::kLeave: leave_pages_ = true; return absl::OkStatus();
-          case Convergence::Surprise::kGiveUp: break;
-        }
-        const std::string message = absl::StrCat(
-            late.which, " came after the last round, so that ", late.bytes >> 20,
-            " MiB would have gone over while the pod stood still: more than spec.freezeBudget, or than a "
-            "freeze may take. It goes on; try again when the process has ended (one that writes a snapshot, "
-            "perhaps)");
-        FailBecause("NotConverging", message);
-        return absl::AbortedError(message);
-      });
+      convergence_.emplace(convergence);
       return absl::OkStatus();
     }
     if (absl::Status sent = SendFileRound(); !sent.ok()) {
@@ -202,6 +189,25 @@ absl::Status Source::AfterCut(const absl::Status& failed, bool resumable) {
   const bool cut = absl::IsUnavailable(wanted) || (wanted.ok() && stream_->down());
   if (cut && resumable) return Reconnect();
   return wanted.ok() ? failed : wanted;
+}
+
+// The pod stands still, and nothing was dumped.
+absl::Status Source::JudgeUnseen() {
+  if (!convergence_.has_value()) return absl::OkStatus();
+  const PreCopy::Unseen unseen = pre_copy_->FindUnseen();
+  if (unseen.bytes == 0) return absl::OkStatus();
+  switch (convergence_->JudgeUnseen(unseen.bytes, spec_.freeze_limit)) {
+    case Convergence::Surprise::kSend: return absl::OkStatus();
+    case Convergence::Surprise::kLeave: leave_pages_ = true; return absl::OkStatus();
+    case Convergence::Surprise::kGiveUp: break;
+  }
+  const std::string message = absl::StrCat(
+      unseen.which, " came after the last round, so that ", unseen.bytes >> 20,
+      " MiB would have gone over while the pod stood still: more than spec.freezeBudget, or than a freeze "
+      "may "
+      "take. It goes on; try again when the process has ended (one that writes a snapshot, perhaps)");
+  FailBecause("NotConverging", message);
+  return absl::AbortedError(message);
 }
 
 absl::Status Source::NotConverging(const Convergence& convergence, int64_t rounds) {
@@ -338,7 +344,7 @@ absl::Status Source::StartGuard() {
   // Shared memory that was carried is reached from the images' folder by way of the host's root
   // (runtime/preload/shared.cc), to which no way leads out of a folder that is mounted nowhere.
   if (pre_copy_ != nullptr && !pre_copy_->carries_shared() && node_.image_memory) {
-    if (const auto bytes = pre_copy_->criu_bytes()) image_memory_ = node_.image_memory(pod_, *bytes);
+    if (const auto bytes = pre_copy_->criu_bytes()) image_memory_ = node_.image_memory(*bytes);
   }
   agent_api::GuardSpec guard{.migration_uid = spec_.migration.uid,
                              .socket = absl::StrCat(folder_, "/guard.sock"),

@@ -160,7 +160,7 @@ void Source::StopListening() {
 SourceEvent Source::Send() {
   const absl::Time begin = SteadyNow();
   bucket_.SetLimit(0);  // what goes over now is waited for
-  absl::Status status;
+  absl::Status status = JudgeUnseen();
   for (size_t i = 0; i < pod_.parts.size() && status.ok(); ++i) status = SendContainer(i);
   image_memory_.reset();
   {

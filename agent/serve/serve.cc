@@ -333,9 +333,7 @@ class Agent {
     };
     node.pack = [this](auto&&... arguments) { return migration::PackHostFolder(host_, arguments...); };
     node.memory = TrackedMemory({.shared_memory = true});
-    node.image_memory = [this](const migration::PodOnNode&, int64_t criu_bytes) {
-      return SmallImages(criu_bytes);
-    };
+    node.image_memory = [this](int64_t criu_bytes) { return SmallImages(criu_bytes); };
     node.write_smaps = SmapsWriter();
     node.filling = [this](const std::vector<std::string>& ids) {
       return memory::StillFilled(host_.At(agent_api::kPagersFolder), ids);

@@ -26,11 +26,7 @@ std::optional<MigrationDecision> Remove(Draft& draft, std::optional<Failure>& in
       (seen.target_side->state == TargetState::kOpen || seen.target_side->state == TargetState::kPrepared)) {
     return draft.Abort(MigrationStep::kAbortTarget, {why.reason, why.message});
   }
-  // The copy is destroyed, and the link by which the source would hear of it is cut.
-  if (seen.source_side.ok() && seen.source_side->state == SourceState::kCeded &&
-      seen.source_side->reason.empty() && target_known && seen.target_side->state == TargetState::kAborted) {
-    return draft.Abort(MigrationStep::kReclaimSource, AbortedBy(*seen.target_side), absl::Seconds(1));
-  }
+  if (auto reclaim = TakeBack(draft)) return reclaim;
   // Known by its UID, too, should somebody have taken our marks off.
   const bool ours = seen.target && (MadeBy(seen.migration.metadata, seen.target->metadata) ||
                                     seen.target->metadata.uid == draft.status.target_pod_uid);
@@ -56,6 +52,15 @@ std::optional<MigrationDecision> Remove(Draft& draft, std::optional<Failure>& in
 }
 
 }  // namespace
+
+std::optional<MigrationDecision> TakeBack(Draft& draft) {
+  const auto& source = draft.seen.source_side;
+  const auto& target = draft.seen.target_side;
+  if (!source.ok() || source->state != SourceState::kCeded || source->target_running) return std::nullopt;
+  if (!source->reason.empty()) return std::nullopt;  // it is being taken back
+  if (!target.ok() || target->state != TargetState::kAborted) return std::nullopt;
+  return draft.Abort(MigrationStep::kReclaimSource, AbortedBy(*target), absl::Seconds(1));
+}
 
 MigrationDecision DecideFailing(Draft& draft) {
   std::optional<Failure> in_the_way;

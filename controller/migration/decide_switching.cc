@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "controller/migration/draft.h"
 
@@ -101,12 +102,21 @@ MigrationDecision AwaitDecision(Draft& draft) {
                     draft.settings.switching_poll);
 }
 
+std::string Apart(const Draft& draft) {
+  return absl::StrCat("nodes ", draft.status.source_node, " and ", draft.status.target_node,
+                      " have not reached each other since the decision");
+}
+
 // Whether the two sides, which settle between themselves how the decision is carried out, have not heard of
 // each other for long, though both answer here.
 bool IsLinkLost(const Draft& draft, const agent_api::SourceStatus& source,
                 const agent_api::TargetStatus& target) {
   // One that is being taken back has a reason. One that commits has heard the source.
-  if (!source.reason.empty() || target.committing) return false;
+  if (!source.reason.empty() || target.committing || target.state != TargetState::kPrepared) return false;
+  const k8s::Condition* switched = k8s::FindCondition(draft.status.conditions, crds::kSwitched);
+  if (switched != nullptr && switched->reason == crds::kOutcomeUncertain &&
+      absl::StartsWith(switched->message, Apart(draft)))
+    return true;  // and an answer that did not come between does not change that
   const k8s::Condition* complete = k8s::FindCondition(draft.status.conditions, crds::kComplete);
   if (complete == nullptr) return false;
   if (complete->reason == kLinkLost) return true;
@@ -120,41 +130,33 @@ MigrationDecision KeepSource(Draft& draft, std::string why) {
 
 // Memory of the copy is on the source's node alone, whose pod is deleted already: kubelet would end what is
 // taken back, sooner or later, and the link may come back. A person decides.
-MigrationDecision AskWhichLoses(Draft& draft, const std::string& apart, int64_t lacking) {
-  const std::string message = absl::StrCat(
-      apart, ". The copy on node ", draft.status.target_node, " stands restored and lacks ",
-      std::max<int64_t>(1, lacking >> 20), " MiB of memory, which node ", draft.status.source_node,
-      " keeps; pod ", draft.seen.migration.spec.pod_ref.name, " there stands still and is being deleted.");
+MigrationDecision AskWhichLoses(Draft& draft, int64_t lacking) {
+  const std::string apart = Apart(draft);
+  const std::string message =
+      absl::StrCat(apart, ". The copy on node ", draft.status.target_node,
+                   " stands restored and lacks memory, which node ", draft.status.source_node, " keeps; pod ",
+                   draft.seen.migration.spec.pod_ref.name, " there stands still and is being deleted.");
   const std::string told =
       absl::StrCat(message,
                    " It is resolved when the nodes reach each other, or at once by spec.resolveUncertain: "
                    "KeepSource, by which the pod goes on where it stood still until kubelet ends it.");
   draft.TellUncertain(told);
   if (draft.Said(told, crds::ResolveUncertain::kKeepSource)) return KeepSource(draft, apart);
-  return draft.Wait(kLinkLost, message, absl::Seconds(1));
+  return draft.Wait(kLinkLost, absl::StrCat(message, " It is ", lacking >> 10, " KiB."), absl::Seconds(1));
 }
 
-// The target's word is brought to the source; one that stands and waits is given up while the source can go
-// on well, and told to run when it cannot.
+// A copy that stands and waits is given up while the source can go on well, and told to run when it cannot.
 MigrationDecision Relay(Draft& draft, const agent_api::SourceStatus& source,
                         const agent_api::TargetStatus& target) {
-  const std::string apart =
-      absl::StrCat("nodes ", draft.status.source_node, " and ", draft.status.target_node,
-                   " have not reached each other since the decision");
-  draft.Condition(crds::kComplete, "Unknown", kLinkLost, apart);
-  if (target.state == TargetState::kAborted)
-    return draft.Abort(MigrationStep::kReclaimSource, AbortedBy(target), absl::Seconds(1));
-  if (target.state == TargetState::kOpen)
-    return draft.Wait(kLinkLost, absl::StrCat(apart, "; the copy is being destroyed"),
-                      draft.settings.switching_poll);
+  draft.Condition(crds::kComplete, "Unknown", kLinkLost, Apart(draft));
   if (draft.SourceStays()) {
     // Taking it back takes a while, in which kubelet must not kill it.
     if (ProbesPress(draft, kTakingBack)) return draft.Do(MigrationStep::kRetireSourcePod);
-    return KeepSource(draft, apart);
+    return KeepSource(draft, Apart(draft));
   }
   // The target knows it, whatever the source's agent has forgotten.
   const int64_t lacking = std::max(source.pull_bytes, target.pull.total_bytes);
-  if (lacking > 0) return AskWhichLoses(draft, apart, lacking);
+  if (lacking > 0) return AskWhichLoses(draft, lacking);
   return draft.Do(MigrationStep::kTakeOver, draft.settings.switching_poll);
 }
 
@@ -164,9 +166,17 @@ MigrationDecision AwaitRunning(Draft& draft, const agent_api::SourceStatus& sour
   if (!target.ok() || target->state == TargetState::kNone) return DecideWithoutTarget(draft, source);
   draft.AgentsAnswer();
   draft.status.freeze.frozen_at = FrozenAt(draft, source);
-  // One whose copy is given up goes on soon: its pod is not to be deleted.
-  const bool given_up = target->state == TargetState::kOpen || target->state == TargetState::kAborted;
-  if (!given_up && ProbesPress(draft)) return draft.Do(MigrationStep::kRetireSourcePod);
+  if (auto reclaim = TakeBack(draft)) return *std::move(reclaim);
+  if (target->state == TargetState::kAborted) {
+    return draft.Wait("TakingBack",
+                      absl::StrCat("the copy on node ", draft.status.target_node,
+                                   " is given up, and the pod goes on where it stood still"),
+                      draft.settings.switching_poll);
+  }
+  // Open: it was asked before it had prepared, or it destroys the copy. Then the source goes on soon, and its
+  // pod is not to be deleted.
+  const bool open = target->state == TargetState::kOpen;
+  if (!open && ProbesPress(draft)) return draft.Do(MigrationStep::kRetireSourcePod);
   if (IsLinkLost(draft, source, *target)) return Relay(draft, source, *target);
   draft.NoLongerUncertain();
   return draft.Wait(kCommitted,

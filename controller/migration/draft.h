@@ -127,6 +127,10 @@ struct Why {
 MigrationDecision EnterFinishing(Draft& draft, const agent_api::SourceStatus* source,
                                  const std::optional<Why>& why = std::nullopt);
 
+// The source has ceded, and its copy is destroyed for certain: it is told, should it not be able to hear it
+// from the target. nullopt: that is not so, or it knows.
+std::optional<MigrationDecision> TakeBack(Draft& draft);
+
 // kubelet counts failed probes against the frozen source and would kill and restart it; before that it must
 // be deleted: now, or within `ahead`.
 bool ProbesPress(const Draft& draft, absl::Duration ahead = absl::ZeroDuration());

@@ -109,9 +109,14 @@ TEST(SwitchingTest, OverALinkThatStaysCutTheTargetsWordIsBrought) {
   EXPECT_EQ(decision.step, MigrationStep::kAbortTarget);
   EXPECT_EQ(decision.why.reason, "LinkLost");
   seen.target_side->state = TargetState::kAborted;
-  decision = Decide(seen, kSettings, later);
-  EXPECT_EQ(decision.step, MigrationStep::kReclaimSource);
-  EXPECT_EQ(decision.why.reason, "Why");
+  for (const absl::Time time : {kNow, later}) {
+    decision = Decide(seen, kSettings, time);
+    EXPECT_EQ(decision.step, MigrationStep::kReclaimSource) << "whenever it is destroyed";
+    EXPECT_EQ(decision.why.reason, "Why");
+  }
+  seen.source_side->reason = "Why";
+  EXPECT_EQ(Decide(seen, kSettings, later).step, MigrationStep::kNothing) << "it knows";
+  seen.source_side->reason = "";
   seen.target_side->state = TargetState::kRunning;
   EXPECT_EQ(Decide(seen, kSettings, later).status.phase, MigrationPhase::kFinishing)
       << "COMMIT came after all";
@@ -139,12 +144,16 @@ TEST(SwitchingTest, OverALinkThatStaysCutACopyThatLacksMemoryIsForAPersonToDecid
   MigrationDecision decision = Decide(seen, kSettings, later);
   EXPECT_EQ(decision.step, MigrationStep::kNothing) << "its memory cannot come";
   EXPECT_EQ(Find(decision, crds::kSwitched)->reason, crds::kOutcomeUncertain);
-  EXPECT_THAT(Find(decision, crds::kSwitched)->message, HasSubstr("lacks 5 MiB"));
+  EXPECT_THAT(MessageOf(decision), HasSubstr("5120 KiB"));
   EXPECT_TRUE(Tells(decision, crds::kOutcomeUncertain));
   seen = After(seen, decision);
   decision = Decide(seen, kSettings, later + absl::Minutes(1));
   EXPECT_EQ(decision.step, MigrationStep::kNothing);
   EXPECT_FALSE(Tells(decision, crds::kOutcomeUncertain)) << "once";
+  // An answer that does not come between, and a figure that is another, change nothing of what was asked.
+  seen.target_side = absl::UnavailableError("no answer in time");
+  seen = After(seen, Decide(seen, kSettings, later + absl::Minutes(1)));
+  seen.target_side = TargetStatus{.state = TargetState::kPrepared, .pull = {.total_bytes = 6 << 20}};
   seen.migration.spec.resolve_uncertain = crds::ResolveUncertain::kKeepSource;
   ++seen.migration.metadata.generation;
   decision = Decide(seen, kSettings, later + absl::Minutes(1));

@@ -142,22 +142,20 @@ class PreCopyTest : public testing::Test {
   memory::PageStore store_{64 << 20};
   transfer::PageReceiver receiver_{{{"app", &store_}}};
   transfer::TokenBucket bucket_{0};
-  PreCopy pre_copy_{
-      {{.name = "app", .cgroup = "/app"}},
-      {.track = [this](const std::string&) -> absl::StatusOr<std::unique_ptr<TrackedMemory>> {
-         return std::unique_ptr<TrackedMemory>(tasks_);
-       },
-       .read = [this](pid_t pid, uint64_t address, char* to,
-                      size_t size) { return tasks_->Read(pid, address, to, size); },
-       .contents = [this](const std::string&) { return contents_; },
-       .private_memory =
-           [this](const std::string&) { return after_look_.empty() ? contents_.processes : after_look_; },
-       .unseen =
-           [this](const std::string&, const std::set<pid_t>& seen) {
-             seen_ = seen;
-             return unseen_;
-           }},
-      &bucket_};
+  PreCopy pre_copy_{{{.name = "app", .cgroup = "/app"}},
+                    {.track = [this](const std::string&) -> absl::StatusOr<std::unique_ptr<TrackedMemory>> {
+                       return std::unique_ptr<TrackedMemory>(tasks_);
+                     },
+                     .read = [this](pid_t pid, uint64_t address, char* to,
+                                    size_t size) { return tasks_->Read(pid, address, to, size); },
+                     .contents = [this](const std::string&, absl::Duration) { return contents_; },
+                     .private_memory =
+                         [this](const std::string&, const std::set<pid_t>& but) {
+                           if (but.empty()) return after_look_.empty() ? contents_.processes : after_look_;
+                           seen_ = but;
+                           return unseen_;
+                         }},
+                    &bucket_};
   std::unique_ptr<StreamPair> pair_ = std::make_unique<StreamPair>();
 };
 
@@ -272,21 +270,25 @@ TEST_F(PreCopyTest, SharedMemoryThatIsCarriedIsNotCrius) {
   EXPECT_EQ(pre_copy_.criu_bytes(), 16 * kMiB);
 }
 
-TEST_F(PreCopyTest, AProcessThatNoRoundHasSeenIsJudgedBeforeTheDump) {
+TEST_F(PreCopyTest, ProcessesThatNoRoundHasSeenAreFound) {
   ASSERT_TRUE(Round().ok());
-  EXPECT_EQ(pre_copy_.unseen_bytes(), 0);
+  EXPECT_EQ(pre_copy_.FindUnseen().bytes, 0);
   EXPECT_THAT(seen_, testing::ElementsAre(101, 102, 103));
-  PreCopy::Unseen judged;
-  pre_copy_.SetJudge([&](const PreCopy::Unseen& unseen) {
-    judged = unseen;
-    return absl::AbortedError("too much");
-  });
-  EXPECT_TRUE(pre_copy_.LookOwned(0).ok()) << "there is none";
   unseen_ = {{104, {"sh", kMiB}}, {105, {"redis-server", 512 * kMiB}}};
-  EXPECT_TRUE(absl::IsAborted(pre_copy_.LookOwned(0).status()));
-  EXPECT_EQ(judged.bytes, 513 * kMiB);
-  EXPECT_EQ(judged.which, "process 105 (redis-server) of container app");
-  EXPECT_EQ(pre_copy_.unseen_bytes(), 513 * kMiB);
+  EXPECT_EQ(pre_copy_.FindUnseen().bytes, 513 * kMiB);
+  EXPECT_EQ(pre_copy_.FindUnseen().which, "process 105 (redis-server) of container app");
+}
+
+// It is likely to be as it was.
+TEST_F(PreCopyTest, SharedMemoryThatThereWasNoTimeForCountsAsBefore) {
+  contents_.anonymous = {{8, 16 * kMiB}};
+  contents_.files = 8 * kMiB;
+  ASSERT_TRUE(Round().ok());
+  EXPECT_EQ(pre_copy_.criu_bytes(), 24 * kMiB);
+  contents_ = {.complete = false};
+  ASSERT_TRUE(Round().ok());
+  EXPECT_EQ(pre_copy_.criu_bytes(), std::nullopt);
+  EXPECT_EQ(figures_.criu_bytes, BeyondSmall(24 * kMiB, 1, 3));
 }
 
 TEST_F(PreCopyTest, ATaskThatTheLastLookDoesNotFindIsAnError) {

@@ -140,7 +140,7 @@ TEST_F(RehearsalTest, WhatIsWrittenIsInThePrediction) {
 }
 
 TEST_F(RehearsalTest, WhatOnlyCriuCopiesIsInThePrediction) {
-  node_.memory.contents = [](const std::string& cgroup) {
+  node_.memory.contents = [](const std::string& cgroup, absl::Duration) {
     EXPECT_EQ(cgroup, "/host/c1");
     return runtime::Contents{.processes = {{42, {"db", 164 * kMiB}}}, .files = 500 * kMiB};
   };

@@ -146,9 +146,10 @@ class FakeMemory {
         .open = [this](pid_t) -> absl::StatusOr<MemoryNode::ReadOne> {
           return [this](uint64_t address, char* to, size_t size) { return Read(address, to, size); };
         },
-        .contents = [this](const std::string&) { return contents; },
-        .unseen =
-            [this](const std::string&, const std::set<pid_t>&) {
+        .contents = [this](const std::string&, absl::Duration) { return contents; },
+        .private_memory =
+            [this](const std::string&, const std::set<pid_t>& but) {
+              if (but.empty()) return contents.processes;
               return unseen ? unseen() : std::map<pid_t, runtime::Contents::Private>();
             }};
   }

@@ -329,7 +329,7 @@ class TwoNodesTest : public testing::Test {
   std::map<pid_t, memory::Ranges> added_ ABSL_GUARDED_BY(mutex_);
   memory::Ranges left_out_;
   FakeMemory memory_{3000};
-  std::function<std::optional<runtime::MemoryFolder>(const PodOnNode&, int64_t criu_bytes)> image_memory_;
+  std::function<std::optional<runtime::MemoryFolder>(int64_t criu_bytes)> image_memory_;
   std::function<void()> on_pack_;           // when a tree's file has been begun; to be set before
   transfer::Stream* source_end_ = nullptr;  // the newest; of the source's thread
   std::vector<SourceStatus> froze_ ABSL_GUARDED_BY(mutex_);
@@ -601,7 +601,7 @@ TEST_F(TwoNodesTest, APodWithMemoryThatOnlyCriuCopiesIsNotFrozenForLongerThanIts
 
 TEST_F(TwoNodesTest, TheNodeHearsHowLargeCriusImagesWillBe) {
   std::atomic<int64_t> heard = -1;
-  image_memory_ = [&](const PodOnNode&, int64_t criu_bytes) {
+  image_memory_ = [&](int64_t criu_bytes) {
     heard = criu_bytes;
     return std::nullopt;
   };
