@@ -54,9 +54,8 @@ bool Gone(const absl::Status& status) {
 
 }  // namespace
 
-absl::StatusOr<Process> ReadProcess(const std::string& proc, pid_t pid) {
-  const std::string folder = absl::StrCat(proc, "/", pid);
-  GODWIT_ASSIGN_OR_RETURN(const std::string status, ReadFile(absl::StrCat(folder, "/status")));
+absl::StatusOr<Process> ReadProcessStatus(const std::string& proc, pid_t pid) {
+  GODWIT_ASSIGN_OR_RETURN(const std::string status, ReadFile(absl::StrCat(proc, "/", pid, "/status")));
   Process process;
   process.pid = pid;
   ForEachLine(status, [&](absl::string_view key, absl::string_view value) {
@@ -66,8 +65,15 @@ absl::StatusOr<Process> ReadProcess(const std::string& proc, pid_t pid) {
     if (key == "TracerPid") process.tracer = static_cast<pid_t>(FirstNumber(value));
     if (key == "ShdPnd") process.pending |= Hex(value);
     if (key == "RssAnon" || key == "RssShmem") process.resident_bytes += FirstNumber(value) * 1024;
+    if (key == "RssShmem") process.shared_bytes = FirstNumber(value) * 1024;
     if (key == "VmSwap") process.swapped_bytes = FirstNumber(value) * 1024;
   });
+  return process;
+}
+
+absl::StatusOr<Process> ReadProcess(const std::string& proc, pid_t pid) {
+  GODWIT_ASSIGN_OR_RETURN(Process process, ReadProcessStatus(proc, pid));
+  const std::string folder = absl::StrCat(proc, "/", pid);
   const absl::StatusOr<std::vector<std::string>> threads = ListFolder(absl::StrCat(folder, "/task"));
   if (!threads.ok()) return threads.status();
   for (const std::string& thread : *threads) {

@@ -22,8 +22,13 @@ struct Process {
   std::string command;   // comm: at most 15 characters that the process chose
   uint64_t pending = 0;  // signals pending for the whole process or one of its threads; bit n-1 is signal n
   int64_t resident_bytes = 0;  // anonymous and shared memory (RssAnon + RssShmem)
+  int64_t shared_bytes = 0;    // of that shared (RssShmem): all of it that its page tables have
   int64_t swapped_bytes = 0;   // anonymous memory in the swap (VmSwap)
 };
+
+// What its status says, without a look at its threads: of `pending` only what is for the whole process.
+// NotFound when the process is gone.
+absl::StatusOr<Process> ReadProcessStatus(const std::string& proc, pid_t pid);
 
 // NotFound when the process is gone.
 absl::StatusOr<Process> ReadProcess(const std::string& proc, pid_t pid);

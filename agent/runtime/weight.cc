@@ -11,7 +11,6 @@
 #include <cerrno>
 #include <climits>
 #include <functional>
-#include <optional>
 #include <set>
 #include <tuple>
 
@@ -22,6 +21,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "agent/runtime/cgroup.h"
+#include "agent/runtime/processes.h"
 #include "base/clock.h"
 #include "base/file.h"
 
@@ -82,32 +82,8 @@ void ForEachNameless(const std::string& folder, int64_t& left, absl::Time deadli
   closedir(dir);
 }
 
-struct Resident {
-  std::string command;
-  int64_t private_bytes = 0;
-  int64_t shared_bytes = 0;  // RssShmem: all of it that its page tables have
-};
-
-// nullopt: it has ended.
-std::optional<Resident> ReadResident(const std::string& proc, pid_t pid) {
-  const absl::StatusOr<std::string> text = ReadFile(absl::StrCat(proc, "/", pid, "/status"));
-  if (!text.ok()) return std::nullopt;
-  Resident resident;
-  for (absl::string_view line : absl::StrSplit(*text, '\n')) {
-    const size_t colon = line.find(':');
-    if (colon == absl::string_view::npos) continue;
-    const absl::string_view key = line.substr(0, colon);
-    absl::string_view value = absl::StripAsciiWhitespace(line.substr(colon + 1));
-    if (key == "Name") {
-      resident.command = std::string(value.substr(0, 32));
-      for (char& c : resident.command) c = c < ' ' || c > '~' ? '?' : c;
-    }
-    int64_t kibibytes = 0;
-    if (!absl::SimpleAtoi(value.substr(0, value.find(' ')), &kibibytes)) continue;
-    if (key == "RssAnon" || key == "VmSwap") resident.private_bytes += kibibytes * 1024;
-    if (key == "RssShmem") resident.shared_bytes = kibibytes * 1024;
-  }
-  return resident;
+int64_t PrivateBytesOf(const Process& process) {
+  return process.resident_bytes - process.shared_bytes + process.swapped_bytes;
 }
 
 absl::string_view TakeWord(absl::string_view& text) {
@@ -226,14 +202,14 @@ Contents ContentsOf(const std::string& proc, const std::vector<pid_t>& processes
   bool all_told = true;
   int64_t most_shared = 0;
   for (const pid_t pid : processes) {
-    const std::optional<Resident> resident = ReadResident(proc, pid);
-    if (!resident.has_value()) continue;
+    const absl::StatusOr<Process> process = ReadProcessStatus(proc, pid);
+    if (!process.ok()) continue;  // it has ended
     const std::string folder = absl::StrCat(proc, "/", pid);
-    contents.processes[pid] = {resident->command, resident->private_bytes};
-    most_shared = std::max(most_shared, resident->shared_bytes);
+    contents.processes[pid] = {process->command, PrivateBytesOf(*process)};
+    most_shared = std::max(most_shared, process->shared_bytes);
     contents.complete = SteadyNow() <= deadline;
     if (!contents.complete) continue;
-    if (resident->shared_bytes > 0) all_told = shared.AddMapped(folder) && all_told;
+    if (process->shared_bytes > 0) all_told = shared.AddMapped(folder) && all_told;
     shared.AddOpen(absl::StrCat(folder, "/fd"));
   }
   contents.complete = contents.complete && SteadyNow() <= deadline;
@@ -245,8 +221,8 @@ std::map<pid_t, Contents::Private> PrivateBytes(const std::string& proc,
                                                 const std::vector<pid_t>& processes) {
   std::map<pid_t, Contents::Private> memory;
   for (const pid_t pid : processes) {
-    const std::optional<Resident> resident = ReadResident(proc, pid);
-    if (resident.has_value()) memory[pid] = {resident->command, resident->private_bytes};
+    const absl::StatusOr<Process> process = ReadProcessStatus(proc, pid);
+    if (process.ok()) memory[pid] = {process->command, PrivateBytesOf(*process)};
   }
   return memory;
 }

@@ -169,6 +169,8 @@ class TwoNodesTest : public testing::Test {
     absl::MutexLock lock(&mutex_);
     if (stream_ != nullptr) stream_->Shutdown();
   }
+  // Moves a pod of which "app" is pre-copied; the pages that are there when it stands restored.
+  std::vector<uint8_t> PagesAfterSwitch();
   FakeRuntime& Create(const std::string& container) {
     runtimes_.push_back(std::make_shared<FakeRuntime>(*permits_, world_, container));
     runtimes_.back()->Create();
@@ -429,6 +431,15 @@ std::vector<uint8_t> PagesOf(const Target& target) {
   return content;
 }
 
+std::vector<uint8_t> TwoNodesTest::PagesAfterSwitch() {
+  FakeRuntime& app = Create("app");
+  std::vector<uint8_t> restored;
+  app.before_restored = [&] { restored = PagesOf(*target()); };
+  EXPECT_TRUE(source_->Switch().ok());
+  AwaitSource(TargetRuns);
+  return restored;
+}
+
 bool Converged(const SourceStatus& status) { return status.pre_copy.converged; }
 
 TEST_F(TwoNodesTest, APreCopiedPodMovesWithTheMemoryItHadWhenItWasFrozen) {
@@ -465,11 +476,7 @@ TEST_F(TwoNodesTest, PagesThatTheImagesHaveNoPlaceForDoNotReachThePager) {
   StartTarget();
   StartPreCopy();
   AwaitSource(Converged);
-  FakeRuntime& app = Create("app");
-  std::vector<uint8_t> restored;
-  app.before_restored = [&] { restored = PagesOf(*target()); };
-  ASSERT_TRUE(source_->Switch().ok());
-  AwaitSource(TargetRuns);
+  const std::vector<uint8_t> restored = PagesAfterSwitch();
   std::vector<uint8_t> expected(3000, 7);
   std::fill_n(expected.begin() + 5, 4, 0);
   EXPECT_EQ(restored, expected);
@@ -523,11 +530,7 @@ TEST_F(TwoNodesTest, APreCopyWhoseConnectionIsCutGoesOnWhereItWas) {
   StartTarget();
   StartPreCopy();
   AwaitSource([](const SourceStatus& status) { return status.pre_copy.rounds >= 6; });
-  FakeRuntime& app = Create("app");
-  std::vector<uint8_t> restored;
-  app.before_restored = [&] { restored = PagesOf(*target()); };
-  ASSERT_TRUE(source_->Switch().ok());
-  AwaitSource(TargetRuns);
+  const std::vector<uint8_t> restored = PagesAfterSwitch();
   EXPECT_EQ(restored, memory_.Content());
   absl::MutexLock lock(&mutex_);
   EXPECT_EQ(streams_, 3);
@@ -550,11 +553,7 @@ TEST_F(TwoNodesTest, APreCopyThatIsCutAmongItsFirstFilesGoesOn) {
   StartTarget();
   StartPreCopy();
   AwaitSource(Converged);
-  FakeRuntime& app = Create("app");
-  std::vector<uint8_t> restored;
-  app.before_restored = [&] { restored = PagesOf(*target()); };
-  ASSERT_TRUE(source_->Switch().ok());
-  AwaitSource(TargetRuns);
+  const std::vector<uint8_t> restored = PagesAfterSwitch();
   EXPECT_EQ(restored, memory_.Content());
   absl::MutexLock lock(&mutex_);
   EXPECT_EQ(streams_, 3);
