@@ -82,6 +82,7 @@ absl::StatusOr<Attributes> ReadAttributes(const std::string& path, bool follow) 
           return (follow ? getxattr : lgetxattr)(path.c_str(), name.c_str(), to, room);
         },
         value);
+    if (length < 0 && errno == ENODATA) continue;  // taken off since it was listed, in a tree in motion
     if (length < 0) return ErrnoStatus(absl::StrCat("cannot read the extended attribute ", name));
     if (fate == Fate::kKeep) attributes.kept.emplace_back(name, value);
     if (fate == Fate::kOpaque && value == "y") attributes.opaque = true;
