@@ -266,7 +266,9 @@ absl::Status Source::Refused(const GuardReply& reply) {
 
 absl::Status Source::DumpContainer(const std::string& container) {
   const absl::Time begin = SteadyNow();
-  const absl::StatusOr<GuardReply> reply = guard_->Dump(container, FreezeDeadline() - begin + kTellLimit);
+  // A guard that has thawed by itself meanwhile says why.
+  const absl::Duration left = std::max(FreezeDeadline() - begin, absl::ZeroDuration());
+  const absl::StatusOr<GuardReply> reply = guard_->Dump(container, left + kTellLimit);
   if (!reply.ok()) return Annotate(reply.status(), absl::StrCat("cannot dump container ", container));
   if (!reply->ok) return Refused(*reply);
   AddStep("dump", container, begin);

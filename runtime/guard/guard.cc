@@ -49,6 +49,12 @@ GuardReply Guard::Refuse(absl::string_view reason, absl::string_view message, ab
   return reply;
 }
 
+GuardReply Guard::RefuseNow(absl::string_view what, absl::Duration now) const {
+  if (state_ != SourceState::kAborted || why_.reason.empty())
+    return Refuse("WrongState", absl::StrCat(what, ": ", json::Name(state_)), now);
+  return Refuse(why_.reason, absl::StrCat(what, ": ", why_.message), now);
+}
+
 std::optional<GuardReply> Guard::Handle(const GuardCommand& command, absl::Duration now) {
   LOG(INFO) << Log("command")
                    .With("migration", spec_.migration_uid)
@@ -68,8 +74,7 @@ std::optional<GuardReply> Guard::Handle(const GuardCommand& command, absl::Durat
 }
 
 GuardReply Guard::Arm(absl::Duration now) {
-  if (state_ != SourceState::kOpen)
-    return Refuse("WrongState", absl::StrCat("cannot arm: ", json::Name(state_)), now);
+  if (state_ != SourceState::kOpen) return RefuseNow("cannot arm", now);
   const absl::Status armed = acts_.Arm();
   armed_ = armed.ok();
   return armed.ok() ? Status(now) : Refuse("ArmFailed", armed.message(), now);
@@ -82,9 +87,8 @@ void Guard::Disarm() {
 
 GuardReply Guard::Freeze(absl::Duration now) {
   if (state_ == SourceState::kFrozen) return Status(now);
-  if (state_ != SourceState::kOpen || gone_)
-    return Refuse("WrongState", absl::StrCat("cannot freeze: ", gone_ ? "told to end" : json::Name(state_)),
-                  now);
+  if (gone_) return Refuse("WrongState", "cannot freeze: told to end", now);
+  if (state_ != SourceState::kOpen) return RefuseNow("cannot freeze", now);
   bool journaled = false;
   FreezeMoment moment;
   const auto before_freeze = [&] {
@@ -111,8 +115,7 @@ GuardReply Guard::Freeze(absl::Duration now) {
 }
 
 std::optional<GuardReply> Guard::Dump(const std::string& container, absl::Duration now) {
-  if (state_ != SourceState::kFrozen)
-    return Refuse("WrongState", absl::StrCat("cannot dump: ", json::Name(state_)), now);
+  if (state_ != SourceState::kFrozen) return RefuseNow("cannot dump", now);
   const absl::Status started = acts_.StartDump(container);
   if (absl::IsNotFound(started)) return Refuse("UnknownContainer", started.message(), now);
   if (!started.ok()) {
@@ -141,8 +144,7 @@ GuardReply Guard::DumpEnded(const absl::Status& result, absl::Duration now) {
 
 GuardReply Guard::Cede(absl::Duration now) {
   if (state_ == SourceState::kCeded) return unsure_ ? WriteCeded(now) : Status(now);
-  if (state_ != SourceState::kFrozen)
-    return Refuse("WrongState", absl::StrCat("cannot cede: ", json::Name(state_)), now);
+  if (state_ != SourceState::kFrozen) return RefuseNow("cannot cede", now);
   for (const agent_api::GuardContainer& container : spec_.containers) {
     if (!dumped_.contains(container.name)) {
       return Refuse("NotDumped",

@@ -103,6 +103,8 @@ class Guard {
 
  private:
   GuardReply Refuse(absl::string_view reason, absl::string_view message, absl::Duration now) const;
+  // Of what the state does not allow (any more): where it has aborted, that was why.
+  GuardReply RefuseNow(absl::string_view what, absl::Duration now) const;
   GuardReply Arm(absl::Duration now);
   GuardReply Freeze(absl::Duration now);
   std::optional<GuardReply> Dump(const std::string& container, absl::Duration now);

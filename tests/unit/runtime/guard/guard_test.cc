@@ -193,6 +193,12 @@ TEST_F(GuardTest, TheFreezeLimitThaws) {
   guard_->Tick(kStart + absl::Seconds(10));
   EXPECT_EQ(guard_->state(), SourceState::kAborted);
   EXPECT_EQ(guard_->Status(kStart).reason, "FreezeLimit");
+  for (const GuardOp late : {GuardOp::kDump, GuardOp::kCede, GuardOp::kFreeze, GuardOp::kArm}) {
+    const GuardReply reply = Do(late, "app");
+    EXPECT_FALSE(reply.ok);
+    EXPECT_EQ(reply.reason, "FreezeLimit") << "an agent that was held up is told why";
+    EXPECT_THAT(reply.message, HasSubstr("the pod was frozen for its limit"));
+  }
 }
 
 TEST_F(GuardTest, ADumpIsAskedToEndBeforeTheLimit) {
