@@ -241,6 +241,7 @@ absl::StatusOr<RoundFigures> PreCopy::Round(bool nice, absl::Time deadline) {
     figures.shared_bytes += compared.different;
     figures.comparing += compared.took;
   }
+  GODWIT_RETURN_IF_ERROR(stream_->JoinLanes(deadline));
   again_ = false;
   criu_bytes_ = complete ? std::optional(criu_bytes) : std::nullopt;
   figures.criu_bytes = BeyondSmall(criu_bytes, static_cast<int>(parts_.size()), processes);

@@ -37,6 +37,7 @@
 #include "agent/transfer/file_sender.h"
 #include "agent/transfer/image_sender.h"
 #include "agent/transfer/messages.h"
+#include "agent/transfer/side_connections.h"
 #include "agent/transfer/stream.h"
 
 namespace godwit::migration {
@@ -69,6 +70,7 @@ struct SourceNode {
   // Whether the container's pod has these addresses: what is fenced must be its own. Empty: not asked.
   std::function<absl::Status(const runtime::Container&, const std::vector<std::string>& addresses)>
       check_addresses;
+  int64_t sides = transfer::SideConnections::Useful();  // wanted beside a stream that brings memory
   std::string holds;  // folder (permits/source_hold.h); empty: kubelet is not kept from anything
   Guards guards;
   std::function<absl::StatusOr<std::unique_ptr<transfer::Stream>>(
@@ -180,6 +182,7 @@ class Source {
   // Connecting and sending, in source_send.cc.
   SourceEvent Connect();
   absl::Status OpenStream(const transfer::Hello& hello, absl::Duration limit, transfer::HelloOk* answer);
+  void OpenSides(transfer::Stream& stream, const transfer::HelloOk& offer);
   SourceEvent Send();
   absl::Status SendContainer(size_t index);
   absl::Status SendFiles(size_t index, transfer::FileSender& sender);

@@ -23,6 +23,7 @@ using transfer::FrameType;
 
 constexpr absl::Duration kConnectLimit = absl::Seconds(10);
 constexpr absl::Duration kTellLimit = absl::Seconds(2);
+constexpr absl::Duration kSideLimit = absl::Seconds(2);  // to connect one; it goes without
 
 absl::Time After(absl::Duration duration) { return SteadyNow() + duration; }
 
@@ -46,7 +47,8 @@ transfer::Hello Source::HelloFor(bool ask, bool resume) const {
           .from_node = node_.node,
           .to_node = spec_.target_node,
           .ask = ask,
-          .resume = resume};
+          .resume = resume,
+          .sides = ask || spec_.mode == agent_api::CopyMode::kStopAndCopy ? 0 : node_.sides};
 }
 
 absl::StatusOr<std::unique_ptr<transfer::Stream>> Source::Reach(const transfer::Hello& hello,
@@ -85,6 +87,7 @@ absl::Status Source::OpenStream(const transfer::Hello& hello, absl::Duration lim
   absl::StatusOr<std::unique_ptr<transfer::Stream>> reached = Reach(hello, limit, answer);
   if (!reached.ok()) return reached.status();
   std::shared_ptr<transfer::Stream> stream = *std::move(reached);
+  OpenSides(*stream, *answer);
   {
     absl::MutexLock lock(&mutex_);
     stream_ = stream;
@@ -95,6 +98,26 @@ absl::Status Source::OpenStream(const transfer::Hello& hello, absl::Duration lim
   return absl::OkStatus();
 }
 
+// Without them all goes over the stream itself.
+void Source::OpenSides(transfer::Stream& stream, const transfer::HelloOk& offer) {
+  const int64_t wanted = std::min(offer.sides, node_.sides);
+  transfer::Hello hello = HelloFor(/*ask=*/false, /*resume=*/false);
+  hello.sides = 0;
+  hello.session = offer.session;
+  for (hello.side = 1; hello.side <= wanted; ++hello.side) {
+    transfer::HelloOk answer;
+    absl::StatusOr<std::unique_ptr<transfer::Stream>> side = Reach(hello, kSideLimit, &answer);
+    if (!side.ok()) {
+      LOG(WARNING) << Log("no (more) side connections")
+                          .With("migration", spec_.migration.uid)
+                          .With("number", hello.side)
+                          .With(side.status());
+      return;
+    }
+    stream.AddSide(*std::move(side));
+  }
+}
+
 // The listener's thread: notes what the target says, until the stream ends.
 void Source::Listen(std::shared_ptr<transfer::Stream> stream) {
   for (;;) {
@@ -102,6 +125,7 @@ void Source::Listen(std::shared_ptr<transfer::Stream> stream) {
     absl::MutexLock lock(&mutex_);
     if (!frame.ok()) {
       heard_.lost = frame.status();
+      if (stage_ == SourceStage::kCopying) stream->Shutdown();  // whoever still sends need not wait for that
       return;
     }
     absl::Status status;
@@ -162,6 +186,7 @@ SourceEvent Source::Send() {
   bucket_.SetLimit(0);  // what goes over now is waited for
   absl::Status status = JudgeUnseen();
   for (size_t i = 0; i < pod_.parts.size() && status.ok(); ++i) status = SendContainer(i);
+  stream_->EndSides();
   image_memory_.reset();
   {
     absl::MutexLock lock(&mutex_);

@@ -42,6 +42,7 @@
 #include "agent/transfer/file_receiver.h"
 #include "agent/transfer/messages.h"
 #include "agent/transfer/page_receiver.h"
+#include "agent/transfer/side_connections.h"
 #include "agent/transfer/stream.h"
 #include "base/json.h"
 
@@ -66,6 +67,7 @@ struct TargetNode {
   std::function<absl::StatusOr<memory::Ranges>(const std::string& images, pid_t task, const memory::Ranges&,
                                                const criu::Content&)>
       add_pages;
+  int64_t sides = transfer::SideConnections::Useful();  // that a stream may have beside it
   std::function<uint64_t()>
       memory_for_pages;  // bytes that the memory of one pod may take here before it runs
   std::function<absl::Status(const permits::Claim&, const std::string& pod_uid, const FilesToApply&)>
@@ -223,8 +225,11 @@ class Target {
   void Tell(transfer::FrameType type);
   void TellAtGate(const std::string& container);
 
-  absl::Status ServeState(const std::shared_ptr<transfer::Stream>& stream);
+  absl::Status ServeState(const std::shared_ptr<transfer::Stream>& stream, int64_t wanted_sides);
   absl::Status ReceiveState(transfer::Stream& stream);
+  void ServeSide(const std::shared_ptr<transfer::Stream>& side, const transfer::Hello& hello);
+  absl::Status ReceivePages(transfer::Stream& side, int64_t number);
+  absl::Status AwaitSides(const transfer::SideFrames& sides) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status TakeStateFrame(transfer::Stream& stream, const transfer::Frame& frame);
   absl::Status AwaitResumption(const absl::Status& cut) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status CheckCut() const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -257,6 +262,7 @@ class Target {
   std::optional<transfer::PageReceiver> pages_;
   bool in_rounds_ = false;  // files or memory have come while the source runs
   std::map<std::string, std::unique_ptr<memory::PageStore>> stores_;  // by container; thread-safe themselves
+  transfer::SideConnections sides_;                                   // of that stream; thread-safe itself
   std::set<std::string>
       applied_volumes_;  // once a pod: a container that stands restored has their files open
   std::map<std::string, std::unique_ptr<Pull>> pulls_;  // by container, as stores_; thread-safe themselves

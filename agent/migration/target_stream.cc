@@ -44,6 +44,7 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
                  absl::StrCat("migration ", request_.uid, " does not come from node ", stream->peer_node()));
     return;
   }
+  if (hello.side > 0) return ServeSide(stream, hello);
   transfer::HelloOk answer;
   bool refused = false;
   {
@@ -76,7 +77,7 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
     if (stream->SendMessage(FrameType::kHelloOk, answer, After(kAnswerLimit)).ok()) ServeVerdict(stream);
     return;
   }
-  absl::Status status = ServeState(stream);
+  absl::Status status = ServeState(stream, hello.sides);
   // Cancelled: hung up by the stream that goes on for it.
   if (absl::IsUnavailable(status) || absl::IsCancelled(status)) status = AwaitResumption(status);
   if (status.ok()) return;
@@ -122,7 +123,7 @@ absl::StatusOr<transfer::ReceiveRules> Target::Rules() {
       .max_bytes = free - kReserve};
 }
 
-absl::Status Target::ServeState(const std::shared_ptr<transfer::Stream>& stream) {
+absl::Status Target::ServeState(const std::shared_ptr<transfer::Stream>& stream, int64_t wanted_sides) {
   if (!files_.has_value()) {
     absl::StatusOr<transfer::ReceiveRules> rules = Rules();
     if (!rules.ok())
@@ -132,12 +133,18 @@ absl::Status Target::ServeState(const std::shared_ptr<transfer::Stream>& stream)
     pages_.emplace(Stores());
   }
   files_->Clear();  // of a stream that was cut: its files come anew
-  GODWIT_RETURN_IF_ERROR(
-      stream->SendMessage(FrameType::kHelloOk, transfer::HelloOk{TargetState::kOpen}, After(kAnswerLimit)));
-  GODWIT_RETURN_IF_ERROR(ReceiveState(*stream));
+  const transfer::SideConnections::Offer offer = sides_.Open(stream, wanted_sides, node_.sides);
+  absl::Status status = stream->SendMessage(
+      FrameType::kHelloOk,
+      transfer::HelloOk{.state = TargetState::kOpen, .sides = offer.sides, .session = offer.session},
+      After(kAnswerLimit));
+  if (status.ok()) status = ReceiveState(*stream);
+  (void)sides_.Close();
+  if (absl::IsUnavailable(status)) stream->Shutdown();  // a side was lost, perhaps: the source makes all anew
+  GODWIT_RETURN_IF_ERROR(status);
   if (node_.received) {
     transfer::ReceivedTotals totals = files_->totals();
-    totals.page_bytes += pages_->page_bytes();
+    totals.page_bytes += pages_->page_bytes() + sides_.page_bytes();
     node_.received(totals, stream->bytes_received());
   }
   ServeVerdict(stream);
@@ -150,6 +157,7 @@ absl::Status Target::ReceiveState(transfer::Stream& stream) {
   std::optional<ScopedNice> gives_way(std::in_place);
   while (files_->complete().size() < request_.containers.size()) {
     const absl::Status received = stream.Receive(frame, After(kLook));
+    if (!received.ok()) GODWIT_RETURN_IF_ERROR(sides_.ended());
     if (absl::IsDeadlineExceeded(received)) {
       absl::MutexLock lock(&mutex_);
       if (Interrupted()) return absl::AbortedError(stop_ ? "the agent ends" : abort_->message);
@@ -167,11 +175,55 @@ absl::Status Target::ReceiveState(transfer::Stream& stream) {
   return absl::OkStatus();
 }
 
+// One more connection of the stream that brings the state, for pages alone.
+void Target::ServeSide(const std::shared_ptr<transfer::Stream>& side, const transfer::Hello& hello) {
+  if (absl::Status entered = sides_.Enter(hello.session, hello.side, side); !entered.ok()) {
+    (void)Refuse(*side, "FailedPrecondition", std::string(entered.message()));
+    return;
+  }
+  absl::Status status =
+      side->SendMessage(FrameType::kHelloOk, transfer::HelloOk{TargetState::kOpen}, After(kAnswerLimit));
+  if (status.ok()) status = ReceivePages(*side, hello.side);
+  sides_.Leave(hello.side, status);
+}
+
+// Until it is shut down, or an error. TCP tells of a dead peer.
+absl::Status Target::ReceivePages(transfer::Stream& side, int64_t number) {
+  transfer::PageReceiver receiver(Stores());  // of this thread
+  transfer::Frame frame;
+  std::optional<ScopedNice> gives_way(std::in_place);  // as the stream's thread
+  for (int64_t before = 0;;) {
+    GODWIT_RETURN_IF_ERROR(side.Receive(frame, absl::InfiniteFuture()));
+    if (frame.type != FrameType::kPages)
+      return absl::InvalidArgumentError(absl::StrCat("the peer broke the stream's rules: a ",
+                                                     FrameTypeName(frame.type),
+                                                     " frame over a side connection"));
+    if (gives_way.has_value() && IsArmed()) gives_way.reset();
+    GODWIT_RETURN_IF_ERROR(receiver.Take(frame));
+    sides_.Took(number, receiver.page_bytes() - std::exchange(before, receiver.page_bytes()));
+  }
+}
+
+// What follows comes after so many frames of the side connections.
+absl::Status Target::AwaitSides(const transfer::SideFrames& sides) {
+  for (;;) {
+    const absl::Status status = sides_.Await(sides.frames, After(kLook));
+    if (!absl::IsDeadlineExceeded(status)) return status;
+    absl::MutexLock lock(&mutex_);
+    if (Interrupted()) return absl::AbortedError(stop_ ? "the agent ends" : abort_->message);
+  }
+}
+
 absl::Status Target::TakeStateFrame(transfer::Stream& stream, const transfer::Frame& frame) {
   switch (frame.type) {
     case FrameType::kPages:
     case FrameType::kKeepPages:
     case FrameType::kMissing: in_rounds_ = true; return pages_->Take(frame);
+    case FrameType::kSides: {
+      GODWIT_ASSIGN_OR_RETURN(const auto sides, transfer::DecodeMessage<transfer::SideFrames>(frame));
+      in_rounds_ = true;
+      return AwaitSides(sides);
+    }
     case FrameType::kRoundEnd: {
       GODWIT_ASSIGN_OR_RETURN(transfer::Round round, transfer::DecodeMessage<transfer::Round>(frame));
       in_rounds_ = true;

@@ -54,6 +54,7 @@ absl::string_view FrameTypeName(FrameType type) {
     case FrameType::kMissingEnd: return "MISSING_END";
     case FrameType::kWanted: return "WANTED";
     case FrameType::kPagesLost: return "PAGES_LOST";
+    case FrameType::kSides: return "SIDES";
   }
   return "unknown";
 }

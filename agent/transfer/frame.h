@@ -48,6 +48,7 @@ enum class FrameType : uint8_t {
   kMissingEnd = 19,  // all that are missing were listed; or: none is any more
   kWanted = 20,      // missing pages that a process waits for
   kPagesLost = 21,   // the source cannot give them any more
+  kSides = 22,       // how far the side connections have come; what follows waits for that
 };
 
 // "HELLO", "FILE_DATA", ...; for messages.

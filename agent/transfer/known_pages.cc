@@ -5,35 +5,50 @@
 
 namespace godwit::transfer {
 
+uint64_t KnownPages::ChunkOf(uint64_t address) { return address / memory::PageBytes() / kChunkPages; }
+
+size_t KnownPages::ShardOf(uint64_t address) { return ChunkOf(address) % kShards; }
+
+uint64_t KnownPages::ShardEnd(uint64_t address) {
+  return (ChunkOf(address) + 1) * kChunkPages * memory::PageBytes();
+}
+
 uint64_t& KnownPages::HashOf(uint64_t address) {
   const uint64_t page = address / memory::PageBytes();
   const uint64_t number = page / kChunkPages;
-  if (last_ == nullptr || last_number_ != number) {
-    std::unique_ptr<Chunk>& chunk = chunks_[number];
+  Shard& shard = shards_[number % kShards];
+  if (shard.last == nullptr || shard.last_number != number) {
+    std::unique_ptr<Chunk>& chunk = shard.chunks[number];
     if (chunk == nullptr) chunk = std::make_unique<Chunk>();
-    last_number_ = number;
-    last_ = chunk.get();
+    shard.last_number = number;
+    shard.last = chunk.get();
   }
-  return (*last_)[page % kChunkPages];
+  return (*shard.last)[page % kChunkPages];
 }
 
 uint64_t KnownPages::Find(uint64_t address) const {
   const uint64_t page = address / memory::PageBytes();
-  const auto chunk = chunks_.find(page / kChunkPages);
-  return chunk == chunks_.end() ? 0 : (*chunk->second)[page % kChunkPages];
+  const uint64_t number = page / kChunkPages;
+  const Shard& shard = shards_[number % kShards];
+  const auto chunk = shard.chunks.find(number);
+  return chunk == shard.chunks.end() ? 0 : (*chunk->second)[page % kChunkPages];
 }
 
 void KnownPages::Forget(memory::Range range) {
-  const uint64_t first = range.start / memory::PageBytes();
-  const uint64_t end = range.end / memory::PageBytes();
-  last_ = nullptr;
-  auto at = chunks_.lower_bound(first / kChunkPages);
-  while (at != chunks_.end() && at->first * kChunkPages < end) {
+  for (Shard& shard : shards_) {
+    shard.Forget(range.start / memory::PageBytes(), range.end / memory::PageBytes());
+  }
+}
+
+void KnownPages::Shard::Forget(uint64_t first_page, uint64_t end_page) {
+  last = nullptr;
+  auto at = chunks.lower_bound(first_page / kChunkPages);
+  while (at != chunks.end() && at->first * kChunkPages < end_page) {
     const uint64_t chunk_first = at->first * kChunkPages;
-    const uint64_t from = std::max(first, chunk_first) - chunk_first;
-    const uint64_t to = std::min(end, chunk_first + kChunkPages) - chunk_first;
+    const uint64_t from = std::max(first_page, chunk_first) - chunk_first;
+    const uint64_t to = std::min(end_page, chunk_first + kChunkPages) - chunk_first;
     if (to - from == kChunkPages) {
-      at = chunks_.erase(at);
+      at = chunks.erase(at);
     } else {
       std::fill(at->second->begin() + static_cast<ptrdiff_t>(from),
                 at->second->begin() + static_cast<ptrdiff_t>(to), 0);

@@ -32,6 +32,9 @@ struct Hello {
   bool ask =
       false;  // kMigration: the source has ceded and only wants to know the target's state, and to commit
   bool resume = false;  // kMigration: goes on with the rounds of a pre-copy whose connection was cut
+  int64_t sides = 0;    // kMigration: so many side connections are wanted
+  int64_t side = 0;     // kMigration: this is one, from 1 on, of the stream whose HELLO_OK named `session`
+  std::string session;
   std::string archive;  // kFetch: its file name
   std::string digest;   // kFetch: the archive's, by which the caller shows that the controller sent it
   template <class Self, class V>
@@ -42,6 +45,9 @@ struct Hello {
     field.Required("to", self.to_node);
     field("ask", self.ask);
     field("resume", self.resume);
+    field("sides", self.sides);
+    field("side", self.side);
+    field("session", self.session);
     field("archive", self.archive);
     field("digest", self.digest);
   }
@@ -53,11 +59,25 @@ struct HelloOk {
   agent_api::TargetState state = agent_api::TargetState::kOpen;
   std::string reason;   // kAborted
   std::string message;  // kAborted
+  int64_t sides = 0;    // so many side connections are taken, each with this `session` in its HELLO
+  std::string session;
   template <class Self, class V>
   static void Fields(Self& self, V& field) {
     field.Required("state", self.state);
     field("reason", self.reason);
     field("message", self.message);
+    field("sides", self.sides);
+    field("session", self.session);
+  }
+};
+
+// SIDES, from the source: so many PAGES frames were sent over each side connection, the first one's first.
+// What follows over this one is to be taken after them.
+struct SideFrames {
+  std::vector<int64_t> frames;
+  template <class Self, class V>
+  static void Fields(Self& self, V& field) {
+    field.Required("frames", self.frames);
   }
 };
 

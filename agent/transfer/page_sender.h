@@ -28,22 +28,25 @@ struct PageTotals {
   int64_t zero = 0;       // bytes of pages that went as zeros
   int64_t unchanged = 0;  // bytes of pages that were not sent: the target has that content
   int64_t wire = 0;       // bytes of frames
+  PageTotals& operator+=(const PageTotals& more);
 };
 
-// One for each container and stream pair; not thread-safe. What was sent is known by 8 bytes a page (XXH3-64,
-// with a secret of this sender's, so that no content can be made to look like another).
+// One for each container and stream pair; not thread-safe. What was sent is known by 8 bytes a page. Over
+// several lanes (Stream::AddSide) pages go by as many threads.
 class PageSender {
  public:
   // Reads `size` bytes of memory at `address` of a task into `to`; returns the bytes read, fewer where a
-  // mapping ends. NotFound: the task is gone. ReadTaskMemory is the real one.
+  // mapping ends. NotFound: the task is gone. Called by several threads at a time. ReadTaskMemory is the
+  // real one.
   using Read = std::function<absl::StatusOr<size_t>(pid_t task, uint64_t address, char* to, size_t size)>;
 
   // `bucket` is waited for before each frame and outlives the sender.
   PageSender(std::string container, Read read, TokenBucket* bucket);
   ~PageSender();
 
-  // The stream to send over from now on; it must outlive its use. With a new one after a cut, everything sent
-  // since the last Acknowledge is forgotten: it must be given to Send again (Unacknowledged).
+  // The stream to send over from now on, with its sides, if any; it must outlive its use. With a new one
+  // after a cut, everything sent since the last Acknowledge is forgotten: it must be given to Send again
+  // (Unacknowledged).
   void SetStream(Stream* stream);
 
   // These will be given to Send, whatever comes between: until one that holds them succeeds they count as not

@@ -13,6 +13,7 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
+#include "agent/transfer/messages.h"
 #include "agent/transfer/tcp.h"
 #include "base/clock.h"
 #include "base/failpoint.h"
@@ -96,6 +97,72 @@ void Stream::Shutdown() {
   const uint64_t one = 1;
   (void)!write(wake_.get(), &one, sizeof(one));
   shutdown(socket_.get(), SHUT_WR);
+  absl::MutexLock lock(&sides_mutex_);
+  for (const std::shared_ptr<Stream>& side : sides_) side->Shutdown();
+}
+
+void Stream::AddSide(std::shared_ptr<Stream> side) {
+  absl::MutexLock lock(&sides_mutex_);
+  if (shut_down_) side->Shutdown();  // nobody will do so after this
+  sides_.push_back(std::move(side));
+  lanes_ = sides_.size() + 1;
+}
+
+size_t Stream::lanes() const {
+  absl::MutexLock lock(&sides_mutex_);
+  return lanes_;
+}
+
+std::shared_ptr<Stream> Stream::Side(size_t lane) const {
+  absl::MutexLock lock(&sides_mutex_);
+  return sides_[lane - 1];
+}
+
+absl::Status Stream::SendPages(size_t lane, absl::Span<const absl::string_view> parts, absl::Time deadline) {
+  if (lane == 0) return Send(FrameType::kPages, parts, deadline);
+  const std::shared_ptr<Stream> side = Side(lane);
+  const absl::Status status = side->Send(FrameType::kPages, parts, deadline);
+  if (status.ok())
+    ++side->page_frames_;
+  else
+    Shutdown();
+  return status;
+}
+
+absl::Status Stream::JoinLanes(absl::Time deadline) {
+  SideFrames sides;
+  {
+    absl::MutexLock lock(&sides_mutex_);
+    if (lanes_ == 1) return absl::OkStatus();
+    for (const std::shared_ptr<Stream>& side : sides_) sides.frames.push_back(side->page_frames_);
+  }
+  joined_.resize(sides.frames.size());
+  if (joined_ == sides.frames) return absl::OkStatus();
+  joined_ = sides.frames;
+  return SendMessage(FrameType::kSides, sides, deadline);
+}
+
+void Stream::EndSides() {
+  absl::MutexLock lock(&sides_mutex_);
+  lanes_ = 1;
+}
+
+int64_t Stream::bytes_sent() const {
+  absl::MutexLock lock(&sides_mutex_);
+  int64_t bytes = bytes_sent_;
+  for (const std::shared_ptr<Stream>& side : sides_) bytes += side->bytes_sent_;
+  return bytes;
+}
+
+int64_t Stream::bytes_received() const {
+  absl::MutexLock lock(&sides_mutex_);
+  int64_t bytes = bytes_received_;
+  for (const std::shared_ptr<Stream>& side : sides_) bytes += side->bytes_received_;
+  return bytes;
+}
+
+LinkUse Stream::link_use(size_t lane) const {
+  return LinkUseOf(lane == 0 ? socket_.get() : Side(lane)->socket_.get());
 }
 
 void Stream::KeepQueueShort() {

@@ -57,8 +57,25 @@ class Stream {
   // The same into `frame`, whose payload's memory is used again: for many large frames.
   absl::Status Receive(Frame& frame, absl::Time deadline);
 
-  // Ends both directions; whoever waits in Send or Receive returns Cancelled. Safe from any thread.
-  void Shutdown();
+  // Ends both directions, of the side connections too; whoever waits in Send or Receive returns Cancelled.
+  // Safe from any thread.
+  void Shutdown() ABSL_LOCKS_EXCLUDED(sides_mutex_);
+
+  // Side connections carry PAGES beside this one, so that more than one processor works on either end
+  // (docs/stream.md). They end with it.
+  void AddSide(std::shared_ptr<Stream> side) ABSL_LOCKS_EXCLUDED(sides_mutex_);
+  // How many connections carry PAGES: this one and its sides.
+  size_t lanes() const ABSL_LOCKS_EXCLUDED(sides_mutex_);
+  // Sends over one of them; 0 is this one. Frames of a lane arrive in their order, those of several in any. A
+  // side that fails ends all. Several threads may send, one a lane.
+  absl::Status SendPages(size_t lane, absl::Span<const absl::string_view> parts, absl::Time deadline)
+      ABSL_LOCKS_EXCLUDED(sides_mutex_);
+  // What is sent over this one from now on is taken after all pages that were sent so far. While nobody sends
+  // pages.
+  absl::Status JoinLanes(absl::Time deadline) ABSL_LOCKS_EXCLUDED(sides_mutex_);
+  // From now on this one alone carries pages; after JoinLanes. The sides are left to the peer to end, which
+  // may be taking their last frames still.
+  void EndSides() ABSL_LOCKS_EXCLUDED(sides_mutex_);
 
   // From now on little is queued here before it is on the wire, so that what is sent next is not held up by
   // it.
@@ -74,9 +91,10 @@ class Stream {
   const std::string& peer_node() const { return peer_node_; }
   // Nothing goes over it any more: it was shut down, or a Send has failed.
   bool down() const { return shut_down_; }
-  int64_t bytes_sent() const { return bytes_sent_; }
-  int64_t bytes_received() const { return bytes_received_; }
-  LinkUse link_use() const { return LinkUseOf(socket_.get()); }
+  // With the sides.
+  int64_t bytes_sent() const ABSL_LOCKS_EXCLUDED(sides_mutex_);
+  int64_t bytes_received() const ABSL_LOCKS_EXCLUDED(sides_mutex_);
+  LinkUse link_use(size_t lane) const ABSL_LOCKS_EXCLUDED(sides_mutex_);
 
  private:
   enum class Direction { kRead, kWrite };
@@ -96,6 +114,7 @@ class Stream {
   // Hands what the buffer holds to the socket.
   absl::Status Flush(absl::Time deadline);
   absl::Status AwaitSocket(short events, absl::Time deadline);
+  std::shared_ptr<Stream> Side(size_t lane) const ABSL_LOCKS_EXCLUDED(sides_mutex_);
 
   UniqueFd socket_;
   UniqueFd wake_;  // an eventfd: readable once the stream was shut down
@@ -109,6 +128,12 @@ class Stream {
   std::atomic<uint32_t> last_file_id_ = 0;
   std::atomic<int64_t> bytes_sent_ = 0;
   std::atomic<int64_t> bytes_received_ = 0;
+
+  mutable absl::Mutex sides_mutex_;
+  std::vector<std::shared_ptr<Stream>> sides_ ABSL_GUARDED_BY(sides_mutex_);
+  size_t lanes_ ABSL_GUARDED_BY(sides_mutex_) = 1;
+  std::atomic<int64_t> page_frames_ = 0;  // of a side: sent
+  std::vector<int64_t> joined_;           // of the thread that calls JoinLanes
 
   // The frame that Receive is at; kept over a DeadlineExceeded.
   HeaderBytes header_{};
@@ -135,7 +160,7 @@ class StreamServer {
  public:
   using Serve = std::function<void(std::shared_ptr<Stream>)>;
   static constexpr int kMaxStreams = 256;
-  static constexpr int kMaxStreamsOfOne = 32;
+  static constexpr int kMaxStreamsOfOne = 64;
 
   // Port 0 takes a free one. An empty address is every one of this machine.
   static absl::StatusOr<std::unique_ptr<StreamServer>> Start(tls::Identity& identity,

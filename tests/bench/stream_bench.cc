@@ -2,9 +2,9 @@
 // stream_bench [MEBIBYTES [ROUNDS [--json]]]: how fast memory goes from a task into a page store over a real
 // stream of the loopback, and what the same machine makes of the same bytes by memcpy, over a bare TCP
 // connection, over TLS, and in frames of 1 MiB that nobody looks at. Sockets have the stream's options, reads
-// and writes its sizes; one connection, one thread on either side. Then, how long the store's index takes to
-// say what it holds. With --json a line of JSON for each measurement. Compile it in the release preset's way
-// to compare with other programs.
+// and writes its sizes; one connection, one thread on either side, where nothing else is said. Before, how
+// long the store's index takes to say what it holds. With --json a line of JSON for each measurement. Compile
+// it in the release preset's way to compare with other programs.
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -16,8 +16,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <functional>
+#include <memory>
 #include <random>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/log/check.h"
 #include "agent/memory/page_set.h"
@@ -76,15 +80,16 @@ class Memory {
   char* const data_;
 };
 
-absl::Duration ThreadCpuTime() {
+absl::Duration CpuTime(clockid_t clock) {
   timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  clock_gettime(clock, &time);
   return absl::DurationFromTimespec(time);
 }
+absl::Duration ThreadCpuTime() { return CpuTime(CLOCK_THREAD_CPUTIME_ID); }
 
 struct Figures {
   absl::Duration took;
-  absl::Duration sender, receiver;  // CPU time of the two threads
+  absl::Duration sender, receiver;  // CPU time of the two ends
 };
 
 // `wire`: what went over of `bytes`.
@@ -93,45 +98,48 @@ void Tell(const char* what, size_t bytes, const Figures& figures, size_t wire) {
   const double rate = static_cast<double>(bytes) / 1e6 / absl::ToDoubleSeconds(figures.took);
   printf(json ? "{\"what\": \"%s\", \"mb_s\": %.1f, \"sender_us_mib\": %.1f, \"receiver_us_mib\": %.1f, "
                 "\"wire_part\": %.3f}\n"
-              : "%-20s %6.0f MB/s, CPU of sender %4.0f and receiver %4.0f us/MiB, %.3f of it on the wire\n",
+              : "%-34s %6.0f MB/s, CPU of sender %4.0f and receiver %4.0f us/MiB, %.3f of it on the wire\n",
          what, rate, absl::ToDoubleMicroseconds(figures.sender) / mebibytes,
          absl::ToDoubleMicroseconds(figures.receiver) / mebibytes,
          static_cast<double>(wire) / static_cast<double>(bytes));
   fflush(stdout);
 }
 
-// Sends in a thread of its own, receives in this one; both return when all has been.
-Figures Run(const std::function<void()>& send, const std::function<void()>& receive) {
-  Figures figures;
-  const absl::Duration cpu_start = ThreadCpuTime();
+using Tasks = std::vector<std::function<void()>>;
+
+// Sends and receives, each in a thread of its own; returns when all have returned. Threads that a sender
+// starts count as its.
+Figures Run(const Tasks& senders, const Tasks& receivers) {
+  const absl::Duration cpu_start = CpuTime(CLOCK_PROCESS_CPUTIME_ID);
   const absl::Time start = absl::Now();
-  std::thread sending([&] {
-    send();
-    figures.sender = ThreadCpuTime();
-  });
-  receive();
-  sending.join();
-  figures.took = absl::Now() - start;
-  figures.receiver = ThreadCpuTime() - cpu_start;
+  std::vector<std::thread> threads;
+  std::vector<absl::Duration> received(receivers.size());
+  for (const std::function<void()>& send : senders) threads.emplace_back(send);
+  for (size_t i = 0; i < receivers.size(); ++i) {
+    threads.emplace_back([&, i] {
+      receivers[i]();
+      received[i] = ThreadCpuTime();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  Figures figures{.took = absl::Now() - start};
+  for (const absl::Duration one : received) figures.receiver += one;
+  figures.sender = CpuTime(CLOCK_PROCESS_CPUTIME_ID) - cpu_start - figures.receiver;
   return figures;
 }
-
-// Frames, until ROUND_END.
-Figures RunFrames(StreamPair& pair, const std::function<void()>& send,
-                  const std::function<void(const Frame&)>& take) {
-  return Run(
-      [&] {
-        send();
-        CHECK_OK(pair.a->Send(FrameType::kRoundEnd, {}, Late()));
-      },
-      [&] {
-        for (Frame frame;;) {
-          CHECK_OK(pair.b->Receive(frame, Late()));
-          if (frame.type == FrameType::kRoundEnd) return;
-          take(frame);
-        }
-      });
+Figures Run(const std::function<void()>& send, const std::function<void()>& receive) {
+  return Run(Tasks{send}, Tasks{receive});
 }
+
+// Takes frames until ROUND_END.
+void Receive(Stream& stream, const std::function<void(const Frame&)>& take) {
+  for (Frame frame;;) {
+    CHECK_OK(stream.Receive(frame, Late()));
+    if (frame.type == FrameType::kRoundEnd) return;
+    take(frame);
+  }
+}
+void End(Stream& stream) { CHECK_OK(stream.Send(FrameType::kRoundEnd, {}, Late())); }
 
 void Memcpy(const Memory& memory) {
   const size_t bytes = memory.bytes().size();
@@ -196,39 +204,50 @@ class BareTls {
       *identity = loaded->release();  // as long as this program
     }
   }
-  void Measure(const Memory& memory) {
-    const Connection connection;
+  void Measure(const char* what, const Memory& memory, size_t connections) {
     auto client = one_->ClientContext(), server = other_->ServerContext();
     CHECK_OK(client);
     CHECK_OK(server);
-    const tls::SslPointer a(SSL_new(client->get())), b(SSL_new(server->get()));
-    Join(a.get(), connection.a.get());
-    Join(b.get(), connection.b.get());
-    std::thread accepting([&] { CHECK_EQ(SSL_accept(b.get()), 1) << tls::OpenSslErrors(); });
-    CHECK_EQ(SSL_connect(a.get()), 1) << tls::OpenSslErrors();
-    accepting.join();
-    const absl::string_view all = memory.bytes();
-    const Figures figures = Run(
-        [&] {
-          for (size_t at = 0; at < all.size(); at += kMaxDataBytes) {
-            absl::string_view part = all.substr(at, kMaxDataBytes);
-            for (size_t written = 0; !part.empty(); part.remove_prefix(written))
-              CHECK_EQ(SSL_write_ex(a.get(), part.data(), part.size(), &written), 1) << tls::OpenSslErrors();
-            CHECK_EQ(BIO_flush(SSL_get_wbio(a.get())), 1);
-          }
-        },
-        [&] {
-          std::string buffer(kMaxDataBytes, '\0');
-          for (size_t at = 0; at < all.size();) {
-            size_t got = 0;
-            CHECK_EQ(SSL_read_ex(b.get(), buffer.data(), buffer.size(), &got), 1) << tls::OpenSslErrors();
-            at += got;
-          }
-        });
-    Tell("TLS", all.size(), figures, all.size());
+    std::vector<std::unique_ptr<Pair>> pairs;
+    Tasks senders, receivers;
+    const size_t part = memory.bytes().size() / connections;
+    for (size_t i = 0; i < connections; ++i) {
+      pairs.push_back(std::make_unique<Pair>(client->get(), server->get()));
+      Pair& pair = *pairs.back();
+      senders.emplace_back([&pair, all = memory.bytes().substr(i * part, part)] { pair.Send(all); });
+      receivers.emplace_back([&pair, part] { pair.Receive(part); });
+    }
+    Tell(what, part * connections, Run(senders, receivers), part * connections);
   }
 
  private:
+  struct Pair {
+    Pair(SSL_CTX* client, SSL_CTX* server) : a(SSL_new(client)), b(SSL_new(server)) {
+      Join(a.get(), connection.a.get());
+      Join(b.get(), connection.b.get());
+      std::thread accepting([&] { CHECK_EQ(SSL_accept(b.get()), 1) << tls::OpenSslErrors(); });
+      CHECK_EQ(SSL_connect(a.get()), 1) << tls::OpenSslErrors();
+      accepting.join();
+    }
+    void Send(absl::string_view all) const {
+      for (size_t at = 0; at < all.size(); at += kMaxDataBytes) {
+        absl::string_view part = all.substr(at, kMaxDataBytes);
+        for (size_t written = 0; !part.empty(); part.remove_prefix(written))
+          CHECK_EQ(SSL_write_ex(a.get(), part.data(), part.size(), &written), 1) << tls::OpenSslErrors();
+        CHECK_EQ(BIO_flush(SSL_get_wbio(a.get())), 1);
+      }
+    }
+    void Receive(size_t bytes) const {
+      std::string buffer(kMaxDataBytes, '\0');
+      for (size_t at = 0; at < bytes;) {
+        size_t got = 0;
+        CHECK_EQ(SSL_read_ex(b.get(), buffer.data(), buffer.size(), &got), 1) << tls::OpenSslErrors();
+        at += got;
+      }
+    }
+    const Connection connection;
+    const tls::SslPointer a, b;
+  };
   static void Join(SSL* ssl, int socket) {
     CHECK_EQ(SSL_set_fd(ssl, socket), 1);
     SSL_set_read_ahead(ssl, 1);
@@ -250,22 +269,39 @@ void PlainFrames(const Memory& memory) {
       CHECK_OK(pair.a->Send(FrameType::kFileData, {"twelve bytes", memory.bytes().substr(at, kMaxDataBytes)},
                             Late()));
     }
+    End(*pair.a);
   };
-  const Figures figures = RunFrames(pair, send, [](const Frame&) {});
+  const Figures figures = Run(send, [&] { Receive(*pair.b, [](const Frame&) {}); });
   Tell("frames of 1 MiB", memory.bytes().size(), figures, memory.bytes().size());
 }
 
-void PagesIntoAStore(const char* what, const Memory& memory) {
-  StreamPair pair;
+// Over a stream with so many side connections.
+void PagesIntoAStore(const char* what, const Memory& memory, size_t sides = 0) {
+  const StreamPair pair;
+  std::vector<std::unique_ptr<StreamPair>> side_pairs;
+  std::vector<std::shared_ptr<Stream>> side_ends;
+  for (size_t i = 0; i < sides; ++i) {
+    side_pairs.push_back(std::make_unique<StreamPair>());
+    side_ends.emplace_back(std::move(side_pairs.back()->a));
+    pair.a->AddSide(side_ends.back());
+  }
   memory::PageStore store(memory.bytes().size());
-  PageReceiver receiver({{"app", &store}});
   TokenBucket bucket(0);
   PageSender sender("app", ReadTaskMemory, &bucket);
   sender.SetStream(pair.a.get());
   PageTotals totals;
-  const Figures figures = RunFrames(
-      pair, [&] { CHECK_OK(sender.Send(getpid(), 1, {memory.range()}, Late(), &totals)); },
-      [&](const Frame& frame) { CHECK_OK(receiver.Take(frame)); });
+  const auto send = [&] {
+    CHECK_OK(sender.Send(getpid(), 1, {memory.range()}, Late(), &totals));
+    End(*pair.a);
+    for (const std::shared_ptr<Stream>& side : side_ends) End(*side);
+  };
+  const auto receive = [&store](Stream& stream) {
+    PageReceiver receiver({{"app", &store}});
+    Receive(stream, [&](const Frame& frame) { CHECK_OK(receiver.Take(frame)); });
+  };
+  Tasks receivers = {[&] { receive(*pair.b); }};
+  for (const auto& side : side_pairs) receivers.emplace_back([&] { receive(*side->b); });
+  const Figures figures = Run({send}, receivers);
   Tell(what, memory.bytes().size(), figures, static_cast<size_t>(totals.wire));
   CHECK_EQ(totals.sent, static_cast<int64_t>(memory.bytes().size()));
   CHECK_EQ(store.bytes(), memory.bytes().size());
@@ -299,10 +335,13 @@ int main(int argc, char** argv) {
   for (int i = 0; i < rounds; ++i) {
     Memcpy(random);
     BareTcp(random);
-    tls.Measure(random);
+    tls.Measure("TLS", random, 1);
     PlainFrames(random);
     PagesIntoAStore("random pages", random);
     PagesIntoAStore("compressible pages", records);
+    tls.Measure("TLS, 2 connections", random, 2);
+    PagesIntoAStore("random pages, 2 connections", random, 1);
+    PagesIntoAStore("compressible pages, 2 connections", records, 1);
   }
   return 0;
 }

@@ -30,6 +30,7 @@ void ReadAs(const Frame& frame) {
   (void)DecodeMessage<FileEnd>(frame);
   (void)DecodeMessage<ContainerEnd>(frame);
   (void)DecodeMessage<Round>(frame);
+  (void)DecodeMessage<SideFrames>(frame);
   (void)DecodeMessage<Timings>(frame);
   (void)DecodeMessage<Reason>(frame);
   (void)DecodeMessage<MissingEnd>(frame);

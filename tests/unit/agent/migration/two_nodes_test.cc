@@ -73,6 +73,7 @@ class TwoNodesTest : public testing::Test {
               added_[task] = pages;
               return memory::Difference(pages, left_out_);
             },
+            .sides = sides_,
             .memory_for_pages = [] { return uint64_t{1} << 30; },
             .apply_files =
                 [this](const permits::Claim& claim, const std::string&, const FilesToApply& files) {
@@ -152,13 +153,19 @@ class TwoNodesTest : public testing::Test {
   void ServeStream(const std::shared_ptr<transfer::Stream>& stream) {
     absl::StatusOr<transfer::Frame> frame = stream->Receive(absl::Now() + absl::Seconds(10));
     if (!frame.ok()) return;
+    const auto hello = transfer::DecodeMessage<transfer::Hello>(*frame);
+    ASSERT_TRUE(hello.ok()) << hello.status();
     {
       absl::MutexLock lock(&mutex_);
-      ++streams_;
-      stream_ = stream;
+      if (hello->side == 0) {
+        ++streams_;
+        stream_ = stream;
+      } else {
+        side_streams_.push_back(stream);
+      }
     }
     if (std::shared_ptr<Target> target = this->target(); target != nullptr) {
-      target->Serve(stream, *transfer::DecodeMessage<transfer::Hello>(*frame));
+      target->Serve(stream, *hello);
     } else {
       (void)stream->SendMessage(transfer::FrameType::kRefused,
                                 transfer::Reason{"NotFound", "no such migration here"},
@@ -229,6 +236,7 @@ class TwoNodesTest : public testing::Test {
     };
     node.memory = memory_.Node();
     node.image_memory = image_memory_;
+    node.sides = sides_;
     node.holds = folder_ + "/holds";
     node.filling = [this](const std::vector<std::string>&) { return filling_.load(); };
     node.cgroup_here = [](const std::string& cgroup) { return cgroup; };
@@ -335,7 +343,9 @@ class TwoNodesTest : public testing::Test {
   std::function<void()> on_pack_;           // when a tree's file has been begun; to be set before
   transfer::Stream* source_end_ = nullptr;  // the newest; of the source's thread
   std::vector<SourceStatus> froze_ ABSL_GUARDED_BY(mutex_);
-  int streams_ ABSL_GUARDED_BY(mutex_) = 0;
+  int streams_ ABSL_GUARDED_BY(mutex_) = 0;  // without side connections
+  std::vector<std::shared_ptr<transfer::Stream>> side_streams_ ABSL_GUARDED_BY(mutex_);
+  int64_t sides_ = 2;  // that either node wants beside a stream; set before they start
   std::shared_ptr<transfer::Stream> stream_ ABSL_GUARDED_BY(mutex_);
   std::atomic<int> targets_ = 0;
   std::shared_ptr<Target> target_ ABSL_GUARDED_BY(mutex_);
@@ -536,8 +546,41 @@ TEST_F(TwoNodesTest, APreCopyWhoseConnectionIsCutGoesOnWhereItWas) {
   EXPECT_EQ(streams_, 3);
 }
 
+// Memory goes over all of them, and what the stream itself says comes after it.
+TEST_F(TwoNodesTest, ASideConnectionThatIsCutCutsTheStream) {
+  for (size_t page = 0; page < 3000; ++page) memory_.Write(page, static_cast<uint8_t>(page % 251 + 1));
+  memory_.before_round = [&](int round) {
+    for (size_t page = 0; page < 3000; page += 2) memory_.Write(page, static_cast<uint8_t>(round));
+    absl::MutexLock lock(&mutex_);
+    if (round == 2 || round == 4) side_streams_.back()->Shutdown();
+  };
+  StartTarget();
+  StartPreCopy();
+  AwaitSource([](const SourceStatus& status) { return status.pre_copy.rounds >= 6; });
+  const std::vector<uint8_t> restored = PagesAfterSwitch();
+  EXPECT_EQ(restored, memory_.Content());
+  absl::MutexLock lock(&mutex_);
+  EXPECT_EQ(streams_, 3);
+  ASSERT_EQ(side_streams_.size(), 6u);
+  for (const auto& side : side_streams_) EXPECT_GT(side->bytes_received(), 1000);
+}
+
+TEST_F(TwoNodesTest, ATargetWithoutSideConnectionsGetsAllOverTheStream) {
+  for (size_t page = 0; page < 3000; ++page) memory_.Write(page, static_cast<uint8_t>(page % 251 + 1));
+  sides_ = 0;
+  StartTarget();
+  sides_ = 2;
+  StartPreCopy();
+  AwaitSource(Converged);
+  const std::vector<uint8_t> restored = PagesAfterSwitch();
+  EXPECT_EQ(restored, memory_.Content());
+  absl::MutexLock lock(&mutex_);
+  EXPECT_TRUE(side_streams_.empty());
+}
+
 // A writable layer of many GiB is on its way for minutes before the first page.
 TEST_F(TwoNodesTest, APreCopyThatIsCutAmongItsFirstFilesGoesOn) {
+  sides_ = 0;  // the stream itself is cut
   for (size_t page = 0; page < 50; ++page) memory_.Write(page, static_cast<uint8_t>(page + 1));
   int packed = 0;
   on_pack_ = [&] {
@@ -563,6 +606,7 @@ TEST_F(TwoNodesTest, APreCopyThatIsCutAmongItsFirstFilesGoesOn) {
 // It waits for a source that may come back, and hears soon that this one does not.
 TEST_F(TwoNodesTest, ATargetDoesNotWaitForASourceThatHasGivenUpAmongItsFiles) {
   memory_.pinned = "process 1 (db) has 2 files open with O_DIRECT";
+  sides_ = 0;
   on_pack_ = [&] {
     AwaitFirstFile();
     source_end_->Shutdown();

@@ -6,13 +6,17 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <random>
 #include <thread>
 
 #include "agent/memory/page_store.h"
+#include "agent/transfer/messages.h"
 #include "agent/transfer/page_receiver.h"
+#include "agent/transfer/side_connections.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/agent/transfer/stream_pair.h"
@@ -73,7 +77,7 @@ class PageSenderTest : public testing::Test {
       for (Frame frame;
            pair_->b->Receive(frame, transfer::Soon()).ok() && frame.type != FrameType::kRoundEnd;) {
         ++frames_;
-        const absl::Status status = receiver_.Take(frame);
+        const absl::Status status = take_(frame);
         EXPECT_TRUE(status.ok()) << status;
       }
     });
@@ -101,6 +105,8 @@ class PageSenderTest : public testing::Test {
       }
     }
   }
+  // What takes the frames of the stream itself.
+  void SetMain(std::function<absl::Status(const Frame&)> take) { take_ = std::move(take); }
   // Another connection, after the first was cut.
   void Reconnect() {
     pair_ = std::make_unique<StreamPair>();
@@ -117,6 +123,11 @@ class PageSenderTest : public testing::Test {
   std::unique_ptr<StreamPair> pair_ = std::make_unique<StreamPair>();
   PageTotals totals_;
   int frames_ = 0;
+
+ private:
+  std::function<absl::Status(const Frame&)> take_ = [this](const Frame& frame) {
+    return receiver_.Take(frame);
+  };
 };
 
 TEST_F(PageSenderTest, LargeMemoryArrivesAsItIs) {
@@ -384,6 +395,93 @@ TEST(ReadTaskMemoryTest, ATaskThatHasGoneIsNotFound) {
   ASSERT_EQ(waitpid(child, nullptr, 0), child);
   char byte = 0;
   EXPECT_TRUE(absl::IsNotFound(ReadTaskMemory(child, 4096, &byte, 1).status()));
+}
+
+// --- over several connections
+
+// The sender's pages go over four, and are taken by as many threads.
+class PageLanesTest : public PageSenderTest {
+ protected:
+  PageLanesTest() {
+    for (StreamPair& side : side_pairs_) {
+      const int64_t number = pair_->a->lanes();
+      EXPECT_TRUE(sides_.Enter(offer_.session, number, side.b).ok());
+      last_side_ = std::move(side.a);
+      pair_->a->AddSide(last_side_);
+      taking_.emplace_back([this, number, stream = side.b] { TakeSide(number, *stream); });
+    }
+    SetMain([this](const Frame& frame) { return TakeMain(frame); });
+  }
+  ~PageLanesTest() override {
+    (void)sides_.Close();
+    for (std::thread& thread : taking_) thread.join();
+  }
+
+  SideConnections sides_;
+  std::shared_ptr<Stream> last_side_;  // the sender's end
+
+ private:
+  void TakeSide(int64_t number, Stream& stream) {
+    PageReceiver receiver({{"app", &store_}});
+    absl::Status status;
+    for (Frame frame; (status = stream.Receive(frame, absl::InfiniteFuture())).ok();) {
+      const absl::Status taken = receiver.Take(frame);
+      EXPECT_TRUE(taken.ok()) << taken;
+      sides_.Took(number, static_cast<int64_t>(kPage));
+    }
+    sides_.Leave(number, status);
+  }
+  absl::Status TakeMain(const Frame& frame) {
+    if (frame.type != FrameType::kSides) return receiver_.Take(frame);
+    return sides_.Await(DecodeMessage<SideFrames>(frame)->frames, transfer::Soon());
+  }
+
+  SideConnections::Offer offer_ = sides_.Open(pair_->b, 3, 3);
+  std::array<StreamPair, 3> side_pairs_;
+  std::vector<std::thread> taking_;
+};
+
+TEST_F(PageLanesTest, LargeMemoryArrivesAsItIsOverAllOfThem) {
+  task_.Fill(1000, 9000, 1);
+  const Ranges pages = {PageRange(1000, 9000)};
+  ASSERT_TRUE(Send(pages).ok());
+  ASSERT_TRUE(Carry([&] { return pair_->a->JoinLanes(transfer::Soon()); }).ok());
+  ExpectTheSame(pages);
+  EXPECT_EQ(totals_.sent, PageBytes(8000));
+  EXPECT_GT(sides_.page_bytes(), 0);
+  EXPECT_LT(pair_->b->bytes_received(), PageBytes(8000) + (1 << 20)) << "each page goes over one alone";
+  EXPECT_THAT(sender_.Unacknowledged(), ElementsAre(Pair(kTask, pages)));
+}
+
+// Property, as above: what comes later holds, whichever way it took; and pages that are dropped stay so.
+TEST_F(PageLanesTest, RoundAfterRoundTheTargetHasWhatTheTaskHas) {
+  std::mt19937_64 random(4);
+  constexpr uint64_t kPages = 6000;
+  task_.Fill(0, kPages, 0);
+  ASSERT_TRUE(Send({PageRange(0, kPages)}).ok());
+  for (int round = 1; round < 20; ++round) {
+    const uint64_t first = random() % kPages;
+    const uint64_t end = std::min<uint64_t>(kPages, first + 1 + random() % 2500);
+    switch (random() % 3) {
+      case 0: task_.Fill(first, end, round); break;
+      case 1: task_.FillWith(first, end, '\0'); break;
+      default: task_.FillWith(first, end, static_cast<char>(round)); break;
+    }
+    ASSERT_TRUE(Send({PageRange(first, end)}).ok());
+  }
+  ASSERT_TRUE(
+      Carry([&] { return sender_.KeepPages(kTask, {PageRange(0, kPages / 2)}, transfer::Soon()); }).ok());
+  ExpectTheSame({PageRange(0, kPages / 2)});
+  EXPECT_EQ(memory::Bytes(memory::Difference(store_.Held(kTask), {PageRange(0, kPages / 2)})), 0u);
+}
+
+TEST_F(PageLanesTest, OneThatFailsFailsTheSendAndEndsAll) {
+  task_.Fill(0, 4096, 1);
+  last_side_->Shutdown();
+  const absl::Status cut = sender_.Send(kPid, kTask, {PageRange(0, 4096)}, transfer::Soon(), &totals_);
+  ASSERT_FALSE(cut.ok());
+  EXPECT_TRUE(pair_->a->down());
+  EXPECT_THAT(sender_.Unacknowledged(), ElementsAre(Pair(kTask, ElementsAre(PageRange(0, 4096)))));
 }
 
 }  // namespace
