@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -23,7 +24,10 @@ inline void ShareWork(size_t count, absl::FunctionRef<void(size_t)> work) {
   std::vector<std::thread> others;
   const size_t wanted =
       std::min<size_t>({count, kThreads, std::max(1u, std::thread::hardware_concurrency())});
-  for (size_t i = 1; i < wanted; ++i) others.emplace_back(run);
+  try {
+    for (size_t i = 1; i < wanted; ++i) others.emplace_back(run);
+  } catch (const std::system_error&) {  // no more threads are to be had: those that there are do it all
+  }
   run();
   for (std::thread& thread : others) thread.join();
 }

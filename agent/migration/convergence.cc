@@ -112,7 +112,10 @@ absl::Duration Convergence::Sending() const {
   return absl::Seconds(left / ThroughputOrGuess(throughput_));
 }
 
-absl::Duration Convergence::CriuPart() const { return CriuTakes(last_.criu_bytes, link_); }
+// Images go over one connection.
+absl::Duration Convergence::CriuPart() const {
+  return CriuTakes(last_.criu_bytes, link_ / static_cast<double>(last_.lanes));
+}
 
 absl::Duration Convergence::OverLink(int64_t bytes) const {
   return absl::Seconds(static_cast<double>(bytes) / ThroughputOrGuess(link_));

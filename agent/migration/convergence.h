@@ -30,6 +30,7 @@ struct RoundFigures {
   int64_t dirty_bytes = 0;    // written since the last look
   int64_t shared_bytes = 0;   // of these, in shared memory
   int64_t sent_bytes = 0;     // content that went over
+  int64_t lanes = 1;          // over so many connections at a time
   // Comparing shared memory with what was sent before: as long again in the freeze, beside the dump.
   absl::Duration comparing;
   int64_t criu_bytes = 0;  // that CRIU has to copy (BeyondSmall): the same in the freeze

@@ -248,6 +248,7 @@ absl::StatusOr<RoundFigures> PreCopy::Round(bool nice, absl::Time deadline) {
   carries_shared_ = shared;
   figures.took = SteadyNow() - begin;
   figures.sent_bytes = totals_.sent - sent;
+  figures.lanes = static_cast<int64_t>(stream_->lanes());
   return figures;
 }
 

@@ -182,8 +182,10 @@ class Source {
   // Connecting and sending, in source_send.cc.
   SourceEvent Connect();
   absl::Status OpenStream(const transfer::Hello& hello, absl::Duration limit, transfer::HelloOk* answer);
-  void OpenSides(transfer::Stream& stream, const transfer::HelloOk& offer);
+  // Beside `stream`, on which `hello` was answered with the offer.
+  void OpenSides(transfer::Stream& stream, transfer::Hello hello, const transfer::HelloOk& offer);
   SourceEvent Send();
+  absl::Status LostWhy(const absl::Status& cancelled) const ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status SendContainer(size_t index);
   absl::Status SendFiles(size_t index, transfer::FileSender& sender);
   absl::Status DumpContainer(const std::string& container);

@@ -87,22 +87,20 @@ absl::Status Source::OpenStream(const transfer::Hello& hello, absl::Duration lim
   absl::StatusOr<std::unique_ptr<transfer::Stream>> reached = Reach(hello, limit, answer);
   if (!reached.ok()) return reached.status();
   std::shared_ptr<transfer::Stream> stream = *std::move(reached);
-  OpenSides(*stream, *answer);
+  OpenSides(*stream, hello, *answer);
   {
     absl::MutexLock lock(&mutex_);
     stream_ = stream;
     heard_ = {};
-    if (stop_) stream->Shutdown();
+    if (stop_ || (abort_.has_value() && stage_ == SourceStage::kCopying)) stream->Shutdown();
   }
   listener_ = std::thread([this, stream] { Listen(stream); });
   return absl::OkStatus();
 }
 
 // Without them all goes over the stream itself.
-void Source::OpenSides(transfer::Stream& stream, const transfer::HelloOk& offer) {
-  const int64_t wanted = std::min(offer.sides, node_.sides);
-  transfer::Hello hello = HelloFor(/*ask=*/false, /*resume=*/false);
-  hello.sides = 0;
+void Source::OpenSides(transfer::Stream& stream, transfer::Hello hello, const transfer::HelloOk& offer) {
+  const int64_t wanted = std::min(offer.sides, std::exchange(hello.sides, 0));
   hello.session = offer.session;
   for (hello.side = 1; hello.side <= wanted; ++hello.side) {
     transfer::HelloOk answer;
@@ -125,7 +123,8 @@ void Source::Listen(std::shared_ptr<transfer::Stream> stream) {
     absl::MutexLock lock(&mutex_);
     if (!frame.ok()) {
       heard_.lost = frame.status();
-      if (stage_ == SourceStage::kCopying) stream->Shutdown();  // whoever still sends need not wait for that
+      // Whoever still sends, over a side perhaps, need not wait until that is noticed there.
+      if (stage_ == SourceStage::kCopying || stage_ == SourceStage::kSending) stream->Shutdown();
       return;
     }
     absl::Status status;
@@ -187,6 +186,7 @@ SourceEvent Source::Send() {
   absl::Status status = JudgeUnseen();
   for (size_t i = 0; i < pod_.parts.size() && status.ok(); ++i) status = SendContainer(i);
   stream_->EndSides();
+  if (absl::IsCancelled(status)) status = LostWhy(status);
   image_memory_.reset();
   {
     absl::MutexLock lock(&mutex_);
@@ -202,6 +202,14 @@ SourceEvent Source::Send() {
     if (status.ok() && !abort_.has_value() && !heard_.aborted.has_value()) return SourceEvent::kDone;
   }
   return Fail(status, "DumpFailed");
+}
+
+// Of what was cancelled because the connection was lost: that.
+absl::Status Source::LostWhy(const absl::Status& cancelled) const {
+  absl::MutexLock lock(&mutex_);
+  if (heard_.lost.ok()) return cancelled;
+  return absl::UnavailableError(
+      absl::StrCat("the connection to the target node broke in the freeze: ", heard_.lost.message()));
 }
 
 // Two threads beside this one: the guard's dump, and the files; this one sends the last pages, then the

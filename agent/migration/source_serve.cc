@@ -36,6 +36,7 @@ SourceEvent Source::ServePages() {
     stream = stream_;
     bucket_.SetLimit(limits_.bandwidth_limit);
   }
+  stream->DropSides();
   stream->KeepQueueShort();  // a page that somebody waits for goes next
   PageService service(Containers(), node_.memory, &bucket_);
   service.SetStream(stream.get());

@@ -78,7 +78,7 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
     return;
   }
   absl::Status status = ServeState(stream, hello.sides);
-  // Cancelled: hung up by the stream that goes on for it.
+  // Cancelled: hung up by the stream that goes on for it. A stream that lost a side ends with this thread.
   if (absl::IsUnavailable(status) || absl::IsCancelled(status)) status = AwaitResumption(status);
   if (status.ok()) return;
   if (node_.stream_failed) node_.stream_failed(status);
@@ -133,14 +133,14 @@ absl::Status Target::ServeState(const std::shared_ptr<transfer::Stream>& stream,
     pages_.emplace(Stores());
   }
   files_->Clear();  // of a stream that was cut: its files come anew
-  const transfer::SideConnections::Offer offer = sides_.Open(stream, wanted_sides, node_.sides);
+  const transfer::SideConnections::Offer offer =
+      sides_.Open(stream, stream->has_room_for_sides() ? wanted_sides : 0, node_.sides);
   absl::Status status = stream->SendMessage(
       FrameType::kHelloOk,
       transfer::HelloOk{.state = TargetState::kOpen, .sides = offer.sides, .session = offer.session},
       After(kAnswerLimit));
   if (status.ok()) status = ReceiveState(*stream);
   (void)sides_.Close();
-  if (absl::IsUnavailable(status)) stream->Shutdown();  // a side was lost, perhaps: the source makes all anew
   GODWIT_RETURN_IF_ERROR(status);
   if (node_.received) {
     transfer::ReceivedTotals totals = files_->totals();
@@ -157,7 +157,9 @@ absl::Status Target::ReceiveState(transfer::Stream& stream) {
   std::optional<ScopedNice> gives_way(std::in_place);
   while (files_->complete().size() < request_.containers.size()) {
     const absl::Status received = stream.Receive(frame, After(kLook));
-    if (!received.ok()) GODWIT_RETURN_IF_ERROR(sides_.ended());
+    // A stream with something to say may be about to tell why a side was lost.
+    const absl::Status side = sides_.ended();
+    if (!side.ok() && (!received.ok() || !absl::IsUnavailable(side))) return side;
     if (absl::IsDeadlineExceeded(received)) {
       absl::MutexLock lock(&mutex_);
       if (Interrupted()) return absl::AbortedError(stop_ ? "the agent ends" : abort_->message);

@@ -35,8 +35,11 @@ uint64_t KnownPages::Find(uint64_t address) const {
 }
 
 void KnownPages::Forget(memory::Range range) {
-  for (Shard& shard : shards_) {
-    shard.Forget(range.start / memory::PageBytes(), range.end / memory::PageBytes());
+  if (range.start >= range.end) return;
+  const uint64_t first = ChunkOf(range.start);
+  const uint64_t chunks = ChunkOf(range.end - 1) - first + 1;
+  for (uint64_t i = 0; i < std::min<uint64_t>(chunks, kShards); ++i) {
+    shards_[(first + i) % kShards].Forget(range.start / memory::PageBytes(), range.end / memory::PageBytes());
   }
 }
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <map>
+#include <optional>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
@@ -30,6 +31,8 @@ using memory::Ranges;
 constexpr uint64_t kCompareBytes = 4u << 20;  // by one thread at a time
 // Less is sent by one thread: others would be started for too little.
 constexpr uint64_t kWorthThreads = 1u << 20;
+// A task that begins with less goes over one lane, in as few frames as over one connection.
+constexpr uint64_t kWorthLanes = 8u << 20;
 
 // Pages that the task itself may not read (PROT_NONE) have content all the same.
 absl::StatusOr<size_t> ReadWhatIsProtected(pid_t task, uint64_t address, char* to, size_t size) {
@@ -51,6 +54,7 @@ class PageSender::Impl {
     stream_ = stream;
     for (size_t lane = 0; lane < lanes_.size(); ++lane) lanes_[lane]->SetStream(stream, lane);
     for (auto& [pid, task] : tasks_) ForgetAll(task.known, task.unacknowledged);
+    std::erase_if(lane_of_, [](const auto& entry) { return entry.second.has_value(); });
   }
 
   void Owe(pid_t container_pid, const Ranges& pages) {
@@ -176,10 +180,17 @@ class PageSender::Impl {
     for (const Range& range : ranges) known.Forget(range);
   }
 
-  // Deals the pages to the stream's lanes, each page always to the same one.
-  static std::vector<Ranges> Deal(const Ranges& pages, size_t lanes) {
+  // Deals the pages of a task to the stream's lanes, each page always to the same one.
+  std::vector<Ranges> Deal(pid_t container_pid, const Ranges& pages) {
+    const size_t lanes = stream_->lanes();
     if (lanes == 1) return {pages};
     std::vector<Ranges> dealt(lanes);
+    const auto [lane, fresh] = lane_of_.try_emplace(container_pid);
+    if (fresh && memory::Bytes(pages) < kWorthLanes) lane->second = next_lane_++ % lanes;
+    if (lane->second.has_value()) {
+      dealt[*lane->second] = pages;
+      return dealt;
+    }
     for (Range left : pages) {
       while (left.start < left.end) {
         const Range part{left.start, std::min(left.end, KnownPages::ShardEnd(left.start))};
@@ -193,7 +204,7 @@ class PageSender::Impl {
   // `job` but for its pages.
   absl::Status SendOverLanes(const PageLane::Job& job, const Ranges& pages, KnownPages& known,
                              PageTotals* totals, Ranges& unchanged) {
-    std::vector<Ranges> dealt = Deal(pages, stream_->lanes());
+    std::vector<Ranges> dealt = Deal(job.container_pid, pages);
     while (lanes_.size() < dealt.size()) {
       lanes_.push_back(std::make_unique<PageLane>(container_, read_, hash_, *bucket_));
       lanes_.back()->SetStream(stream_, lanes_.size() - 1);
@@ -227,6 +238,10 @@ class PageSender::Impl {
   Stream* stream_ = nullptr;
   std::map<pid_t, Task> tasks_;  // by container_pid
   std::vector<std::unique_ptr<PageLane>> lanes_;
+  // By container_pid: the one lane that the stream's pages of a small task go by; of others each page has its
+  // own. It holds for whoever gets the pid after a task that is gone: what that had sent may be on its way.
+  std::map<pid_t, std::optional<size_t>> lane_of_;
+  size_t next_lane_ = 0;
   bool expect_all_ = false;
 };
 

@@ -62,8 +62,12 @@ void SideConnections::Took(int64_t number, int64_t page_bytes) {
 
 void SideConnections::Leave(int64_t number, const absl::Status& why) {
   absl::MutexLock lock(&mutex_);
-  sides_[static_cast<size_t>(number - 1)].stream.reset();
-  if (stream_ != nullptr && ended_.ok()) ended_ = why;
+  Side& side = sides_[static_cast<size_t>(number - 1)];
+  side.stream.reset();
+  const bool lost = absl::IsUnavailable(why) || absl::IsCancelled(why) || absl::IsDeadlineExceeded(why);
+  side.left =
+      lost ? absl::UnavailableError(absl::StrCat("side connection ", number, ": ", why.message())) : why;
+  if (stream_ != nullptr && ended_.ok() && (side.frames > 0 || !lost)) ended_ = side.left;
 }
 
 absl::Status SideConnections::ended() const {
@@ -77,22 +81,26 @@ absl::Status SideConnections::Await(const std::vector<int64_t>& frames, absl::Ti
     return absl::InvalidArgumentError(absl::StrCat("the peer broke the stream's rules: it tells of ",
                                                    frames.size(), " side connections, of ", sides_.size(),
                                                    " that were offered"));
-  auto taken = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  absl::Status left;
+  auto over = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    bool taken = true;
     for (size_t i = 0; i < frames.size(); ++i) {
-      if (sides_[i].frames < frames[i]) return !ended_.ok();
+      if (sides_[i].frames >= frames[i]) continue;
+      taken = false;
+      if (left.ok()) left = sides_[i].left;
     }
-    return true;
+    return taken || !left.ok();
   };
-  const bool over = mutex_.AwaitWithTimeout(absl::Condition(&taken), deadline - SteadyNow());
-  if (!ended_.ok()) return ended_;
-  return over ? absl::OkStatus() : absl::DeadlineExceededError("side connections have not come so far yet");
+  if (mutex_.AwaitWithTimeout(absl::Condition(&over), deadline - SteadyNow())) return left;
+  return absl::DeadlineExceededError("side connections have not come so far yet");
 }
 
 absl::Status SideConnections::Close() {
   absl::MutexLock lock(&mutex_);
+  if (stream_ != nullptr) stream_->DropSides();
   stream_.reset();
   for (const Side& side : sides_) {
-    if (side.stream != nullptr) side.stream->Shutdown();
+    if (side.stream != nullptr) side.stream->Shutdown();  // not yet one of the stream's
   }
   auto left = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return std::all_of(sides_.begin(), sides_.end(), [](const Side& side) { return side.stream == nullptr; });

@@ -41,14 +41,15 @@ class SideConnections {
   // It brings no more, and why (never OK). The stream itself is left: it may have brought the reason already.
   void Leave(int64_t number, const absl::Status& why) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Why the first left, if any did and that was not Close's wish. For the stream's thread, when it has nothing
-  // better to do.
+  // Why the first left that has brought anything, or that brought nonsense, if any did and that was not
+  // Close's wish. Unavailable: its connection was lost. One that left before it was used is none that the
+  // peer counts on.
   absl::Status ended() const ABSL_LOCKS_EXCLUDED(mutex_);
   // Until so many frames of each were taken. DeadlineExceeded may be followed by another Await; other errors
-  // are ended()'s, or InvalidArgument: there are not so many.
+  // are why one left before it came so far, or InvalidArgument: there are not so many.
   absl::Status Await(const std::vector<int64_t>& frames, absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Ends all of them and waits until they have left. Returns ended().
+  // Ends all of them, waits until they have left, and lets go of them. Returns ended().
   absl::Status Close() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Bytes of pages that all of them have brought, ever.
@@ -59,13 +60,14 @@ class SideConnections {
     std::shared_ptr<Stream> stream;  // nullptr: has not come, or has left
     bool came = false;
     int64_t frames = 0;
+    absl::Status left;  // why it did
   };
 
   mutable absl::Mutex mutex_;
   std::shared_ptr<Stream> stream_ ABSL_GUARDED_BY(mutex_);  // nullptr: closed
   std::string session_ ABSL_GUARDED_BY(mutex_);
   std::vector<Side> sides_ ABSL_GUARDED_BY(mutex_);
-  absl::Status ended_ ABSL_GUARDED_BY(mutex_);
+  absl::Status ended_ ABSL_GUARDED_BY(mutex_);  // ended()
   int64_t page_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

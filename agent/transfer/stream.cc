@@ -147,6 +147,17 @@ void Stream::EndSides() {
   lanes_ = 1;
 }
 
+void Stream::DropSides() {
+  absl::MutexLock lock(&sides_mutex_);
+  for (const std::shared_ptr<Stream>& side : sides_) {
+    side->Shutdown();
+    bytes_sent_ += side->bytes_sent_;
+    bytes_received_ += side->bytes_received_;
+  }
+  sides_.clear();
+  lanes_ = 1;
+}
+
 int64_t Stream::bytes_sent() const {
   absl::MutexLock lock(&sides_mutex_);
   int64_t bytes = bytes_sent_;

@@ -73,9 +73,13 @@ class Stream {
   // What is sent over this one from now on is taken after all pages that were sent so far. While nobody sends
   // pages.
   absl::Status JoinLanes(absl::Time deadline) ABSL_LOCKS_EXCLUDED(sides_mutex_);
-  // From now on this one alone carries pages; after JoinLanes. The sides are left to the peer to end, which
-  // may be taking their last frames still.
+  // From now on this one alone carries pages; after JoinLanes. The sides are left as they are: the peer may
+  // be taking their last frames still.
   void EndSides() ABSL_LOCKS_EXCLUDED(sides_mutex_);
+  // Ends them.
+  void DropSides() ABSL_LOCKS_EXCLUDED(sides_mutex_);
+  // Of a server's: there are places left for them that no other stream is likely to need.
+  bool has_room_for_sides() const { return has_room_for_sides_; }
 
   // From now on little is queued here before it is on the wire, so that what is sent next is not held up by
   // it.
@@ -91,12 +95,13 @@ class Stream {
   const std::string& peer_node() const { return peer_node_; }
   // Nothing goes over it any more: it was shut down, or a Send has failed.
   bool down() const { return shut_down_; }
-  // With the sides.
+  // With the sides, dropped ones too.
   int64_t bytes_sent() const ABSL_LOCKS_EXCLUDED(sides_mutex_);
   int64_t bytes_received() const ABSL_LOCKS_EXCLUDED(sides_mutex_);
   LinkUse link_use(size_t lane) const ABSL_LOCKS_EXCLUDED(sides_mutex_);
 
  private:
+  friend class StreamServer;
   enum class Direction { kRead, kWrite };
 
   Stream(UniqueFd socket, tls::ContextPointer context, tls::SslPointer ssl);
@@ -132,6 +137,7 @@ class Stream {
   mutable absl::Mutex sides_mutex_;
   std::vector<std::shared_ptr<Stream>> sides_ ABSL_GUARDED_BY(sides_mutex_);
   size_t lanes_ ABSL_GUARDED_BY(sides_mutex_) = 1;
+  bool has_room_for_sides_ = false;
   std::atomic<int64_t> page_frames_ = 0;  // of a side: sent
   std::vector<int64_t> joined_;           // of the thread that calls JoinLanes
 
@@ -174,7 +180,7 @@ class StreamServer {
  private:
   StreamServer(uint16_t port, Serve serve) : port_(port), serve_(std::move(serve)) {}
   void Enter(TlsGuest guest);
-  bool MayEnter(const std::string& node) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool HasRoom(const std::string& node, int part) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Leave(const std::shared_ptr<Stream>& stream);
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return streams_.empty(); }
 

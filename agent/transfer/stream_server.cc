@@ -32,10 +32,12 @@ StreamServer::~StreamServer() {
   mutex_.Await(absl::Condition(this, &StreamServer::Idle));
 }
 
-bool StreamServer::MayEnter(const std::string& node) const {
+// Whether fewer than one in `part` of the places that `node` may have are taken.
+bool StreamServer::HasRoom(const std::string& node, int part) const {
   const auto of_node = std::count_if(streams_.begin(), streams_.end(),
                                      [&node](const auto& stream) { return stream->peer_node() == node; });
-  return !stopping_ && streams_.size() < kMaxStreams && of_node < kMaxStreamsOfOne;
+  return !stopping_ && static_cast<int>(streams_.size()) < kMaxStreams / part &&
+         of_node < kMaxStreamsOfOne / part;
 }
 
 void StreamServer::Enter(TlsGuest guest) {
@@ -47,13 +49,14 @@ void StreamServer::Enter(TlsGuest guest) {
   }
   const std::shared_ptr<Stream> stream = *std::move(admitted);
   absl::MutexLock lock(&mutex_);
-  if (!MayEnter(stream->peer_node())) {
+  if (!HasRoom(stream->peer_node(), 1)) {
     LOG_EVERY_N_SEC(WARNING, 1) << Log("refused a stream: too many are open")
                                        .With("peer", stream->peer_node())
                                        .With("limit", kMaxStreams)
                                        .With("of a node", kMaxStreamsOfOne);
     return;
   }
+  stream->has_room_for_sides_ = HasRoom(stream->peer_node(), 2);
   streams_.push_back(stream);
   std::thread([this, stream] {
     serve_(stream);

@@ -15,7 +15,8 @@
 namespace godwit::controller {
 namespace {
 
-// Of one namespace from a node at a time: a quarter of the streams that an agent takes of another.
+// Of one namespace from a node at a time: an eighth of the streams that an agent takes of another, and half
+// with their side connections.
 constexpr int kMostMoves = 8;
 // The reason of Complete while other pods are looked at.
 constexpr char kWaitingForPreflights[] = "WaitingForPreflights";

@@ -475,6 +475,33 @@ TEST_F(PageLanesTest, RoundAfterRoundTheTargetHasWhatTheTaskHas) {
   EXPECT_EQ(memory::Bytes(memory::Difference(store_.Held(kTask), {PageRange(0, kPages / 2)})), 0u);
 }
 
+// So that a pod of many small processes sends no more frames than over one connection.
+TEST_F(PageLanesTest, ASmallTaskGoesOverOneLane) {
+  task_.Fill(0, 2000, 1);
+  const Ranges apart = {PageRange(0, 5), PageRange(600, 605), PageRange(1200, 1205), PageRange(1800, 1805)};
+  for (const pid_t task : {1, 2, 3, 4}) {
+    const int64_t before = totals_.wire;
+    ASSERT_TRUE(sender_.Send(kPid, task, apart, transfer::Soon(), &totals_).ok());
+    EXPECT_LT(totals_.wire - before, PageBytes(20) + 200) << "one frame";
+    sender_.Forget(task);
+  }
+  // Who gets the pid of one that is gone sends behind it, however large it is.
+  task_.Fill(0, 2000, 2);
+  const absl::Status sent = Carry([&] {
+    for (const pid_t task : {1, 2, 3, 4}) {
+      const absl::Status status = sender_.Send(kPid, task, {PageRange(0, 2000)}, transfer::Soon(), &totals_);
+      if (!status.ok()) return status;
+    }
+    return sender_.KeepTasks({1, 2, 3, 4}, transfer::Soon());
+  });
+  ASSERT_TRUE(sent.ok()) << sent;
+  for (const pid_t task : {1, 2, 3, 4}) {
+    std::string page(kPage, '?');
+    ASSERT_TRUE(store_.Read(task, 601 * kPage, page.data(), kPage).ok());
+    EXPECT_TRUE(page == task_.pages[601]) << task;
+  }
+}
+
 TEST_F(PageLanesTest, OneThatFailsFailsTheSendAndEndsAll) {
   task_.Fill(0, 4096, 1);
   last_side_->Shutdown();

@@ -78,6 +78,20 @@ TEST_F(SideConnectionsTest, WhyASideEndedIsToldToTheStreamsThread) {
   EXPECT_TRUE(sides_.Open(stream_.b, 1, 1).sides == 1 && sides_.Close().ok()) << "the next begins anew";
 }
 
+TEST_F(SideConnectionsTest, ALostSideMattersOnceItWasUsed) {
+  ASSERT_TRUE(Enter(1).ok());
+  sides_.Leave(1, absl::UnavailableError("the peer closed the connection"));
+  EXPECT_TRUE(sides_.ended().ok()) << "the peer went on without it";
+  EXPECT_TRUE(sides_.Await({}, Soon()).ok());
+  EXPECT_TRUE(absl::IsUnavailable(sides_.Await({1}, Soon()))) << "or did not";
+  ASSERT_TRUE(Enter(2).ok());
+  sides_.Took(2, 4096);
+  sides_.Leave(2, absl::DeadlineExceededError("the peer was too slow"));
+  EXPECT_TRUE(absl::IsUnavailable(sides_.ended())) << "nobody is to wait again";
+  EXPECT_TRUE(sides_.Await({0, 1}, Soon()).ok()) << "all that was sent is there";
+  EXPECT_TRUE(absl::IsUnavailable(sides_.Await({0, 2}, Soon())));
+}
+
 TEST_F(SideConnectionsTest, CloseEndsAllAndWaitsForThem) {
   ASSERT_TRUE(Enter(1).ok());
   std::atomic<bool> left = false;
@@ -87,6 +101,7 @@ TEST_F(SideConnectionsTest, CloseEndsAllAndWaitsForThem) {
     sides_.Leave(1, status);
   });
   EXPECT_TRUE(sides_.Close().ok()) << "as was wished";
+  EXPECT_EQ(stream_.b->lanes(), 1u);
   EXPECT_TRUE(left);
   EXPECT_FALSE(stream_.b->down());
   serving.join();
