@@ -14,6 +14,7 @@
 #include "agent/api/host_protocol.h"
 #include "agent/install/commands.h"
 #include "agent/serve/serve.h"
+#include "base/lock_order.h"
 #include "base/log.h"
 
 namespace {
@@ -85,6 +86,7 @@ int Serve(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   godwit::InitLog("godwit-agent");
+  godwit::InitLockOrder();
   absl::SetProgramUsageMessage("godwit-agent [serve|install|uninstall|stay] [flags]");
   std::string command = "serve";
   if (argc > 1 && argv[1][0] != '-') {

@@ -10,6 +10,7 @@
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
 #include "absl/time/time.h"
+#include "base/lock_order.h"
 #include "base/log.h"
 #include "controller/application.h"
 #include "controller/cleanup/cleanup.h"
@@ -79,6 +80,7 @@ int main(int argc, char** argv) {
   absl::SetProgramUsageMessage("Moves, checkpoints and restores running pods: the controller.");
   const std::vector<char*> arguments = absl::ParseCommandLine(argc, argv);
   godwit::InitLog("godwit-controller");
+  godwit::InitLockOrder();
   if (absl::GetFlag(FLAGS_freeze_limit) >= absl::GetFlag(FLAGS_create_limit)) {
     return Exit(absl::InvalidArgumentError("--freeze_limit must be shorter than --create_limit"));
   }

@@ -46,6 +46,8 @@ agent_api::Weight Beyond(const agent_api::Weight& weight, int containers) {
 // CRIU's dump and restore of memory that is its own, together: 768 MiB in 1.2 s
 // (docs/design/page-engine.md).
 constexpr double kCriuRate = 650e6;
+// What one connection carries where the link lets it (`make bench PARTS=stream`: random pages).
+constexpr double kOneConnection = 1e9;
 // What of any container's memory is CRIU's (data of its libraries, written), and of each further process'.
 constexpr int64_t kCriuBytesOfSmall = int64_t{4} << 20;
 constexpr int64_t kCriuBytesOfProcess = int64_t{1} << 20;
@@ -112,9 +114,10 @@ absl::Duration Convergence::Sending() const {
   return absl::Seconds(left / ThroughputOrGuess(throughput_));
 }
 
-// Images go over one connection.
+// Images go over one connection: all that the link gives, or what one can carry.
 absl::Duration Convergence::CriuPart() const {
-  return CriuTakes(last_.criu_bytes, link_ / static_cast<double>(last_.lanes));
+  const double even = link_ / static_cast<double>(last_.lanes);
+  return CriuTakes(last_.criu_bytes, std::min(link_, std::max(even, kOneConnection)));
 }
 
 absl::Duration Convergence::OverLink(int64_t bytes) const {

@@ -92,7 +92,8 @@ absl::Status Source::OpenStream(const transfer::Hello& hello, absl::Duration lim
     absl::MutexLock lock(&mutex_);
     stream_ = stream;
     heard_ = {};
-    if (stop_ || (abort_.has_value() && stage_ == SourceStage::kCopying)) stream->Shutdown();
+    const bool copies = stage_ == SourceStage::kConnecting || stage_ == SourceStage::kCopying;
+    if (stop_ || (abort_.has_value() && copies)) stream->Shutdown();
   }
   listener_ = std::thread([this, stream] { Listen(stream); });
   return absl::OkStatus();
@@ -233,14 +234,16 @@ absl::Status Source::SendContainer(size_t index) {
   const std::string folder = absl::StrCat(PlaceOf(name), "/images");
   absl::StatusOr<transfer::ImageTotals> images =
       pages.ok() ? transfer::SendImages(folder, progress, sender) : pages;
+  bool hung_up = false;
   if (!images.ok()) {
     sender.Cancel();
-    if (!progress.AwaitEnd(absl::ZeroDuration()))
-      guard_->Shutdown();  // an orderly end of the dump, and the thaw
+    hung_up = !progress.AwaitEnd(absl::ZeroDuration());
+    if (hung_up) guard_->Shutdown();  // an orderly end of the dump, and the thaw
   }
   dumping.join();
   reading.join();
-  if (!progress.status().ok()) return progress.status();  // the likeliest cause of everything else
+  // The likeliest cause of everything else, unless it ended because of that.
+  if (!progress.status().ok() && !hung_up) return progress.status();
   if (!files.ok() && !absl::IsCancelled(files)) return files;
   GODWIT_RETURN_IF_ERROR(images.status());
   GODWIT_RETURN_IF_ERROR(files);

@@ -50,7 +50,7 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
   {
     absl::MutexLock lock(&mutex_);
     // The source has seen its connection break, and this end perhaps not yet.
-    if (hello.resume && bringing_ == Bringing::kServed && stream_ != nullptr) {
+    if (hello.resume && bringing_ == Bringing::kServed && stream_ != nullptr && !abort_.has_value()) {
       stream_->Shutdown();
       auto left = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return bringing_ != Bringing::kServed; };
       mutex_.AwaitWithTimeout(absl::Condition(&left), kHangUpLimit);
@@ -141,7 +141,10 @@ absl::Status Target::ServeState(const std::shared_ptr<transfer::Stream>& stream,
       After(kAnswerLimit));
   if (status.ok()) status = ReceiveState(*stream);
   (void)sides_.Close();
+  // Where it failed their sockets stay: the source, which may still be sending, is to hear why before it sees
+  // them gone.
   GODWIT_RETURN_IF_ERROR(status);
+  stream->DropSides();
   if (node_.received) {
     transfer::ReceivedTotals totals = files_->totals();
     totals.page_bytes += pages_->page_bytes() + sides_.page_bytes();

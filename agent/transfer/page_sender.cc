@@ -31,7 +31,7 @@ using memory::Ranges;
 constexpr uint64_t kCompareBytes = 4u << 20;  // by one thread at a time
 // Less is sent by one thread: others would be started for too little.
 constexpr uint64_t kWorthThreads = 1u << 20;
-// A task that begins with less goes over one lane, in as few frames as over one connection.
+// A task that has less to send goes over one lane, in as few frames as over one connection.
 constexpr uint64_t kWorthLanes = 8u << 20;
 
 // Pages that the task itself may not read (PROT_NONE) have content all the same.
@@ -54,7 +54,7 @@ class PageSender::Impl {
     stream_ = stream;
     for (size_t lane = 0; lane < lanes_.size(); ++lane) lanes_[lane]->SetStream(stream, lane);
     for (auto& [pid, task] : tasks_) ForgetAll(task.known, task.unacknowledged);
-    std::erase_if(lane_of_, [](const auto& entry) { return entry.second.has_value(); });
+    lane_of_.clear();
   }
 
   void Owe(pid_t container_pid, const Ranges& pages) {
@@ -156,6 +156,7 @@ class PageSender::Impl {
 
   void Acknowledge() {
     for (auto& [pid, task] : tasks_) task.unacknowledged.clear();
+    lane_of_.clear();  // nothing is on its way that could come late
   }
 
   std::vector<std::pair<pid_t, Ranges>> Unacknowledged() const {
@@ -175,6 +176,14 @@ class PageSender::Impl {
     Ranges unacknowledged;
     Ranges owed;
   };
+
+  // Of what several lanes say: one whose connection failed tells more than those that were ended with it, and
+  // either more than that a task has gone.
+  static int Weight(const absl::Status& status) {
+    if (status.ok()) return 0;
+    if (absl::IsNotFound(status)) return 1;
+    return absl::IsCancelled(status) ? 2 : 3;
+  }
 
   static void ForgetAll(KnownPages& known, const Ranges& ranges) {
     for (const Range& range : ranges) known.Forget(range);
@@ -224,8 +233,7 @@ class PageSender::Impl {
     for (size_t lane = 0; lane < results.size(); ++lane) {
       *totals += lanes_[lane]->totals();
       unchanged = memory::Union(unchanged, lanes_[lane]->unchanged());
-      // That a task has gone is the least of errors.
-      if (status.ok() || (absl::IsNotFound(status) && !results[lane].ok())) status = results[lane];
+      if (Weight(results[lane]) > Weight(status)) status = results[lane];
     }
     return status;
   }
@@ -238,8 +246,8 @@ class PageSender::Impl {
   Stream* stream_ = nullptr;
   std::map<pid_t, Task> tasks_;  // by container_pid
   std::vector<std::unique_ptr<PageLane>> lanes_;
-  // By container_pid: the one lane that the stream's pages of a small task go by; of others each page has its
-  // own. It holds for whoever gets the pid after a task that is gone: what that had sent may be on its way.
+  // By container_pid: the one lane that the pages of a task go by which has little to send; of others each
+  // page has its own. It holds until all has arrived, for whoever gets the pid of a task that is gone, too.
   std::map<pid_t, std::optional<size_t>> lane_of_;
   size_t next_lane_ = 0;
   bool expect_all_ = false;

@@ -85,7 +85,8 @@ absl::Status SideConnections::Await(const std::vector<int64_t>& frames, absl::Ti
   auto over = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     bool taken = true;
     for (size_t i = 0; i < frames.size(); ++i) {
-      if (sides_[i].frames >= frames[i]) continue;
+      const bool unused = frames[i] == 0 && !sides_[i].left.ok();  // lost before the peer will use it
+      if (sides_[i].frames >= frames[i] && !unused) continue;
       taken = false;
       if (left.ok()) left = sides_[i].left;
     }
@@ -97,10 +98,9 @@ absl::Status SideConnections::Await(const std::vector<int64_t>& frames, absl::Ti
 
 absl::Status SideConnections::Close() {
   absl::MutexLock lock(&mutex_);
-  if (stream_ != nullptr) stream_->DropSides();
   stream_.reset();
   for (const Side& side : sides_) {
-    if (side.stream != nullptr) side.stream->Shutdown();  // not yet one of the stream's
+    if (side.stream != nullptr) side.stream->Shutdown();
   }
   auto left = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return std::all_of(sides_.begin(), sides_.end(), [](const Side& side) { return side.stream == nullptr; });

@@ -49,7 +49,7 @@ class SideConnections {
   // are why one left before it came so far, or InvalidArgument: there are not so many.
   absl::Status Await(const std::vector<int64_t>& frames, absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Ends all of them, waits until they have left, and lets go of them. Returns ended().
+  // Ends all of them and waits until they have left. Returns ended().
   absl::Status Close() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Bytes of pages that all of them have brought, ever.

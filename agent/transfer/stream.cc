@@ -136,7 +136,6 @@ absl::Status Stream::JoinLanes(absl::Time deadline) {
     if (lanes_ == 1) return absl::OkStatus();
     for (const std::shared_ptr<Stream>& side : sides_) sides.frames.push_back(side->page_frames_);
   }
-  joined_.resize(sides.frames.size());
   if (joined_ == sides.frames) return absl::OkStatus();
   joined_ = sides.frames;
   return SendMessage(FrameType::kSides, sides, deadline);

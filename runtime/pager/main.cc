@@ -25,6 +25,7 @@
 #include "agent/runtime/freezer.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/lock_order.h"
 #include "base/log.h"
 #include "base/socket.h"
 #include "base/status.h"
@@ -86,6 +87,7 @@ absl::Status Serve(const PagerSpec& spec, const detached::Ready& ready) {
   GODWIT_RETURN_IF_ERROR(MakeFolders(std::filesystem::path(spec.status).parent_path(), 0755));
   GODWIT_RETURN_IF_ERROR(detached::OpenLog(spec.log));
   InitLog(kBinary);
+  InitLockOrder();
   GODWIT_ASSIGN_OR_RETURN(std::unique_ptr<Ledger> ledger, Ledger::Make(json::Encode(spec)));
   GODWIT_ASSIGN_OR_RETURN(UniqueFd listener, ListenUnix(spec.socket));
   GODWIT_ASSIGN_OR_RETURN(
@@ -167,6 +169,7 @@ absl::Status Resume(const PagerSpec& spec, std::unique_ptr<Ledger> ledger) {
 
 int ResumeFrom(int ledger_fd) {
   InitLog(kBinary);
+  InitLockOrder();
   absl::StatusOr<std::unique_ptr<Ledger>> ledger = Ledger::Open(UniqueFd(ledger_fd));
   const absl::StatusOr<PagerSpec> spec =
       ledger.ok() ? DecodeSpec((*ledger)->spec()) : absl::StatusOr<PagerSpec>(ledger.status());

@@ -181,6 +181,33 @@ TEST(ConvergenceTest, ComparingIsPartOfTheFreezeAndNoRoundMakesItShorter) {
       << "it is no part of sending";
 }
 
+// CRIU's images go over one connection, whatever the pages had: a slow link's rate, or what one can carry.
+TEST(ConvergenceTest, WhatIsLeftToCriuGoesOverOneConnection) {
+  const auto sending = [](double rate, int64_t lanes) {
+    const auto predicted = [&](int64_t criu_bytes) {
+      Convergence convergence(Limits(absl::Seconds(100)), FixedPartFor(1, {}));
+      convergence.Add({.took = absl::Seconds(static_cast<double>(4096 * kMiB) / rate),
+                       .memory_bytes = 4096 * kMiB,
+                       .dirty_bytes = 4096 * kMiB,
+                       .sent_bytes = 4096 * kMiB,
+                       .lanes = lanes,
+                       .criu_bytes = criu_bytes});
+      convergence.Add({.since_last = absl::Seconds(1),
+                       .took = absl::Milliseconds(1),
+                       .memory_bytes = 4096 * kMiB,
+                       .lanes = lanes,
+                       .criu_bytes = criu_bytes});
+      return convergence.PredictedFreeze();
+    };
+    return absl::ToDoubleSeconds(predicted(1 << 30) - predicted(0));
+  };
+  const double criu = sending(1e18, 1);
+  EXPECT_NEAR(sending(120e6, 4) - criu, 8.9, 0.1) << "1 Gbit/s gives one as much as four";
+  EXPECT_NEAR(sending(1.2e9, 2) - criu, 1.07, 0.02);
+  EXPECT_NEAR(sending(8e9, 4) - criu, 0.54, 0.02);
+  EXPECT_NEAR(sending(8e9, 1) - criu, 0.13, 0.02);
+}
+
 // Locked memory, memfds and the like: whatever the rounds do, it is copied while the pod stands still.
 TEST(ConvergenceTest, WhatIsLeftToCriuIsInTheFreezeAndNoRoundMakesItShorter) {
   const auto after = [](int64_t criu_bytes, const PreCopyLimits& limits, bool pulled = false) {

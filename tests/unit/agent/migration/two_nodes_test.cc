@@ -551,7 +551,7 @@ TEST_F(TwoNodesTest, ASideConnectionThatIsCutCutsTheStream) {
   for (size_t page = 0; page < 3000; ++page) memory_.Write(page, static_cast<uint8_t>(page % 251 + 1));
   memory_.before_round = [&](int round) {
     if (round > 5) return;  // it is to converge
-    for (size_t page = 0; page < 3000; page += 2) memory_.Write(page, static_cast<uint8_t>(round));
+    for (size_t page = 0; page < 3000; ++page) memory_.Write(page, static_cast<uint8_t>(round + page));
     absl::MutexLock lock(&mutex_);
     if (round == 2 || round == 4) side_streams_.back()->Shutdown();
   };
