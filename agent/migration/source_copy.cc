@@ -292,6 +292,10 @@ absl::Status Source::Reconnect() {
   for (const absl::Time deadline = SteadyNow() + kResumeLimit; SteadyNow() < deadline;) {
     transfer::HelloOk answer;
     status = OpenStream(HelloFor(/*ask=*/false, /*resume=*/true), kConnectLimit, &answer);
+    if (status.ok() && answer.state == agent_api::TargetState::kAborted) {
+      FailBecause(answer.reason, absl::StrCat("on the target node: ", answer.message));
+      return absl::AbortedError(answer.message);
+    }
     if (status.ok()) {
       LOG(INFO) << Log("the connection is back").With("migration", spec_.migration.uid);
       pre_copy_->SetStream(stream_.get());

@@ -667,7 +667,12 @@ absl::Status Target::Do(EndAct act) {
       return absl::IsNotFound(status) && recovered_ ? node_.destroy_left_copies(request_.pod.uid) : status;
     }
     case EndAct::kWriteAborted: return WriteState(TargetState::kAborted);
-    case EndAct::kTellAbort: Tell(FrameType::kAbort); break;
+    case EndAct::kTellAbort: {
+      Tell(FrameType::kAbort);
+      absl::MutexLock lock(&mutex_);
+      abort_told_ = true;
+      break;
+    }
   }
   return absl::OkStatus();
 }

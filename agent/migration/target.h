@@ -271,7 +271,8 @@ class Target {
   TargetStage stage_ ABSL_GUARDED_BY(mutex_) = TargetStage::kRestoring;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   bool commit_ ABSL_GUARDED_BY(mutex_) = false;
-  std::optional<transfer::Reason> abort_ ABSL_GUARDED_BY(mutex_);         // somebody's wish, or the failure
+  std::optional<transfer::Reason> abort_ ABSL_GUARDED_BY(mutex_);  // somebody's wish, or the failure
+  bool abort_told_ ABSL_GUARDED_BY(mutex_) = false;                // to the source, as far as it was there
   std::map<std::string, ContainerState> states_ ABSL_GUARDED_BY(mutex_);  // complete
   // Whose restore can begin and wait at its gate, and the files that came before the freeze.
   std::map<std::string, ContainerState> armed_ ABSL_GUARDED_BY(mutex_);

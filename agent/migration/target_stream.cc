@@ -55,6 +55,9 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
       auto left = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return bringing_ != Bringing::kServed; };
       mutex_.AwaitWithTimeout(absl::Condition(&left), kHangUpLimit);
     }
+    // It is to hear why.
+    auto aborted = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stage_ == TargetStage::kAborted; };
+    if (hello.resume && abort_.has_value()) mutex_.AwaitWithTimeout(absl::Condition(&aborted), kDrainLimit);
     answer.state = StateOf(stage_);
     if (stage_ == TargetStage::kAborted) {
       answer.reason = abort_->reason;
@@ -66,6 +69,10 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
       stream_ = stream;
       alone_since_ = absl::InfiniteFuture();
     }
+  }
+  if (refused && hello.resume && answer.state == TargetState::kAborted) {
+    (void)stream->SendMessage(FrameType::kHelloOk, answer, After(kAnswerLimit));
+    return;
   }
   if (refused) {
     (void)Refuse(*stream, "FailedPrecondition",
@@ -85,8 +92,12 @@ void Target::Serve(const std::shared_ptr<transfer::Stream>& stream, const transf
   LOG(WARNING) << Log("the source's stream ended").With("migration", request_.uid).With(status);
   (void)Abort(ReasonOf(status, "StreamFailed"),
               absl::StrCat("while receiving from node ", stream->peer_node(), ": ", status.message()));
-  // The source reads why before the connection goes: what it still sends is taken and dropped.
-  for (const absl::Time deadline = After(kDrainLimit); stream->Receive(deadline).ok();) continue;
+  // The source reads why before the connection goes: what it still sends is taken and dropped. Nonsense ends
+  // the reading, but not the connection.
+  const absl::Time deadline = After(kDrainLimit);
+  while (stream->Receive(deadline).ok()) continue;
+  absl::MutexLock lock(&mutex_);
+  mutex_.AwaitWithTimeout(absl::Condition(&abort_told_), deadline - SteadyNow());
 }
 
 // OK when another stream may go on where this one was cut.

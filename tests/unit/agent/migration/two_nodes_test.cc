@@ -566,6 +566,22 @@ TEST_F(TwoNodesTest, ASideConnectionThatIsCutCutsTheStream) {
   for (const auto& side : side_streams_) EXPECT_GT(side->bytes_received(), 1000);
 }
 
+// Whichever the source notices first, the target's word or the cut.
+TEST_F(TwoNodesTest, ASourceThatComesBackToATargetThatHasGivenUpIsToldWhy) {
+  for (size_t page = 0; page < 3000; ++page) memory_.Write(page, static_cast<uint8_t>(page % 251 + 1));
+  memory_.before_round = [&](int round) {
+    if (round != 2) return;
+    CutStream();
+    EXPECT_TRUE(target()->Abort("NoRoom", "no room for the memory of task 1").ok());
+  };
+  StartTarget();
+  StartPreCopy();
+  const SourceStatus status = AwaitSource(SourceState::kAborted);
+  EXPECT_EQ(status.reason, "NoRoom");
+  EXPECT_THAT(status.message, HasSubstr("on the target node: no room for the memory of task 1"));
+  ExpectRunsOnlyOnSource();
+}
+
 TEST_F(TwoNodesTest, ATargetWithoutSideConnectionsGetsAllOverTheStream) {
   for (size_t page = 0; page < 3000; ++page) memory_.Write(page, static_cast<uint8_t>(page % 251 + 1));
   sides_ = 0;
