@@ -103,6 +103,10 @@ TEST_F(ValidationTest, NamesMustBeNames) {
   EXPECT_REFUSED(Create<Restore>("{checkpointRef: {name: A}}"),
                  "checkpointRef.name must be an object's name");
   EXPECT_REFUSED(Create<Restore>("{checkpointRef: {name: a}, podName: A}"), "podName must be a pod's name");
+  EXPECT_REFUSED(Create<Migration>("{podRef: {name: p}, target: {nodeName: ../../v1/checkpoints}}"),
+                 "nodeName must be a node's name");
+  EXPECT_REFUSED(Create<Restore>("{checkpointRef: {name: a}, target: {nodeName: N1}}"),
+                 "nodeName must be a node's name");
 }
 
 TEST_F(ValidationTest, OnlyKnownStrategiesAreTaken) {
