@@ -229,6 +229,7 @@ class Target {
   absl::Status ReceiveState(transfer::Stream& stream);
   void ServeSide(const std::shared_ptr<transfer::Stream>& side, const transfer::Hello& hello);
   absl::Status ReceivePages(transfer::Stream& side, int64_t number);
+  absl::Status CheckWanted() const ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status AwaitSides(const transfer::SideFrames& sides) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status TakeStateFrame(transfer::Stream& stream, const transfer::Frame& frame);
   absl::Status AwaitResumption(const absl::Status& cut) ABSL_LOCKS_EXCLUDED(mutex_);

@@ -175,8 +175,7 @@ absl::Status Target::ReceiveState(transfer::Stream& stream) {
     const absl::Status side = sides_.ended();
     if (!side.ok() && (!received.ok() || !absl::IsUnavailable(side))) return side;
     if (absl::IsDeadlineExceeded(received)) {
-      absl::MutexLock lock(&mutex_);
-      if (Interrupted()) return absl::AbortedError(stop_ ? "the agent ends" : abort_->message);
+      GODWIT_RETURN_IF_ERROR(CheckWanted());
       continue;  // how long it may take is the source's to say; TCP tells of a dead peer
     }
     GODWIT_RETURN_IF_ERROR(received);
@@ -220,13 +219,19 @@ absl::Status Target::ReceivePages(transfer::Stream& side, int64_t number) {
   }
 }
 
+// Whether somebody wants an end.
+absl::Status Target::CheckWanted() const {
+  absl::MutexLock lock(&mutex_);
+  if (!Interrupted()) return absl::OkStatus();
+  return absl::AbortedError(stop_ ? "the agent ends" : abort_->message);
+}
+
 // What follows comes after so many frames of the side connections.
 absl::Status Target::AwaitSides(const transfer::SideFrames& sides) {
   for (;;) {
     const absl::Status status = sides_.Await(sides.frames, After(kLook));
     if (!absl::IsDeadlineExceeded(status)) return status;
-    absl::MutexLock lock(&mutex_);
-    if (Interrupted()) return absl::AbortedError(stop_ ? "the agent ends" : abort_->message);
+    GODWIT_RETURN_IF_ERROR(CheckWanted());
   }
 }
 

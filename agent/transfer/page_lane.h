@@ -71,6 +71,8 @@ class PageLane {
   const memory::Ranges& unchanged() const { return unchanged_; }
 
  private:
+  // Of a frame: on both sides it goes through several hands.
+  static constexpr size_t kContentBytes = 256u << 10;
   // The frame that is being filled; its content is in buffer_.
   struct Filling {
     std::vector<PageRun> runs;
@@ -99,9 +101,6 @@ class PageLane {
   int64_t frames_ = 0;  // with content
   PageTotals totals_;
   memory::Ranges unchanged_;
-
-  static constexpr size_t kContentBytes = 256u
-                                          << 10;  // of a frame: on both sides it goes through several hands
 };
 
 }  // namespace godwit::transfer

@@ -81,19 +81,20 @@ absl::Status SideConnections::Await(const std::vector<int64_t>& frames, absl::Ti
     return absl::InvalidArgumentError(absl::StrCat("the peer broke the stream's rules: it tells of ",
                                                    frames.size(), " side connections, of ", sides_.size(),
                                                    " that were offered"));
-  absl::Status left;
-  auto over = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    bool taken = true;
-    for (size_t i = 0; i < frames.size(); ++i) {
-      const bool unused = frames[i] == 0 && !sides_[i].left.ok();  // lost before the peer will use it
-      if (sides_[i].frames >= frames[i] && !unused) continue;
-      taken = false;
-      if (left.ok()) left = sides_[i].left;
-    }
-    return taken || !left.ok();
-  };
-  if (mutex_.AwaitWithTimeout(absl::Condition(&over), deadline - SteadyNow())) return left;
-  return absl::DeadlineExceededError("side connections have not come so far yet");
+  auto over = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return OutcomeOf(frames).has_value(); };
+  mutex_.AwaitWithTimeout(absl::Condition(&over), deadline - SteadyNow());
+  return OutcomeOf(frames).value_or(absl::DeadlineExceededError("side connections have not come so far yet"));
+}
+
+std::optional<absl::Status> SideConnections::OutcomeOf(const std::vector<int64_t>& frames) const {
+  bool taken = true;
+  for (size_t i = 0; i < frames.size(); ++i) {
+    const bool unused = frames[i] == 0 && !sides_[i].left.ok();  // lost before the peer will use it
+    if (sides_[i].frames >= frames[i] && !unused) continue;
+    if (!sides_[i].left.ok()) return sides_[i].left;
+    taken = false;
+  }
+  return taken ? std::optional(absl::OkStatus()) : std::nullopt;
 }
 
 absl::Status SideConnections::Close() {

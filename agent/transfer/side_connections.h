@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,10 @@ class SideConnections {
     int64_t frames = 0;
     absl::Status left;  // why it did
   };
+
+  // OK when so many frames of each were taken, an error when one has left before, else nullopt.
+  std::optional<absl::Status> OutcomeOf(const std::vector<int64_t>& frames) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable absl::Mutex mutex_;
   std::shared_ptr<Stream> stream_ ABSL_GUARDED_BY(mutex_);  // nullptr: closed
